@@ -1,0 +1,68 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let swift: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .treatAllWarnings(as: .error),
+  .enableUpcomingFeature("MemberImportVisibility"),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+]
+let c: [CSetting] = [.treatAllWarnings(as: .error), .define("_GNU_SOURCE")]
+
+let arguments: Target.Dependency = .product(
+  name: "ArgumentParser", package: "swift-argument-parser")
+let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+
+// Dependencies point one way; DeviceHost and RelayControl never import each other.
+let package = Package(
+  name: "relayd",
+  products: [
+    .library(name: "Relay", targets: ["Relay"]),
+    .executable(name: "relayd", targets: ["relayd"]),
+    .executable(name: "relayctl", targets: ["relayctl"]),
+    .executable(name: "relay-bench", targets: ["relay-bench"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", exact: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-log", exact: "1.16.2"),
+  ],
+  targets: [
+    .target(name: "CRelayABI", cSettings: c),
+    .target(name: "CLinux", cSettings: c),
+    .target(
+      name: "CFuse", cSettings: c + [.define("_FILE_OFFSET_BITS", to: "64")],
+      linkerSettings: [.linkedLibrary("fuse3")]),
+    .target(name: "LinuxIO", dependencies: ["CLinux"], swiftSettings: swift),
+    .target(name: "Relay", dependencies: ["CRelayABI", "LinuxIO"], swiftSettings: swift),
+    .target(name: "RelayControl", dependencies: ["LinuxIO"], swiftSettings: swift),
+    .target(
+      name: "DeviceHost", dependencies: ["CFuse", "LinuxIO", "Relay"], swiftSettings: swift),
+    .target(
+      name: "RelayDaemon", dependencies: ["DeviceHost", "RelayControl", "Relay", "LinuxIO", logging],
+      swiftSettings: swift),
+    .executableTarget(
+      name: "relayd", dependencies: ["RelayDaemon", arguments], swiftSettings: swift),
+    .executableTarget(
+      name: "relayctl", dependencies: ["Relay", "RelayControl", "LinuxIO", arguments],
+      swiftSettings: swift),
+    .executableTarget(
+      name: "relay-bench", dependencies: ["Relay", "LinuxIO", arguments], swiftSettings: swift),
+    // Writes and checks self-describing records for the end-to-end tests and the demo.
+    .executableTarget(
+      name: "relay-load", dependencies: ["Relay", "RelayControl", "LinuxIO", arguments],
+      path: "Tests/Load", swiftSettings: swift),
+    .testTarget(name: "LinuxIOTests", dependencies: ["LinuxIO"], swiftSettings: swift),
+    .testTarget(name: "RelayTests", dependencies: ["Relay", "LinuxIO"], swiftSettings: swift),
+    .testTarget(
+      name: "RelayControlTests", dependencies: ["RelayControl", "LinuxIO"], swiftSettings: swift),
+    .testTarget(
+      name: "DeviceHostTests", dependencies: ["DeviceHost", "Relay", "LinuxIO"],
+      swiftSettings: swift),
+    .testTarget(
+      name: "RelayDaemonTests", dependencies: ["RelayDaemon", "LinuxIO"], swiftSettings: swift),
+    .testTarget(
+      name: "EndToEnd", dependencies: ["LinuxIO"], path: "Tests/EndToEnd", swiftSettings: swift),
+  ],
+  cLanguageStandard: .gnu11
+)
