@@ -1,2 +1,107 @@
 // SPDX-License-Identifier: Apache-2.0
-#pragma once
+// The layout of a relay channel in shared memory, and the few instructions Swift cannot spell.
+//
+// A channel is two memory files. The geometry file is one page, sealed against writing: what the
+// channel is. The ring file holds one channel buffer per CPU slot (or one, for a global channel),
+// each `relay_buffer_stride()` bytes, written by every producer and so trusted by nobody:
+//
+//   buffer:  | header | descriptor 0 … N-1 | index 0 … N-1 | payload 0 … N-1 |
+//                      one per sub-buffer    M words each    S bytes each
+//
+// All words are 64 bits, naturally aligned, and accessed atomically. All zero means never used.
+//
+//   current     63 seq 20 | 19 closed | 15 sub-buffer 0    which sub-buffer is being filled
+//   state       63 seq 20 | 19 owner 6 | 5 pins 2 | 1 state 0
+//   hint        63 seq (low 40 bits) 24 | 23 n 0           where the frontier probably is
+//   index[i]    63 tag 61 | 60 lap 26 | 25 end 0           COMMITTED CANCELLED DISCARDED SEAL
+//               63 tag 61 | 39 owner 26 | 25 end 0         BUSY
+//               63 tag 61 | 60 seq 0                       EMPTY (written by wrap clearing only)
+//
+// `end` is the payload offset where record i ends; it starts where record i-1 ends. lap is the
+// low bits of seq: an entry of another lap counts as EMPTY, so recycling clears nothing.
+//
+//   sub-buffer states, and who makes each transition:
+//   FREE ──writer claims──▶ CLAIMED ──any writer, reader, sweep──▶ OPEN ──any writer──▶ FULL
+//     ▲                        │                                    │                    │
+//     │◀── lost race, sweep ───┘                                    │                    │
+//     │◀── reader, once current is beyond it and nothing in it is BUSY ──────────────────┤
+//                              CLAIMED ◀── writer, overwrite mode: unpinned, nothing BUSY┘
+#ifndef RELAY_ABI_H
+#define RELAY_ABI_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/rseq.h>
+
+static const uint64_t RELAY_ABI_MAGIC = 0x314459414c4552;  // "RELAYD1" in memory
+#define RELAY_ABI_VERSION 1u
+
+#define RELAY_ABI_OVERWRITE 1u
+#define RELAY_ABI_GLOBAL 2u
+
+#define RELAY_ABI_CPU_WORDS 64  // CPUs 0 … 4095
+
+struct relay_abi_geometry {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t flags;
+  uint32_t subbuf_size;   // S, bytes
+  uint32_t n_subbufs;     // N
+  uint32_t n_entries;     // M, index words per sub-buffer; the last only ever holds a SEAL
+  uint32_t n_slots;       // buffers laid out: highest possible CPU + 1, or 1
+  uint64_t present[RELAY_ABI_CPU_WORDS];  // bit c: CPU c has a buffer of its own
+};
+
+struct relay_abi_header {
+  uint64_t current;
+  uint64_t waiters;        // 1 while the reader wants one wake
+  uint64_t pad0[6];
+  uint64_t space_waiters;  // 1 while a writer sleeps on a futex here (low half) for a free sub-buffer
+  uint64_t pad1[7];
+  uint64_t lost_full;      // loss counters, in records; added to off the fast path only
+  uint64_t lost_too_big;
+  uint64_t lost_stalled;
+  uint64_t aborted;
+  uint64_t cancelled;
+  uint64_t corrupt;
+  uint64_t pad2[10];
+};
+
+struct relay_abi_descriptor {
+  uint64_t state;
+  uint64_t pad0[7];
+  uint64_t hint;         // off the state's cache line: every record stores it
+  uint64_t record_base;  // index entries reserved in all earlier sub-buffers
+  uint64_t byte_base;    // payload bytes reserved in all earlier sub-buffers
+  uint64_t lost_base;    // lost_full when this sub-buffer was started
+  uint64_t pad1[4];
+};
+
+_Static_assert(sizeof(struct relay_abi_geometry) == 32 + 8 * RELAY_ABI_CPU_WORDS, "geometry");
+_Static_assert(offsetof(struct relay_abi_geometry, present) == 32, "present");
+_Static_assert(offsetof(struct relay_abi_header, waiters) == 8, "waiters: on current's line");
+_Static_assert(offsetof(struct relay_abi_header, space_waiters) == 64, "space_waiters");
+_Static_assert(offsetof(struct relay_abi_header, lost_full) == 128, "lost_full");
+_Static_assert(sizeof(struct relay_abi_header) == 256, "header: four cache lines");
+_Static_assert(offsetof(struct relay_abi_descriptor, hint) == 64, "hint");
+_Static_assert(offsetof(struct relay_abi_descriptor, record_base) == 72, "record_base");
+_Static_assert(offsetof(struct relay_abi_descriptor, byte_base) == 80, "byte_base");
+_Static_assert(offsetof(struct relay_abi_descriptor, lost_base) == 88, "lost_base");
+_Static_assert(sizeof(struct relay_abi_descriptor) == 128, "descriptor: two cache lines");
+
+extern int sched_getcpu(void);
+
+// The CPU this thread runs on. Moving on right after is harmless: any writer may write any buffer.
+static inline uint32_t relay_cpu(void) {
+  const struct rseq *area =
+      (const struct rseq *)((const char *)__builtin_thread_pointer() + __rseq_offset);
+  int32_t cpu = (int32_t) * (volatile const uint32_t *)&area->cpu_id;
+  if (__builtin_expect(cpu >= 0, 1)) return (uint32_t)cpu;
+  cpu = sched_getcpu();  // no rseq in this kernel
+  return cpu >= 0 ? (uint32_t)cpu : 0;
+}
+
+// Keeps the compiler from moving memory accesses across; the CPU is held by a membarrier elsewhere.
+static inline void relay_compiler_barrier(void) { __asm__ volatile("" ::: "memory"); }
+
+#endif

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// One channel buffer: where its words are. Loads and stores only; what they mean together is in
+// Writer, Switch, Reader and Recovery.
+
+internal import CRelayABI
+public import Synchronization
+
+/// One channel buffer of a `Channel`, which owns the memory and must outlive this view.
+// Sendable: a view of shared memory whose every word is accessed atomically.
+@frozen
+public struct ChannelBuffer: @unchecked Sendable {
+  /// The CPU whose records go here; 0 for a global channel.
+  public let cpu: Int
+  @usableFromInline let base: UnsafeMutableRawPointer
+  @usableFromInline let layout: Layout
+
+  init(base: UnsafeMutableRawPointer, cpu: Int, layout: Layout) {
+    self.base = base
+    self.cpu = cpu
+    self.layout = layout
+  }
+
+  /// The geometry as plain numbers in private memory: what every address is computed from.
+  @frozen @usableFromInline
+  struct Layout: Sendable {
+    @usableFromInline let subbufSize: Int
+    @usableFromInline let subbufCount: Int
+    @usableFromInline let entryCount: Int
+    @usableFromInline let indexOffset: Int
+    @usableFromInline let payloadOffset: Int
+    @usableFromInline let overwrites: Bool
+
+    init(_ geometry: Geometry) {
+      subbufSize = geometry.subbufSize
+      subbufCount = geometry.subbufCount
+      entryCount = geometry.entryCount
+      indexOffset = geometry.indexOffset
+      payloadOffset = geometry.payloadOffset
+      overwrites = geometry.mode == .overwrite
+    }
+  }
+}
+
+/// A 64-bit atomic word at an address in shared memory.
+@usableFromInline typealias SharedWord = UnsafePointer<Atomic<UInt64>>
+
+extension ChannelBuffer {
+  @inlinable @inline(__always)
+  func word(_ offset: Int) -> SharedWord {
+    SharedWord((base + offset).assumingMemoryBound(to: Atomic<UInt64>.self))
+  }
+
+  // relay_abi.h asserts these offsets.
+  @inlinable var currentWord: SharedWord { word(0) }
+  @inlinable var waiters: SharedWord { word(8) }
+  @inlinable var spaceWaiters: SharedWord { word(64) }
+  @inlinable var lostFull: SharedWord { word(128) }
+  @inlinable var lostTooBig: SharedWord { word(136) }
+  @inlinable var lostStalled: SharedWord { word(144) }
+  @inlinable var aborted: SharedWord { word(152) }
+  @inlinable var cancelled: SharedWord { word(160) }
+  @inlinable var corrupt: SharedWord { word(168) }
+
+  // Callers keep `subbuf` below subbufCount and `entry` below entryCount.
+  @inlinable func descriptor(_ subbuf: Int) -> Int { 256 + subbuf &* 128 }
+  @inlinable func stateWord(_ subbuf: Int) -> SharedWord { word(descriptor(subbuf)) }
+  @inlinable func hintWord(_ subbuf: Int) -> SharedWord { word(descriptor(subbuf) &+ 64) }
+  @inlinable func recordBase(_ subbuf: Int) -> SharedWord { word(descriptor(subbuf) &+ 72) }
+  @inlinable func byteBase(_ subbuf: Int) -> SharedWord { word(descriptor(subbuf) &+ 80) }
+  @inlinable func lostBase(_ subbuf: Int) -> SharedWord { word(descriptor(subbuf) &+ 88) }
+  @inlinable func index(_ subbuf: Int) -> SharedWord {
+    word(layout.indexOffset &+ subbuf &* layout.entryCount &* 8)
+  }
+  @inlinable func payload(_ subbuf: Int) -> UnsafeMutableRawPointer {
+    base + (layout.payloadOffset &+ subbuf &* layout.subbufSize)
+  }
+}
+
+extension ChannelBuffer {
+  /// Acquire: pairs with the switch's CAS of `current`, so the sub-buffer it names is set up.
+  @inlinable
+  func loadCurrent() -> Current { Current(raw: currentWord.pointee.load(ordering: .acquiring)) }
+
+  /// Acquire: pairs with the releasing CASes of the state (claim, open, fill, pin, unpin, free).
+  @inlinable
+  func loadState(_ subbuf: Int) -> SubbufState {
+    SubbufState(raw: stateWord(subbuf).pointee.load(ordering: .acquiring))
+  }
+
+  /// Acquire-release: as claimer it needs what unpin and FREE released; as opener, filler and
+  /// freer it publishes what was stored before.
+  @inlinable
+  func exchangeState(_ subbuf: Int, _ expected: SubbufState, _ desired: SubbufState) -> Bool {
+    stateWord(subbuf).pointee.compareExchange(
+      expected: expected.raw, desired: desired.raw, ordering: .acquiringAndReleasing
+    ).exchanged
+  }
+
+  /// Acquire: pairs with the releasing reserve, commit, cancel, discard, SEAL and wrap clearing.
+  @inlinable
+  func loadEntry(_ index: SharedWord, _ i: Int) -> Entry {
+    Entry(raw: index[i].load(ordering: .acquiring))
+  }
+
+  /// Adds to a counter that stands alone.
+  @usableFromInline
+  func count(_ word: SharedWord, _ n: UInt64 = 1) {
+    // Relaxed: a statistic; nothing is published through it.
+    word.pointee.wrappingAdd(n, ordering: .relaxed)
+  }
+
+  /// CLAIMED → OPEN once `current` names the sub-buffer: its claimer may have stopped before.
+  @usableFromInline
+  func openIfClaimed(_ current: Current) {
+    let state = loadState(current.subbuf)
+    guard state.phase == .claimed, state.seq == current.seq else { return }
+    // Losing means that somebody else opened it.
+    _ = exchangeState(current.subbuf, state, SubbufState(.open, seq: state.seq))
+  }
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a channel is: its sizes, mode and CPUs, their limits, and where each part of a buffer lies.
+
+internal import CRelayABI
+internal import Glibc
+public import LinuxIO
+
+/// What a full channel does with a new record.
+public enum ChannelMode: String, Sendable, CaseIterable {
+  /// Refuse it and count it (relay's no-overwrite mode).
+  case discard
+  /// Overwrite the oldest sub-buffer and count what was in it (flight recorder).
+  case overwrite
+}
+
+/// Why a geometry cannot be: the limit it breaks, with the numbers.
+public struct GeometryError: Error, Equatable, CustomStringConvertible {
+  public let description: String
+}
+
+/// The sizes and mode of a channel. A value of this type has been checked against every limit.
+public struct Geometry: Equatable, Sendable {
+  /// Payload bytes per sub-buffer.
+  public let subbufSize: Int
+  /// Sub-buffers per channel buffer.
+  public let subbufCount: Int
+  /// Index words per sub-buffer; one less than this is the most records it holds.
+  public let entryCount: Int
+  public let mode: ChannelMode
+  /// One buffer for all CPUs instead of one each.
+  public let isGlobal: Bool
+  /// The CPUs that have a buffer of their own, ascending; [0] for a global channel.
+  public let cpus: [Int]
+  /// Buffers laid out: highest possible CPU + 1, or 1. Untouched ones cost nothing.
+  public let slotCount: Int
+
+  public static let maximumSubbufSize = 32 << 20
+  public static let maximumSubbufCount = 65536
+  static let maximumCPU = Int(RELAY_ABI_CPU_WORDS) * 64 - 1
+  static let pageSize = 4096
+
+  /// - Parameters:
+  ///   - online: CPUs that get a buffer; ignored for a global channel.
+  ///   - possible: CPUs that memory is laid out for.
+  ///   - memory: bytes this machine has; nil skips that check.
+  /// - Throws: `GeometryError` that names the limit.
+  public init(
+    subbufSize: Int, subbufCount: Int, mode: ChannelMode = .discard, isGlobal: Bool = false,
+    online: CPUSet, possible: CPUSet, memory: Int? = Geometry.physicalMemory
+  ) throws(GeometryError) {
+    try self.init(
+      subbufSize: subbufSize, subbufCount: subbufCount, entryCount: nil, mode: mode,
+      isGlobal: isGlobal, cpus: isGlobal ? [0] : online.cpus,
+      slotCount: isGlobal ? 1 : (possible.highest ?? 0) + 1)
+    guard let memory, worstCaseBytes > memory else { return }
+    throw GeometryError(
+      description: """
+        \(cpus.count) × \(subbufCount) sub-buffers of \(subbufSize) bytes can take \
+        \(worstCaseBytes) bytes with their index, and this machine has \(memory)
+        """)
+  }
+
+  package init(
+    subbufSize: Int, subbufCount: Int, entryCount: Int?, mode: ChannelMode = .discard,
+    isGlobal: Bool = false, cpus: [Int] = [0], slotCount: Int = 1
+  ) throws(GeometryError) {
+    func refuse(_ reason: String) -> GeometryError { GeometryError(description: reason) }
+    guard subbufSize > 0 else {
+      throw refuse("a sub-buffer of \(subbufSize) bytes cannot hold a record; use 1 or more")
+    }
+    guard subbufSize <= Geometry.maximumSubbufSize else {
+      throw refuse(
+        "sub-buffer size \(subbufSize) is over the limit of \(Geometry.maximumSubbufSize) bytes")
+    }
+    guard subbufCount > 0 else {
+      throw refuse("\(subbufCount) sub-buffers cannot hold anything; use 2 or more")
+    }
+    guard subbufCount > 1 else {
+      throw refuse(
+        "one sub-buffer is not enough: a writer could never leave it while it is being read; "
+          + "use 2 or more")
+    }
+    guard subbufCount <= Geometry.maximumSubbufCount else {
+      throw refuse(
+        "\(subbufCount) sub-buffers are over the limit of \(Geometry.maximumSubbufCount)")
+    }
+    guard let highest = cpus.last, cpus.first! >= 0, highest < slotCount,
+      slotCount <= Geometry.maximumCPU + 1
+    else { throw refuse("CPU numbers go from 0 to \(Geometry.maximumCPU)") }
+    let entryCount = entryCount ?? subbufSize / 8 + 2
+    precondition(entryCount >= 2 && entryCount <= 1 << 24)
+    self.subbufSize = subbufSize
+    self.subbufCount = subbufCount
+    self.entryCount = entryCount
+    self.mode = mode
+    self.isGlobal = isGlobal
+    self.cpus = cpus
+    self.slotCount = slotCount
+    guard !stride.multipliedReportingOverflow(by: slotCount).overflow else {
+      throw refuse(
+        "\(slotCount) buffers of \(subbufCount) × \(subbufSize) bytes overflow the address space")
+    }
+  }
+
+  /// Bytes of memory this machine has.
+  public static var physicalMemory: Int {
+    sysconf(CInt(_SC_PHYS_PAGES)) * sysconf(CInt(_SC_PAGESIZE))
+  }
+
+  /// Payload bytes of all buffers.
+  public var payloadBytes: Int { cpus.count * subbufCount * subbufSize }
+  /// The most memory the channel can touch: payload, a full index, and the headers.
+  public var worstCaseBytes: Int { cpus.count * stride }
+
+  // Where the parts of one buffer lie, in bytes from its base.
+  var indexOffset: Int {
+    roundUp(MemoryLayout<relay_abi_header>.size
+      + subbufCount * MemoryLayout<relay_abi_descriptor>.size)
+  }
+  var payloadOffset: Int { roundUp(indexOffset + subbufCount * entryCount * 8) }
+  /// Bytes from one buffer to the next.
+  var stride: Int { roundUp(payloadOffset + subbufCount * subbufSize) }
+  /// Bytes of the ring file.
+  var totalBytes: Int { stride * slotCount }
+
+  private func roundUp(_ bytes: Int) -> Int {
+    (bytes + Geometry.pageSize - 1) / Geometry.pageSize * Geometry.pageSize
+  }
+}
+
+// The geometry file: written once by the daemon, sealed, then read by every producer.
+extension Geometry {
+  static let fileBytes = pageSize
+
+  func store(to page: UnsafeMutableRawPointer) {
+    var words = relay_abi_geometry()
+    words.magic = RELAY_ABI_MAGIC
+    words.version = RELAY_ABI_VERSION
+    words.flags =
+      (mode == .overwrite ? RELAY_ABI_OVERWRITE : 0) | (isGlobal ? RELAY_ABI_GLOBAL : 0)
+    words.subbuf_size = UInt32(subbufSize)
+    words.n_subbufs = UInt32(subbufCount)
+    words.n_entries = UInt32(entryCount)
+    words.n_slots = UInt32(slotCount)
+    withUnsafeMutableBytes(of: &words.present) { bytes in
+      for cpu in cpus { bytes[cpu / 8] |= 1 << UInt8(cpu % 8) }
+    }
+    page.copyMemory(from: &words, byteCount: MemoryLayout<relay_abi_geometry>.size)
+  }
+
+  /// Reads what another process stored, and trusts none of it.
+  init(copyingUntrusted page: UnsafeRawPointer) throws(GeometryError) {
+    let words = page.loadUnaligned(as: relay_abi_geometry.self)
+    guard words.magic == RELAY_ABI_MAGIC else {
+      throw GeometryError(description: "not the geometry of a relay channel")
+    }
+    guard words.version == RELAY_ABI_VERSION else {
+      throw GeometryError(
+        description: """
+          shared-memory layout version \(words.version); this program knows \(RELAY_ABI_VERSION)
+          """)
+    }
+    let cpus = withUnsafeBytes(of: words.present) { bytes in
+      (0..<bytes.count * 8).filter { bytes[$0 / 8] & 1 << UInt8($0 % 8) != 0 }
+    }
+    let isGlobal = words.flags & RELAY_ABI_GLOBAL != 0
+    guard !cpus.isEmpty, words.n_entries >= 2, words.n_entries <= 1 << 24,
+      !isGlobal || words.n_slots == 1, words.n_slots <= RELAY_ABI_CPU_WORDS * 64
+    else { throw GeometryError(description: "a damaged geometry") }
+    try self.init(
+      subbufSize: Int(words.subbuf_size), subbufCount: Int(words.n_subbufs),
+      entryCount: Int(words.n_entries),
+      mode: words.flags & RELAY_ABI_OVERWRITE != 0 ? .overwrite : .discard,
+      isGlobal: isGlobal, cpus: cpus, slotCount: Int(words.n_slots))
+  }
+}

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+// The reading side of one channel buffer: claim committed bytes where they lie, then consume them
+// or give them back. The walk over the entries is in Walk.swift, the counts in Statistics.swift.
+
+public import Glibc
+
+/// Committed bytes, gathered straight from the ring; valid until `consume` or `giveBack`.
+public struct Claim {
+  public let vectors: UnsafeBufferPointer<iovec>
+  public let byteCount: Int
+  /// Records lost right before these bytes.
+  public let lostBefore: Gap
+}
+
+/// Records missing at one place in a buffer's stream.
+public struct Gap: Equatable, Sendable {
+  /// Overwritten before they were read (cancelled ones among them included).
+  public var overwritten: UInt64 = 0
+  /// Refused because the buffer was full.
+  public var full: UInt64 = 0
+  public init() {}
+  var isEmpty: Bool { overwritten == 0 && full == 0 }
+}
+
+/// The one reader of a channel buffer: a cursor that all open files share, as in relay.
+///
+/// Not thread-safe: one serving thread. Nothing it does makes a writer wait.
+public final class Reader {
+  public let channel: Channel
+  public let buffer: ChannelBuffer
+  var position = Position()
+  var totals = Totals()
+  /// What the counters and positions held at the last reset.
+  var origin = Origin()
+  /// Sub-buffers behind the position wait for a stopped writer, or for another pin.
+  var mayReclaim = false
+  /// Another process wrote what no writer writes; nothing more is read.
+  public internal(set) var isCorrupt = false
+
+  /// The rest of a record whose beginning was delivered, kept aside so that overwriting cannot
+  /// tear it.
+  var rest: UnsafeMutableRawBufferPointer
+  private let restBase: UnsafeMutableRawPointer
+
+  var plan = Plan(position: Position())
+  private(set) var hasClaim = false
+  let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: Reader.vectorLimit)
+  let pinned = UnsafeMutablePointer<Pin>.allocate(capacity: Reader.vectorLimit)
+  var vectorCount = 0
+  var pinCount = 0
+
+  static let vectorLimit = 64
+
+  /// Where reading goes on: at entry `entry` of the sub-buffer with sequence number `seq`.
+  struct Position {
+    var seq: UInt64 = 1
+    /// Where that sub-buffer probably is.
+    var subbuf = 0
+    var entry = 0
+    /// The payload offset at which that entry starts.
+    var offset = 0
+    /// That entry's number, counted over the buffer's life.
+    var record: UInt64 = 0
+    /// lost_full when that sub-buffer was started.
+    var lostBase: UInt64 = 0
+    /// Every entry before this one was seen finished: the sub-buffer can be freed at its end.
+    var walkedFromStart = true
+  }
+
+  struct Pin {
+    var subbuf: Int
+    var seq: UInt64
+    var isFinished: Bool
+  }
+
+  /// What consuming the claim will do.
+  struct Plan {
+    var position: Position
+    var bytes = 0
+    var restTaken = 0
+    /// The rest of a record that the claim's limit cuts.
+    var cut = UnsafeRawBufferPointer(start: nil, count: 0)
+    var totals = Totals()
+    var gap = Gap()
+  }
+
+  /// - Precondition: no other reader serves this buffer.
+  public init(_ channel: Channel, _ buffer: ChannelBuffer) {
+    self.channel = channel
+    self.buffer = buffer
+    // Touched only when a record is cut.
+    restBase = .allocate(byteCount: buffer.layout.subbufSize, alignment: 64)
+    rest = UnsafeMutableRawBufferPointer(start: restBase, count: 0)
+  }
+
+  deinit {
+    if hasClaim { giveBack() }
+    restBase.deallocate()
+    vectors.deallocate()
+    pinned.deallocate()
+  }
+}
+
+extension Reader {
+  /// Claims up to `limit` bytes and pins where they lie; `byteCount` 0 when there are none, and
+  /// then nothing has to be given back. Ends early before a gap and after 64 pieces.
+  public func claim(limit: Int) -> Claim {
+    precondition(!hasClaim && limit >= 0)
+    if mayReclaim { reclaim() }
+    plan = Plan(position: position)
+    vectorCount = 0
+    pinCount = 0
+    var room = limit
+    if !rest.isEmpty {
+      plan.restTaken = min(rest.count, room)
+      append(UnsafeRawPointer(rest.baseAddress!), plan.restTaken)
+      room -= plan.restTaken
+    }
+    if plan.restTaken == rest.count, !isCorrupt {
+      while room > 0, vectorCount < Reader.vectorLimit, pinCount < Reader.vectorLimit,
+        enterSubbuf(), walk(&room)
+      {}
+    }
+    hasClaim = true
+    if plan.bytes == 0 { consume() }
+    return Claim(
+      vectors: UnsafeBufferPointer(start: vectors, count: plan.bytes == 0 ? 0 : vectorCount),
+      byteCount: plan.bytes, lostBefore: plan.gap)
+  }
+
+  /// The claimed bytes were delivered: the position moves past them, finished sub-buffers become
+  /// free and waiting writers wake.
+  public func consume() {
+    precondition(hasClaim)
+    hasClaim = false
+    if plan.restTaken > 0 {
+      rest = UnsafeMutableRawBufferPointer(rebasing: rest[plan.restTaken...])
+    }
+    if let source = plan.cut.baseAddress {
+      // Before the unpin: then the ring may be overwritten.
+      restBase.copyMemory(from: source, byteCount: plan.cut.count)
+      rest = UnsafeMutableRawBufferPointer(start: restBase, count: plan.cut.count)
+    }
+    position = plan.position
+    totals.add(plan.totals)
+    totals.bytes &+= UInt64(plan.bytes)
+    var freed = false
+    for i in 0..<pinCount where unpin(pinned[i]) { freed = true }
+    pinCount = 0
+    if freed { Wake.writers(buffer) }
+  }
+
+  /// The claimed bytes were not delivered: they come again with the next claim.
+  public func giveBack() {
+    precondition(hasClaim)
+    hasClaim = false
+    for i in 0..<pinCount {
+      pinned[i].isFinished = false
+      _ = unpin(pinned[i])
+    }
+    pinCount = 0
+  }
+
+  func append(_ bytes: UnsafeRawPointer, _ count: Int) {
+    guard count > 0 else { return }
+    vectors[vectorCount] = iovec(
+      iov_base: UnsafeMutableRawPointer(mutating: bytes), iov_len: count)
+    vectorCount += 1
+    plan.bytes += count
+  }
+
+  /// Pins a held sub-buffer of `seq`: while pinned it is never recycled, so what is being sent
+  /// cannot be torn.
+  func pin(_ subbuf: Int, seq: UInt64) -> Bool {
+    var state = buffer.loadState(subbuf)
+    while state.isHeld, state.seq == seq, state.pins < 15 {
+      if buffer.exchangeState(subbuf, state, state.with(pins: state.pins + 1)) {
+        pinned[pinCount] = Pin(subbuf: subbuf, seq: seq, isFinished: false)
+        pinCount += 1
+        return true
+      }
+      state = buffer.loadState(subbuf)
+    }
+    return false
+  }
+
+  /// Drops a pin; true when the sub-buffer became free with it.
+  func unpin(_ pin: Pin) -> Bool {
+    var state = buffer.loadState(pin.subbuf)
+    while state.isHeld, state.seq == pin.seq, state.pins > 0 {
+      let free = pin.isFinished && state.pins == 1
+      let next = free ? SubbufState(.free, seq: pin.seq) : state.with(pins: state.pins - 1)
+      if buffer.exchangeState(pin.subbuf, state, next) {
+        if pin.isFinished, !free { mayReclaim = true }
+        return free
+      }
+      state = buffer.loadState(pin.subbuf)
+    }
+    // A pinned sub-buffer keeps its seq: only hostile memory gets here.
+    markCorrupt()
+    return false
+  }
+
+  func unpinLast() {
+    pinCount -= 1
+    _ = unpin(pinned[pinCount])
+  }
+
+  /// Frees what is behind the position and that no writer is inside of any more.
+  func reclaim() {
+    mayReclaim = false
+    var freed = false
+    for subbuf in 0..<buffer.layout.subbufCount {
+      let state = buffer.loadState(subbuf)
+      guard state.isHeld, state.seq < position.seq else { continue }
+      if state.pins == 0, !buffer.holdsBusy(subbuf, seq: state.seq),
+        buffer.exchangeState(subbuf, state, SubbufState(.free, seq: state.seq))
+      {
+        freed = true
+      } else {
+        mayReclaim = true
+      }
+    }
+    if freed { Wake.writers(buffer) }
+  }
+
+  func markCorrupt() {
+    guard !isCorrupt else { return }
+    isCorrupt = true
+    buffer.count(buffer.corrupt)
+  }
+
+  /// Drops everything before `position`, a rest included.
+  func jump(to position: Position) {
+    precondition(!hasClaim)
+    self.position = position
+    rest = UnsafeMutableRawBufferPointer(start: restBase, count: 0)
+    mayReclaim = true
+    reclaim()
+  }
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is done for a producer that died: its unfinished records are discarded, the sub-buffers it
+// was switching are put right. Only on proven death: a stopped process may still resume its copy.
+
+internal import Synchronization
+
+extension ChannelBuffer {
+  /// Ends everything `owner` left unfinished in this buffer; returns the number of records.
+  /// - Precondition: no process writes with this owner id any more.
+  package func sweep(owner: UInt16) -> Int {
+    var discarded = 0
+    for subbuf in 0..<layout.subbufCount {
+      settleClaim(subbuf, owner: owner)
+      // After the claim is settled: its owner may have written into it.
+      discarded += discardBusy(subbuf, owner: owner)
+    }
+    if discarded > 0 { count(aborted, UInt64(discarded)) }
+    return discarded
+  }
+
+  /// CLAIMED by the dead: OPEN if it got as far as making it current, else FREE.
+  private func settleClaim(_ subbuf: Int, owner: UInt16) {
+    let state = loadState(subbuf)
+    guard state.phase == .claimed, state.owner == owner else { return }
+    let current = loadCurrent()
+    let isCurrent = current.subbuf == subbuf && current.seq == state.seq
+    // Losing means that a living writer finished it.
+    _ = exchangeState(
+      subbuf, state, isCurrent ? SubbufState(.open, seq: state.seq) : SubbufState(.free, seq: 0))
+  }
+
+  /// BUSY → DISCARDED. Stops at the first entry not used in this lap, so it touches no memory
+  /// that writers did not.
+  private func discardBusy(_ subbuf: Int, owner: UInt16) -> Int {
+    let index = index(subbuf)
+    let state = loadState(subbuf)
+    guard state.seq != 0, state.phase != .free else { return 0 }
+    var discarded = 0
+    for i in 0..<layout.entryCount {
+      let entry = loadEntry(index, i)
+      if entry.isBusy {
+        guard entry.owner == owner else { continue }
+        // While it is BUSY the sub-buffer is not recycled, so the state's seq is the entry's lap.
+        // Release: pairs with the entry loads of the reader and of the claim scan.
+        (index + i).pointee.store(
+          Entry(.discarded, seq: loadState(subbuf).seq, end: entry.end).raw, ordering: .releasing)
+        discarded += 1
+      } else if entry.isEmpty(state.seq) || entry.isSeal(state.seq) {
+        break
+      }
+    }
+    return discarded
+  }
+}
+
+extension Channel {
+  /// Sweeps all buffers after the process that wrote as `owner` has exited, and wakes everybody:
+  /// it may have died between a commit and its signal. Returns the number of records discarded.
+  @discardableResult
+  public func sweep(owner: UInt16) -> Int {
+    var discarded = 0
+    for buffer in buffers {
+      discarded += buffer.sweep(owner: owner)
+      // Relaxed: a wish lost here costs one coarse tick.
+      buffer.waiters.pointee.store(0, ordering: .relaxed)
+      Wake.writers(buffer)
+    }
+    wake()
+    return discarded
+  }
+}

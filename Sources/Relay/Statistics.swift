@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+// What was written, read and lost, by cause. Counted without a counter on the write path: from
+// the entries themselves and from what each sub-buffer says came before it.
+
+internal import Synchronization
+
+/// The account of one channel buffer since its start or the last reset. Exact while no writer is
+/// in the middle of a record: `recordsWritten == recordsRead + recordsUnread + lostOverwritten`.
+public struct Statistics: Equatable, Sendable {
+  /// Sub-buffers left by writers, and by the reader (overwritten ones are passed too).
+  public var subbufsProduced: UInt64 = 0
+  public var subbufsConsumed: UInt64 = 0
+  /// Records committed or being written; those refused are in the losses.
+  public var recordsWritten: UInt64 = 0
+  public var recordsRead: UInt64 = 0
+  public var recordsUnread: UInt64 = 0
+  /// Payload bytes reserved by writers (cancelled records included), delivered, and waiting.
+  public var bytesWritten: UInt64 = 0
+  public var bytesRead: UInt64 = 0
+  public var bytesUnread: UInt64 = 0
+  /// Bytes left empty at the ends of produced sub-buffers.
+  public var padding: UInt64 = 0
+  /// Refused: no free sub-buffer.
+  public var lostFull: UInt64 = 0
+  /// Refused: longer than a sub-buffer.
+  public var lostTooBig: UInt64 = 0
+  /// Overwritten before they were read.
+  public var lostOverwritten: UInt64 = 0
+  /// Passed because their writer had stopped.
+  public var lostStalled: UInt64 = 0
+  /// Being written when their writer died.
+  public var aborted: UInt64 = 0
+  /// Given up by their writer.
+  public var cancelled: UInt64 = 0
+  /// Damage found in the shared memory.
+  public var corrupt: UInt64 = 0
+  public init() {}
+}
+
+extension Reader {
+  /// What this reader passed.
+  struct Totals {
+    var records: UInt64 = 0
+    /// Cancelled and discarded entries.
+    var dead: UInt64 = 0
+    var bytes: UInt64 = 0
+    var padding: UInt64 = 0
+    var subbufs: UInt64 = 0
+
+    mutating func add(_ other: Totals) {
+      records &+= other.records
+      dead &+= other.dead
+      bytes &+= other.bytes
+      padding &+= other.padding
+      subbufs &+= other.subbufs
+    }
+  }
+
+  /// The shared numbers at the last reset; they themselves never go back.
+  struct Origin {
+    var records: UInt64 = 0
+    var bytes: UInt64 = 0
+    var seq: UInt64 = 1
+    var padding: UInt64 = 0
+    var counters = Counters()
+  }
+
+  struct Counters {
+    var full: UInt64 = 0
+    var tooBig: UInt64 = 0
+    var stalled: UInt64 = 0
+    var aborted: UInt64 = 0
+    var cancelled: UInt64 = 0
+    var corrupt: UInt64 = 0
+
+    init() {}
+    init(_ buffer: ChannelBuffer) {
+      // Relaxed: statistics.
+      full = buffer.lostFull.pointee.load(ordering: .relaxed)
+      tooBig = buffer.lostTooBig.pointee.load(ordering: .relaxed)
+      stalled = buffer.lostStalled.pointee.load(ordering: .relaxed)
+      // Relaxed: statistics.
+      aborted = buffer.aborted.pointee.load(ordering: .relaxed)
+      cancelled = buffer.cancelled.pointee.load(ordering: .relaxed)
+      corrupt = buffer.corrupt.pointee.load(ordering: .relaxed)
+    }
+  }
+
+  /// How far writers are: entries and bytes reserved over the buffer's life.
+  struct Reserved {
+    var seq: UInt64 = 1
+    var records: UInt64 = 0
+    var bytes: UInt64 = 0
+    /// Bytes left empty in the sub-buffers before this one.
+    var padding: UInt64 = 0
+  }
+
+  /// What stands in the buffer between the position and the frontier.
+  private struct Held {
+    var entries: UInt64 = 0
+    var dead: UInt64 = 0
+    var bytes: UInt64 = 0
+  }
+
+  /// - Precondition: no claim is pending.
+  public func statistics() -> Statistics {
+    _ = hasData  // moves the position past what was overwritten
+    let counters = Counters(buffer)
+    let reserved = reservedNow()
+    let held = held()
+    var s = Statistics()
+    s.lostFull = counters.full &- origin.counters.full
+    s.lostTooBig = counters.tooBig &- origin.counters.tooBig
+    s.lostStalled = counters.stalled &- origin.counters.stalled
+    s.aborted = counters.aborted &- origin.counters.aborted
+    s.cancelled = counters.cancelled &- origin.counters.cancelled
+    s.corrupt = counters.corrupt &- origin.counters.corrupt
+    s.recordsRead = totals.records
+    s.recordsUnread = held.entries &- held.dead
+    s.bytesRead = totals.bytes
+    s.bytesUnread = held.bytes &+ UInt64(rest.count)
+    // Gone without having been passed: overwritten, but for the dead ones among them.
+    let gone = (reserved.records &- origin.records)
+      .less(totals.records).less(totals.dead).less(held.entries)
+    let dead = (s.cancelled &+ s.aborted).less(totals.dead).less(held.dead)
+    s.lostOverwritten = gone.less(dead)
+    s.recordsWritten = s.recordsRead &+ s.recordsUnread &+ s.lostOverwritten
+    s.bytesWritten = reserved.bytes &- origin.bytes
+    s.subbufsProduced = reserved.seq &- origin.seq
+    s.subbufsConsumed = position.seq.less(origin.seq)
+    s.padding = reserved.padding &- origin.padding
+    return s
+  }
+
+  func reservedNow() -> Reserved {
+    let current = buffer.loadCurrent()
+    guard current.seq != 0, current.subbuf < buffer.layout.subbufCount else { return Reserved() }
+    // Relaxed, both: published by the CAS of `current` that the load above acquired.
+    var records = buffer.recordBase(current.subbuf).pointee.load(ordering: .relaxed)
+    var bytes = buffer.byteBase(current.subbuf).pointee.load(ordering: .relaxed)
+    let padding = (current.seq &- 1) &* UInt64(buffer.layout.subbufSize) &- bytes
+    switch buffer.frontier(current) {
+    case .empty(_, let i, let end), .sealed(let i, let end):
+      records &+= UInt64(i)
+      bytes &+= UInt64(end)
+    case .corrupt: break
+    }
+    return Reserved(seq: current.seq, records: records, bytes: bytes, padding: padding)
+  }
+
+  /// Counts the entries from the position on, in every sub-buffer still there.
+  private func held() -> Held {
+    var held = Held()
+    for subbuf in 0..<buffer.layout.subbufCount {
+      let state = buffer.loadState(subbuf)
+      guard state.isHeld, state.seq >= position.seq, pin(subbuf, seq: state.seq) else { continue }
+      defer { unpinLast() }
+      let isHere = state.seq == position.seq
+      var start = isHere ? position.offset : 0
+      for i in (isHere ? position.entry : 0)..<buffer.layout.entryCount {
+        let entry = buffer.loadEntry(buffer.index(subbuf), i)
+        if entry.isEmpty(state.seq) || entry.isSeal(state.seq) || entry.end < start { break }
+        held.entries += 1
+        if entry.tag == .cancelled || entry.tag == .discarded {
+          held.dead += 1
+        } else {
+          held.bytes += UInt64(entry.end - start)
+        }
+        start = entry.end
+      }
+    }
+    return held
+  }
+
+  /// Forgets all data and counts: what is written from here on is all there ever was. Safe while
+  /// writers run; a record being written at this moment is forgotten, too.
+  public func reset() {
+    for _ in 0..<1000 {
+      let current = buffer.loadCurrent()
+      guard current.seq != 0, current.subbuf < buffer.layout.subbufCount else { break }
+      guard pin(current.subbuf, seq: current.seq) else {
+        buffer.openIfClaimed(current)
+        continue
+      }
+      let end = sealedEnd(current)
+      unpinLast()
+      guard let end else { continue }
+      jump(to: end)
+      break
+    }
+    // The sealed sub-buffer is left at once where another one is free.
+    _ = channel.flush(buffer)
+    let reserved = reservedNow()
+    totals = Totals()
+    origin = Origin(
+      records: position.record, bytes: bytesBefore(position), seq: reserved.seq,
+      padding: reserved.padding, counters: Counters(buffer))
+  }
+
+  /// Closes the pinned current sub-buffer to writers and returns the position at its end; nil when
+  /// writers moved on meanwhile.
+  private func sealedEnd(_ current: Current) -> Position? {
+    var entries = 0
+    var end = 0
+    switch buffer.frontier(current) {
+    case .empty(_, at: 0, _): break
+    case .corrupt: return nil
+    default:
+      guard case .sealed(let sealed) = buffer.seal(current, NoTestPoints.self) else { return nil }
+      entries = sealed.entries
+      end = sealed.bytes
+    }
+    // Relaxed: published by the CAS of `current`.
+    let record = buffer.recordBase(current.subbuf).pointee.load(ordering: .relaxed)
+    let lost = buffer.lostFull.pointee.load(ordering: .relaxed)
+    return Position(
+      seq: current.seq, subbuf: current.subbuf, entry: entries, offset: end,
+      record: record &+ UInt64(entries), lostBase: lost, walkedFromStart: false)
+  }
+
+  private func bytesBefore(_ position: Position) -> UInt64 {
+    // Relaxed: the position's sub-buffer was published to this thread before.
+    buffer.byteBase(position.subbuf).pointee.load(ordering: .relaxed) &+ UInt64(position.offset)
+  }
+}
+
+extension UInt64 {
+  /// Never below zero: the numbers come from memory that others write while we count.
+  fileprivate func less(_ other: UInt64) -> UInt64 { self > other ? self - other : 0 }
+}

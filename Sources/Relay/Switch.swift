@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+// The slow path: leaving a sub-buffer for the next one. Any writer can finish what another left
+// half done, so a writer that stops anywhere in here holds up nobody.
+
+internal import Synchronization
+
+extension ChannelBuffer {
+  /// Seals the sub-buffer that `current` names and makes another one current.
+  /// nil: try again from the start; the switch happened, here or elsewhere.
+  @usableFromInline
+  package func switchSubbuf<P: TestPoints>(
+    from current: Current, owner: UInt16, wakeFD: CInt, _ points: P.Type
+  ) -> Stop? {
+    guard !current.isClosed else { return .closed }
+    var sealed = Sealed(entries: 0, bytes: 0)
+    // All-zero memory: nothing to leave.
+    if current.seq != 0 {
+      guard current.subbuf < layout.subbufCount else { return .corrupt }
+      switch seal(current, points) {
+      case .sealed(let totals): sealed = totals
+      case .moved: return nil
+      case .stopped(let stop): return stop
+      }
+      openIfClaimed(current)
+      guard P.reached(.opened) else { return .killed }
+    }
+
+    guard let (next, state) = chooseNext(after: current) else {
+      return loadCurrent() == current ? .full : nil
+    }
+    guard P.reached(.choseNext) else { return .killed }
+    guard loadCurrent() == current else { return nil }
+    let seq = current.seq &+ 1
+    let claim = SubbufState(.claimed, seq: seq, owner: owner)
+    guard exchangeState(next, state, claim) else { return nil }
+    guard P.reached(.claimed) else { return .killed }
+
+    prepare(next, seq: seq, oldSeq: state.seq, after: current, sealed)
+    guard P.reached(.preparedNext) else { return .killed }
+    // Acquire-release: publishes the preparation to every load of `current`.
+    let published = currentWord.pointee.compareExchange(
+      expected: current.raw, desired: Current(seq: seq, subbuf: next).raw,
+      ordering: .acquiringAndReleasing
+    ).exchanged
+    guard published else {
+      // Its seq becomes 0: entries of any lap may stand in it, none of them readable.
+      _ = exchangeState(next, claim, SubbufState(.free, seq: 0))
+      return P.reached(.gaveBack) ? nil : .killed
+    }
+    guard P.reached(.published) else { return .killed }
+    _ = exchangeState(next, claim, SubbufState(.open, seq: seq))
+    guard P.reached(.openedNext) else { return .killed }
+    if current.seq != 0 { fill(current) }
+    guard P.reached(.filledPrevious) else { return .killed }
+    wakeReaderIfWaiting(wakeFD)
+    return nil
+  }
+
+  /// What a sealed sub-buffer holds.
+  struct Sealed {
+    let entries: Int
+    let bytes: Int
+  }
+
+  enum SealResult {
+    case sealed(Sealed)
+    case moved
+    case stopped(Stop)
+  }
+
+  /// Frontier EMPTY → SEAL: nobody can reserve in this lap any more.
+  func seal<P: TestPoints>(_ current: Current, _ points: P.Type) -> SealResult {
+    var attempts = 0
+    while attempts < ChannelBuffer.attemptLimit {
+      attempts += 1
+      switch frontier(current) {
+      case .corrupt: return .stopped(.corrupt)
+      case .sealed(let i, let end): return .sealed(Sealed(entries: i, bytes: end))
+      case .empty(let seen, let i, let start):
+        // Relaxed: ordered by the acquire of the frontier entry, as in reserve.
+        guard currentWord.pointee.load(ordering: .relaxed) == current.raw else { return .moved }
+        guard P.reached(.rereadBeforeSeal) else { return .stopped(.killed) }
+        // Acquire-release: pairs with every frontier load.
+        _ = (index(current.subbuf) + i).pointee.compareExchange(
+          expected: seen.raw, desired: Entry(.seal, seq: current.seq, end: start).raw,
+          ordering: .acquiringAndReleasing)
+        guard P.reached(.sealed) else { return .stopped(.killed) }
+      }
+    }
+    return .stopped(.corrupt)
+  }
+
+  /// A FREE sub-buffer, next in turn; else, in overwrite mode, the oldest one that nobody has
+  /// pinned and nobody is still writing to.
+  private func chooseNext(after current: Current) -> (Int, SubbufState)? {
+    let first = current.seq == 0 ? 0 : current.subbuf + 1
+    for i in 0..<layout.subbufCount {
+      let subbuf = (first + i) % layout.subbufCount
+      let state = loadState(subbuf)
+      if state.phase == .free { return (subbuf, state) }
+    }
+    guard layout.overwrites else { return nil }
+    var newerThan: UInt64 = 0
+    while let (subbuf, state) = oldestHeld(after: newerThan, before: current.seq) {
+      // Scanned before the claim: a stopped writer's sub-buffer stays as it is (quarantine).
+      if state.pins == 0, !holdsBusy(subbuf, seq: state.seq) { return (subbuf, state) }
+      newerThan = state.seq
+    }
+    return nil
+  }
+
+  /// The OPEN or FULL sub-buffer with the lowest sequence number in between, both ends excluded.
+  func oldestHeld(after low: UInt64, before high: UInt64) -> (Int, SubbufState)? {
+    var oldest: (Int, SubbufState)?
+    for subbuf in 0..<layout.subbufCount {
+      let state = loadState(subbuf)
+      guard state.isHeld, state.seq > low, state.seq < high else { continue }
+      if let (_, best) = oldest, best.seq <= state.seq { continue }
+      oldest = (subbuf, state)
+    }
+    return oldest
+  }
+
+  /// Whether a writer is still inside; also true for what is not a sealed sub-buffer of `seq`.
+  func holdsBusy(_ subbuf: Int, seq: UInt64) -> Bool {
+    let index = index(subbuf)
+    let seal = Entry.prefix(.seal, seq)
+    for i in 0..<layout.entryCount {
+      let entry = loadEntry(index, i)
+      if entry.prefix == seal { return false }
+      if entry.isBusy || entry.isEmpty(seq) { return true }
+    }
+    return true
+  }
+
+  /// Sets up a claimed sub-buffer before it is published.
+  private func prepare(
+    _ next: Int, seq: UInt64, oldSeq: UInt64, after current: Current, _ sealed: Sealed
+  ) {
+    var records: UInt64 = 0
+    var bytes: UInt64 = 0
+    // Relaxed, all of these: published by the CAS of `current` and by OPEN; read after them.
+    if current.seq != 0 {
+      records = recordBase(current.subbuf).pointee.load(ordering: .relaxed)
+        &+ UInt64(truncatingIfNeeded: sealed.entries)
+      bytes = byteBase(current.subbuf).pointee.load(ordering: .relaxed)
+        &+ UInt64(truncatingIfNeeded: sealed.bytes)
+    }
+    recordBase(next).pointee.store(records, ordering: .relaxed)
+    byteBase(next).pointee.store(bytes, ordering: .relaxed)
+    let lost = lostFull.pointee.load(ordering: .relaxed)
+    lostBase(next).pointee.store(lost, ordering: .relaxed)
+    hintWord(next).pointee.store(Hint(seq: seq, count: 0).raw, ordering: .relaxed)
+    // The lap field came round since the last use: old entries would look like this lap's.
+    guard oldSeq >> Entry.lapBits != seq >> Entry.lapBits else { return }
+    for i in 0..<layout.entryCount {
+      // Release: pairs with the frontier loads.
+      (index(next) + i).pointee.store(Entry(clearedFor: seq).raw, ordering: .releasing)
+    }
+  }
+
+  /// OPEN → FULL for the sub-buffer just left, keeping its pins.
+  private func fill(_ previous: Current) {
+    var state = loadState(previous.subbuf)
+    while state.phase == .open, state.seq == previous.seq {
+      if exchangeState(previous.subbuf, state, state.with(.full)) { return }
+      state = loadState(previous.subbuf)
+    }
+  }
+
+  func wakeReaderIfWaiting(_ wakeFD: CInt) {
+    // Relaxed: as after commit; the CAS of `current` before it is the barrier here.
+    if waiters.pointee.load(ordering: .relaxed) != 0 { Wake.reader(waiters, wakeFD) }
+  }
+
+  var hasFreeSubbuf: Bool {
+    (0..<layout.subbufCount).contains { loadState($0).phase == .free }
+  }
+}
+
+/// What a flush did.
+public enum FlushResult: Sendable, Equatable {
+  /// The data is in a sub-buffer of its own, or there was none.
+  case flushed
+  /// The sub-buffer is closed to writers, but there is no free one to move to.
+  case full
+  case closed
+  case corrupt
+}
+
+extension ChannelBuffer {
+  /// Switches if the current sub-buffer holds anything. Bound to the sub-buffer it first saw: if a
+  /// writer switches meanwhile, that was the flush.
+  func flush(owner: UInt16, wakeFD: CInt) -> FlushResult {
+    let current = loadCurrent()
+    guard current.seq != 0 else { return .flushed }
+    guard current.subbuf < layout.subbufCount else { return .corrupt }
+    if case .empty(_, at: 0, _) = frontier(current) { return .flushed }
+    repeat {
+      switch switchSubbuf(from: current, owner: owner, wakeFD: wakeFD, NoTestPoints.self) {
+      case nil: continue
+      case .full: return .full
+      case .closed: return .closed
+      default: return .corrupt
+      }
+    } while loadCurrent() == current
+    return .flushed
+  }
+
+  /// No record can be reserved after this returns; what was reserved before can still be
+  /// committed, and everything committed can be read.
+  func close(wakeFD: CInt) {
+    var current = loadCurrent()
+    while !current.isClosed {
+      // Acquire-release: every switch loses its CAS of `current` from here on.
+      let (exchanged, original) = currentWord.pointee.compareExchange(
+        expected: current.raw, desired: current.closed.raw, ordering: .acquiringAndReleasing)
+      current = exchanged ? current.closed : Current(raw: original)
+    }
+    if current.seq != 0, current.subbuf < layout.subbufCount {
+      _ = seal(current, NoTestPoints.self)
+      openIfClaimed(current)
+    }
+    wakeReaderIfWaiting(wakeFD)
+    Wake.writers(self)
+  }
+}

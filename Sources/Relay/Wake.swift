@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Waking whoever sleeps: the reader through the channel's eventfd, writers through a futex.
+
+internal import Glibc
+internal import LinuxIO
+internal import Synchronization
+
+@usableFromInline
+enum Wake {
+  /// Takes the reader's wish and signals it: one system call per sleep, however many records.
+  @usableFromInline
+  static func reader(_ waiters: SharedWord, _ wakeFD: CInt) {
+    // Acquire-release: only one writer gets the 1; the reader's loads after its wake see all that
+    // this writer committed before.
+    guard waiters.pointee.exchange(0, ordering: .acquiringAndReleasing) != 0, wakeFD >= 0 else {
+      return
+    }
+    EventFD.signal(wakeFD)
+  }
+
+  /// Orders this thread's store before every other process's next load of it; where the kernel
+  /// lacks the membarrier, the reader's coarse tick bounds what a missed wish costs.
+  static func barrier() { _ = Membarrier.issue() }
+
+  /// Wakes the writers that sleep until a sub-buffer is free.
+  static func writers(_ buffer: ChannelBuffer) {
+    // Sequentially consistent: between the FREE before it and this load no reordering; pairs with
+    // the waiting writer's store of 1 followed by its look at the states.
+    guard buffer.spaceWaiters.pointee.exchange(0, ordering: .sequentiallyConsistent) != 0 else {
+      return
+    }
+    Futex.wake(buffer.spaceWaiters, count: .max)
+  }
+
+  /// Sleeps until a sub-buffer is freed, `current` moves on from `seen`, or the time is over.
+  static func waitForSpace(in buffer: ChannelBuffer, unless seen: Current, milliseconds: Int) {
+    // Sequentially consistent: pairs with the exchange in `writers`.
+    buffer.spaceWaiters.pointee.store(1, ordering: .sequentiallyConsistent)
+    guard buffer.loadCurrent() == seen, !buffer.hasFreeSubbuf else { return }
+    // The tick bounds what a freeing process that was killed before its wake can cost.
+    Futex.wait(buffer.spaceWaiters, expected: 1, timeoutMilliseconds: min(milliseconds, 250))
+  }
+}
+
+enum Clock {
+  static func milliseconds() -> Int {
+    var now = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+  }
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a reader moves over the ring: from sub-buffer to sub-buffer, skipping what was overwritten,
+// and from entry to entry, trusting none of the words.
+
+internal import Glibc
+internal import Synchronization
+
+extension Reader {
+  /// Pins the sub-buffer the plan goes on in; skips to the oldest one still there if that one is
+  /// gone. False: nothing to read yet, or a gap that the next claim has to start with.
+  func enterSubbuf() -> Bool {
+    for attempt in 0..<16 {
+      // Before the descriptors: never skip further than what was current before the scan.
+      let current = buffer.loadCurrent()
+      let wanted = plan.position.seq
+      guard current.seq >= wanted, current.seq != 0 else { return false }
+      guard current.subbuf < buffer.layout.subbufCount else {
+        markCorrupt()
+        return false
+      }
+      buffer.openIfClaimed(current)
+      // After many lost races with overwriting writers, take the one they cannot reach yet.
+      let (subbuf, seq) = attempt < 12 ? locate(wanted, current) : (current.subbuf, current.seq)
+      guard pin(subbuf, seq: seq) else { continue }
+      return seq == wanted && (plan.position.entry > 0 || wanted == 1) || arrive(subbuf, seq)
+    }
+    return false
+  }
+
+  /// The sub-buffer with the lowest sequence number from `wanted` up to the current one.
+  private func locate(_ wanted: UInt64, _ current: Current) -> (Int, UInt64) {
+    if wanted == current.seq { return (current.subbuf, current.seq) }
+    let guess = plan.position.subbuf
+    let state = buffer.loadState(guess)
+    if state.isHeld, state.seq == wanted { return (guess, wanted) }
+    if let (subbuf, state) = buffer.oldestHeld(after: wanted - 1, before: current.seq) {
+      return (subbuf, state.seq)
+    }
+    return (current.subbuf, current.seq)
+  }
+
+  /// Goes on at the start of a sub-buffer just pinned, noting what was lost before it. False, and
+  /// nothing done, if a gap would end up inside the claim.
+  private func arrive(_ subbuf: Int, _ seq: UInt64) -> Bool {
+    // Relaxed, both: published by OPEN, which the pin's CAS acquired.
+    let record = buffer.recordBase(subbuf).pointee.load(ordering: .relaxed)
+    let lost = buffer.lostBase(subbuf).pointee.load(ordering: .relaxed)
+    var gap = Gap()
+    gap.overwritten = record &- plan.position.record
+    gap.full = lost &- plan.position.lostBase
+    guard gap.isEmpty || plan.bytes == 0 else { return false }
+    plan.gap.overwritten &+= gap.overwritten
+    plan.gap.full &+= gap.full
+    plan.position = Position(seq: seq, subbuf: subbuf, record: record, lostBase: lost)
+    return true
+  }
+
+  /// Takes committed entries of the pinned sub-buffer until `room` is used up or one is not
+  /// finished. True: at its end, and the next one is there.
+  func walk(_ room: inout Int) -> Bool {
+    let seq = plan.position.seq
+    let subbuf = pinned[pinCount - 1].subbuf
+    let size = buffer.layout.subbufSize
+    let index = buffer.index(subbuf)
+    let payload = UnsafeRawPointer(buffer.payload(subbuf))
+    let committed = Entry.prefix(.committed, seq)
+    plan.position.subbuf = subbuf
+    var runStart = plan.position.offset
+
+    func endRun() {
+      append(payload + runStart, plan.position.offset - runStart)
+      room -= plan.position.offset - runStart
+    }
+    while plan.position.entry < buffer.layout.entryCount {
+      let start = plan.position.offset
+      let entry = buffer.loadEntry(index, plan.position.entry)
+      if entry.isBusy || entry.isEmpty(seq) {
+        endRun()
+        return false
+      }
+      // Checked before use: another process can write anything here.
+      guard entry.end >= start, entry.end <= size else { break }
+      if entry.prefix == committed {
+        let left = room - (start - runStart)
+        if entry.end - start > left {
+          cut(payload, runStart, entry, take: left)
+          room = 0
+          return false
+        }
+        pass(entry, isCommitted: true)
+      } else if entry.tag == .cancelled || entry.tag == .discarded {
+        endRun()
+        pass(entry, isCommitted: false)
+        runStart = plan.position.offset
+        if vectorCount == Reader.vectorLimit { return false }
+      } else {
+        guard entry.tag == .seal else { break }
+        endRun()
+        return finish()
+      }
+    }
+    endRun()
+    markCorrupt()
+    return false
+  }
+
+  private func pass(_ entry: Entry, isCommitted: Bool) {
+    plan.position.entry += 1
+    plan.position.offset = entry.end
+    plan.position.record &+= 1
+    if isCommitted { plan.totals.records &+= 1 } else { plan.totals.dead &+= 1 }
+  }
+
+  /// Takes the first `take` bytes of a record and keeps the rest for the next claim.
+  private func cut(_ payload: UnsafeRawPointer, _ runStart: Int, _ entry: Entry, take: Int) {
+    let start = plan.position.offset
+    append(payload + runStart, start + take - runStart)
+    guard take > 0 else { return }
+    plan.cut = UnsafeRawBufferPointer(
+      start: payload + (start + take), count: entry.end - start - take)
+    pass(entry, isCommitted: true)
+  }
+
+  /// At the SEAL: moves on to the next sub-buffer once writers have.
+  private func finish() -> Bool {
+    guard buffer.loadCurrent().seq > plan.position.seq else { return false }
+    pinned[pinCount - 1].isFinished = plan.position.walkedFromStart
+    if !plan.position.walkedFromStart { mayReclaim = true }
+    plan.totals.padding &+= UInt64(buffer.layout.subbufSize - plan.position.offset)
+    plan.totals.subbufs &+= 1
+    let old = plan.position
+    plan.position = Position(
+      seq: old.seq + 1, subbuf: (old.subbuf + 1) % buffer.layout.subbufCount,
+      record: old.record, lostBase: old.lostBase)
+    return true
+  }
+}
+
+extension Reader {
+  /// Whether a read would return at least one byte now.
+  public var hasData: Bool {
+    guard claim(limit: 1).byteCount > 0 else { return false }
+    giveBack()
+    return true
+  }
+
+  /// Whether the channel is closed and everything committed has been read: end of file.
+  public var isDrained: Bool {
+    let current = buffer.loadCurrent()
+    guard current.isClosed || isCorrupt, !hasData else { return false }
+    guard current.seq != 0, !isCorrupt else { return true }
+    // hasData moved the position as far as it goes.
+    guard position.seq == current.seq, current.subbuf < buffer.layout.subbufCount,
+      position.entry < buffer.layout.entryCount
+    else { return false }
+    return buffer.loadEntry(buffer.index(current.subbuf), position.entry).isSeal(current.seq)
+  }
+
+  /// Asks writers for one signal of the channel's eventfd at the next commit. False, and nothing
+  /// asked, when there is data or the end already.
+  public func arm() -> Bool {
+    // Sequentially consistent, then the membarrier: a writer either sees the 1 after its commit,
+    // or its commit is seen by the look below.
+    buffer.waiters.pointee.store(1, ordering: .sequentiallyConsistent)
+    Wake.barrier()
+    guard hasData || isDrained else { return true }
+    disarm()
+    return false
+  }
+
+  /// Takes the wish back.
+  public func disarm() {
+    // Relaxed: a late signal is a spurious wake, which everybody tolerates.
+    buffer.waiters.pointee.store(0, ordering: .relaxed)
+  }
+
+  /// Whether no writer has taken the wish yet.
+  public var isArmed: Bool {
+    // Relaxed: the eventfd's signal orders; without one the coarse tick looks again.
+    buffer.waiters.pointee.load(ordering: .relaxed) != 0
+  }
+}

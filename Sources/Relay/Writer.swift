@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+// The write path: reserve, commit, cancel. One compare-and-swap reserves the space and publishes
+// its owner and extent; one plain store commits. Leaving a full sub-buffer is in Switch.swift.
+
+public import CRelayABI
+public import Glibc
+public import Synchronization
+
+/// What became of a record. Everything but `.written` is counted as a loss by its cause.
+@frozen
+public enum WriteResult: Sendable, Equatable {
+  case written
+  /// No free sub-buffer (discard mode), or none that may be overwritten.
+  case full
+  /// Longer than a sub-buffer: can never be written.
+  case tooBig
+  /// The channel is closed for everyone.
+  case closed
+  /// Another process of this channel damaged the shared memory.
+  case corrupt
+}
+
+/// Space for one record, invisible to readers until `commit()`. Ends by `commit()` or `cancel()`.
+@frozen
+public struct Reservation: ~Copyable {
+  /// Where the record's bytes go.
+  public let bytes: UnsafeMutableRawBufferPointer
+  @usableFromInline let entry: SharedWord
+  @usableFromInline let seq: UInt64
+  @usableFromInline let end: Int
+  @usableFromInline let base: UnsafeMutableRawPointer
+  @usableFromInline let wakeFD: CInt
+
+  @inlinable
+  init(
+    bytes: UnsafeMutableRawBufferPointer, entry: SharedWord, seq: UInt64, end: Int,
+    base: UnsafeMutableRawPointer, wakeFD: CInt
+  ) {
+    self.bytes = bytes
+    self.entry = entry
+    self.seq = seq
+    self.end = end
+    self.base = base
+    self.wakeFD = wakeFD
+  }
+}
+
+/// How a reservation ended: with space, or with a `WriteResult` that is not `.written`.
+@frozen
+public enum ReserveResult: ~Copyable {
+  case reserved(Reservation)
+  case refused(WriteResult)
+}
+
+/// Writes records into the buffer of the CPU it runs on. Immutable: any number of threads may
+/// write through one, and none ever waits for another.
+///
+/// A record costs one locked instruction, no system call and no allocation.
+@frozen
+public struct Writer: ~Copyable, Sendable {
+  /// Keeps the memory mapped.
+  public let channel: Channel
+  @usableFromInline let slots: Slots
+  @usableFromInline let owner: UInt16
+  @usableFromInline let wakeFD: CInt
+
+  init(channel: Channel, slots: Slots, owner: UInt16, wakeFD: CInt) {
+    self.channel = channel
+    self.slots = slots
+    self.owner = owner
+    self.wakeFD = wakeFD
+  }
+
+  /// One buffer view per CPU slot, in memory the channel owns.
+  // Sendable: written once, before the first writer exists.
+  @frozen @usableFromInline
+  struct Slots: @unchecked Sendable {
+    @usableFromInline let first: UnsafePointer<ChannelBuffer>
+    @usableFromInline let count: Int
+    init(first: UnsafePointer<ChannelBuffer>, count: Int) {
+      self.first = first
+      self.count = count
+    }
+  }
+}
+
+extension Writer {
+  /// Copies one record. Zero bytes are a legal record. A refusal is counted.
+  @inlinable
+  public func write(_ record: UnsafeRawBufferPointer) -> WriteResult {
+    let buffer = thisCPU
+    let result = buffer.write(record, owner: owner, wakeFD: wakeFD)
+    if result != .written { buffer.countRefusal(result) }
+    return result
+  }
+
+  /// Reserves `length` bytes for one record in this CPU's buffer. A refusal is counted.
+  @inlinable
+  public func reserve(_ length: Int) -> ReserveResult {
+    let buffer = thisCPU
+    switch buffer.reserve(length, owner: owner, wakeFD: wakeFD, NoTestPoints.self) {
+    case .reserved(let reservation): return .reserved(reservation)
+    case .stopped(let stop):
+      buffer.countRefusal(stop.result)
+      return .refused(stop.result)
+    }
+  }
+
+  /// Like `write`, but sleeps while a discard channel is full, for at most `timeoutMilliseconds`
+  /// in all; `.full` after that is not counted, so that the caller may try again.
+  public func write(
+    _ record: UnsafeRawBufferPointer, waitingMilliseconds timeoutMilliseconds: Int
+  ) -> WriteResult {
+    let deadline = Clock.milliseconds() + timeoutMilliseconds
+    while true {
+      let buffer = thisCPU
+      let current = buffer.loadCurrent()
+      let result = buffer.write(record, owner: owner, wakeFD: wakeFD)
+      let left = deadline - Clock.milliseconds()
+      guard result == .full, left > 0 else {
+        if result != .written, result != .full { buffer.countRefusal(result) }
+        return result
+      }
+      Wake.waitForSpace(in: buffer, unless: current, milliseconds: left)
+    }
+  }
+
+  /// Counts a record that the caller gave up after `.full` from a waiting write.
+  public func countLostFull() { thisCPU.countRefusal(.full) }
+
+  /// The buffer a record written now goes to. A CPU without one uses the lowest.
+  @inlinable
+  var thisCPU: ChannelBuffer {
+    let cpu = Int(relay_cpu())
+    return slots.first[cpu < slots.count ? cpu : 0]
+  }
+}
+
+extension Reservation {
+  /// Makes the record visible to readers.
+  @inlinable
+  public consuming func commit() { _ = commit(NoTestPoints.self) }
+
+  @inlinable @inline(__always)
+  package consuming func commit<P: TestPoints>(_ points: P.Type) -> Bool {
+    // Release: pairs with the reader's and the claim scan's acquiring entry loads, so who sees
+    // COMMITTED sees the payload.
+    entry.pointee.store(
+      Entry(.committed, seq: seq, end: end).raw, ordering: .releasing)
+    guard P.reached(.committed) else { return false }
+    wakeReader()
+    return true
+  }
+
+  /// Gives the record up: readers skip its space.
+  public consuming func cancel() {
+    // Relaxed: a statistic.
+    SharedWord((base + 160).assumingMemoryBound(to: Atomic<UInt64>.self))
+      .pointee.wrappingAdd(1, ordering: .relaxed)
+    // Release: as in commit.
+    entry.pointee.store(Entry(.cancelled, seq: seq, end: end).raw, ordering: .releasing)
+    wakeReader()
+  }
+
+  @inlinable @inline(__always)
+  func wakeReader() {
+    // The compiler keeps commit and load in order; the CPU is made to by the membarrier that the
+    // reader issues between its store to `waiters` and its last look at the data.
+    relay_compiler_barrier()
+    let waiters = SharedWord((base + 8).assumingMemoryBound(to: Atomic<UInt64>.self))
+    // Relaxed: see above.
+    if waiters.pointee.load(ordering: .relaxed) != 0 {
+      Wake.reader(waiters, wakeFD)
+    }
+  }
+}
+
+extension ChannelBuffer {
+  /// Why a reservation stopped.
+  @frozen @usableFromInline
+  package enum Stop: Equatable {
+    case full, tooBig, closed, corrupt
+    /// A test killed the writer at a test point.
+    case killed
+
+    @usableFromInline var result: WriteResult {
+      switch self {
+      case .full: .full
+      case .tooBig: .tooBig
+      case .closed: .closed
+      case .corrupt, .killed: .corrupt
+      }
+    }
+  }
+
+  @frozen @usableFromInline
+  package enum Reserved: ~Copyable {
+    case reserved(Reservation)
+    case stopped(Stop)
+  }
+
+  /// Where the next record would go, as seen at one moment.
+  @frozen @usableFromInline
+  enum Frontier {
+    case empty(Entry, at: Int, start: Int)
+    case sealed(at: Int, end: Int)
+    case corrupt
+  }
+
+  /// Far more lost races than any real contention brings: somebody plays with the words.
+  @inlinable static var attemptLimit: Int { 1 << 20 }
+
+  @inlinable @inline(__always)
+  package func reserve<P: TestPoints>(
+    _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type
+  ) -> Reserved {
+    guard length <= layout.subbufSize else { return .stopped(.tooBig) }
+    var attempts = 0
+    while attempts < ChannelBuffer.attemptLimit {
+      attempts &+= 1
+      let current = loadCurrent()
+      guard P.reached(.loadedCurrent) else { return .stopped(.killed) }
+      guard current.seq != 0, !current.isClosed, current.subbuf < layout.subbufCount,
+        case .empty(let seen, let i, let start) = frontier(current),
+        i < layout.entryCount &- 1, start &+ length <= layout.subbufSize
+      else {
+        if let stop = switchSubbuf(from: current, owner: owner, wakeFD: wakeFD, points) {
+          return .stopped(stop)
+        }
+        continue
+      }
+      guard P.reached(.sawFrontier) else { return .stopped(.killed) }
+      // Relaxed: ordered after the frontier entry by that load's acquire. If `current` moved, the
+      // EMPTY seen may belong to another lap.
+      guard currentWord.pointee.load(ordering: .relaxed) == current.raw else { continue }
+      guard P.reached(.rereadCurrent) else { return .stopped(.killed) }
+      let end = start &+ length
+      let entry = index(current.subbuf) + i
+      // Acquire-release: pairs with every frontier load, and with the claim scan.
+      guard
+        entry.pointee.compareExchange(
+          expected: seen.raw, desired: Entry(busy: owner, end: end).raw,
+          ordering: .acquiringAndReleasing
+        ).exchanged
+      else { continue }
+      guard P.reached(.reserved) else { return .stopped(.killed) }
+      // Relaxed: the hint is validated by who uses it. Before the commit: until then our BUSY
+      // keeps this lap from ending, so the hint never overwrites a later lap's.
+      hintWord(current.subbuf).pointee.store(
+        Hint(seq: current.seq, count: i &+ 1).raw, ordering: .relaxed)
+      guard P.reached(.hinted) else { return .stopped(.killed) }
+      return .reserved(
+        Reservation(
+          bytes: UnsafeMutableRawBufferPointer(
+            start: payload(current.subbuf) + start, count: length),
+          entry: entry, seq: current.seq, end: end, base: base, wakeFD: wakeFD))
+    }
+    return .stopped(.corrupt)
+  }
+
+  /// Walks from the hint to the first entry not used in this lap. Bounded by the index.
+  @inlinable @inline(__always)
+  func frontier(_ current: Current) -> Frontier {
+    let index = index(current.subbuf)
+    let last = layout.entryCount &- 1
+    // Relaxed: the entry before it is what counts, and that is loaded with acquire.
+    var i = Hint(raw: hintWord(current.subbuf).pointee.load(ordering: .relaxed))
+      .count(for: current.seq)
+    var start = 0
+    if i > 0 {
+      i = i <= last ? i : 0
+      let before = loadEntry(index, i > 0 ? i &- 1 : 0)
+      if before.isEmpty(current.seq) || before.isSeal(current.seq) {
+        i = 0
+      } else {
+        start = i > 0 ? before.end : 0
+      }
+    }
+    while true {
+      guard start <= layout.subbufSize else { return .corrupt }
+      let entry = loadEntry(index, i)
+      if entry.isEmpty(current.seq) { return .empty(entry, at: i, start: start) }
+      if entry.isSeal(current.seq) { return .sealed(at: i, end: start) }
+      guard i < last else { return .corrupt }
+      start = entry.end
+      i &+= 1
+    }
+  }
+
+  @inlinable @inline(__always)
+  func write(_ record: UnsafeRawBufferPointer, owner: UInt16, wakeFD: CInt) -> WriteResult {
+    switch reserve(record.count, owner: owner, wakeFD: wakeFD, NoTestPoints.self) {
+    case .stopped(let stop): return stop.result
+    case .reserved(let reservation):
+      if let source = record.baseAddress {
+        memcpy(reservation.bytes.baseAddress.unsafelyUnwrapped, source, record.count)
+      }
+      reservation.commit()
+      return .written
+    }
+  }
+
+  /// Counts a refused record by its cause. After close there is nothing to lose.
+  @usableFromInline
+  func countRefusal(_ result: WriteResult) {
+    switch result {
+    case .full: count(lostFull)
+    case .tooBig: count(lostTooBig)
+    case .corrupt: count(corrupt)
+    case .closed, .written: break
+    }
+  }
+}
