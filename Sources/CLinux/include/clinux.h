@@ -1,2 +1,72 @@
 // SPDX-License-Identifier: Apache-2.0
+// Linux calls that the Swift overlay of glibc lacks or imports badly (variadic, macro-only, or
+// newer than glibc's wrapper). Not a place for logic: one function is one system call.
+// Every function retries EINTR where that is safe and returns >= 0, or -errno.
 #pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/epoll.h>
+#include <sys/types.h>
+
+// Descriptors that one packet may carry, sent or received.
+#define CLINUX_MAX_DESCRIPTORS 16
+
+int clinux_open(const char *path, int flags, mode_t mode);
+ssize_t clinux_read(int fd, void *bytes, size_t count);
+
+int clinux_memfd(const char *name, uint64_t count);
+int clinux_add_seals(int fd, unsigned seals);
+int clinux_get_seals(int fd);
+
+int clinux_eventfd(void);
+// Adds 1 without ever waiting, even if another holder of the descriptor cleared O_NONBLOCK.
+int clinux_eventfd_signal(int fd);
+// Takes the count without ever waiting; -EAGAIN when it was 0.
+int clinux_eventfd_drain(int fd);
+
+int clinux_timerfd(void);
+// First after `first` ns, then each `interval` ns; both 0 disarm.
+int clinux_timerfd_set(int fd, uint64_t first, uint64_t interval);
+int clinux_timerfd_drain(int fd);
+
+// Blocks the signals in this thread and returns a descriptor that receives them.
+int clinux_signalfd(const int *signals, size_t count);
+// The next pending signal's number; -EAGAIN when there is none.
+int clinux_signalfd_next(int fd);
+
+int clinux_epoll(void);
+int clinux_epoll_add(int epoll, int fd, uint32_t events, uint64_t token);
+int clinux_epoll_modify(int epoll, int fd, uint32_t events, uint64_t token);
+int clinux_epoll_remove(int epoll, int fd);
+// Does not retry EINTR: the caller's loop does. A negative timeout waits without limit.
+int clinux_epoll_wait(int epoll, struct epoll_event *events, int count, int timeoutMilliseconds);
+// revents of one descriptor; a negative timeout waits without limit.
+int clinux_poll(int fd, short events, int timeoutMilliseconds);
+
+// Shared (not PRIVATE) futexes. A negative timeout waits without limit; EINTR is not retried.
+int clinux_futex_wait(const void *word, uint32_t expected, int64_t timeoutMilliseconds);
+int clinux_futex_wake(const void *word, int count);
+
+int clinux_membarrier_register(void);
+int clinux_membarrier_issue(void);
+
+int clinux_pidfd_open(pid_t pid);
+// SO_PEERPIDFD; -ENOPROTOOPT before Linux 6.5.
+int clinux_peer_pidfd(int socket);
+int clinux_peer_credentials(int socket, int32_t *pid, uint32_t *uid, uint32_t *gid);
+
+// SOCK_SEQPACKET, close-on-exec; non-blocking if asked.
+int clinux_seqpacket(int nonblocking);
+int clinux_seqpacket_pair(int pair[2]);
+int clinux_bind(int socket, const char *path);
+int clinux_connect(int socket, const char *path);
+int clinux_accept(int socket);
+// One packet with descriptors; never raises SIGPIPE. dontWait: -EAGAIN instead of waiting.
+ssize_t clinux_send(
+    int socket, const void *bytes, size_t count, const int *fds, size_t fdCount, int dontWait);
+// One packet. Received descriptors are close-on-exec; those beyond maxFds the kernel closes.
+// *truncated: bit 0 bytes were cut off, bit 1 descriptors were.
+ssize_t clinux_receive(
+    int socket, void *bytes, size_t capacity, int *fds, size_t maxFds, size_t *fdCount,
+    int *truncated, int dontWait);

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// A level-triggered epoll loop for one thread. Not an executor: no timers, no tasks, no queue;
+// other threads reach it by signalling an EventFD that was added to it.
+
+import CLinux
+import Glibc
+
+/// What a descriptor is asked for, and what it reported.
+public struct Events: OptionSet, Sendable {
+  public let rawValue: UInt32
+  public init(rawValue: UInt32) { self.rawValue = rawValue }
+
+  public static let read = Events(rawValue: 1)
+  public static let write = Events(rawValue: 2)
+  /// The other side is gone. Complete hang-ups are reported whether asked for or not; asking
+  /// adds the half-closed case of a socket.
+  public static let hangup = Events(rawValue: 4)
+  /// Always reported.
+  public static let error = Events(rawValue: 8)
+
+  var epoll: UInt32 {
+    var bits: UInt32 = 0
+    if contains(.read) { bits |= EPOLLIN.rawValue }
+    if contains(.write) { bits |= EPOLLOUT.rawValue }
+    if contains(.hangup) { bits |= EPOLLRDHUP.rawValue }
+    return bits
+  }
+
+  init(epoll bits: UInt32) {
+    var events: Events = []
+    if bits & EPOLLIN.rawValue != 0 { events.insert(.read) }
+    if bits & EPOLLOUT.rawValue != 0 { events.insert(.write) }
+    if bits & (EPOLLHUP.rawValue | EPOLLRDHUP.rawValue) != 0 { events.insert(.hangup) }
+    if bits & EPOLLERR.rawValue != 0 { events.insert(.error) }
+    self = events
+  }
+}
+
+/// Receives the events of the descriptors it was added for, on the loop's thread.
+public protocol EventHandler: AnyObject {
+  func handle(_ events: Events, from fd: CInt)
+}
+
+/// Hands events to handlers. Keeps a handler alive as long as its descriptor is registered.
+/// A handler may add, modify and remove any descriptor, its own too, while it runs.
+public final class EventLoop {
+  private struct Registration {
+    // Changes at each add, so that an event of an earlier user of the same number is dropped.
+    var generation: UInt32 = 0
+    var handler: (any EventHandler)?
+  }
+
+  private static let batch = 64
+
+  private let epoll: FileDescriptor
+  private let ready: UnsafeMutablePointer<epoll_event>
+  // Indexed by descriptor number: numbers are small and reused.
+  private var registrations: [Registration] = []
+  private var isStopped = false
+
+  public init() throws(SystemError) {
+    epoll = FileDescriptor(owning: try check(clinux_epoll(), "create epoll"))
+    ready = .allocate(capacity: EventLoop.batch)
+  }
+
+  deinit { ready.deallocate() }
+
+  /// Starts to watch `fd`, which stays the caller's. EEXIST if it is watched already, EPERM if
+  /// it cannot be polled (a regular file).
+  public func add(
+    _ fd: CInt, _ interest: Events, _ handler: any EventHandler
+  ) throws(SystemError) {
+    precondition(fd >= 0, "not a descriptor")
+    while registrations.count <= Int(fd) { registrations.append(Registration()) }
+    let generation = registrations[Int(fd)].generation &+ 1
+    try check(
+      clinux_epoll_add(epoll.raw, fd, interest.epoll, token(fd, generation)),
+      "watch descriptor \(fd)")
+    registrations[Int(fd)] = Registration(generation: generation, handler: handler)
+  }
+
+  /// Changes what a watched descriptor is asked for.
+  public func modify(_ fd: CInt, _ interest: Events) throws(SystemError) {
+    guard fd >= 0, Int(fd) < registrations.count, registrations[Int(fd)].handler != nil else {
+      throw SystemError(code: ENOENT, operation: "change watched descriptor \(fd)")
+    }
+    try check(
+      clinux_epoll_modify(
+        epoll.raw, fd, interest.epoll, token(fd, registrations[Int(fd)].generation)),
+      "change watched descriptor \(fd)")
+  }
+
+  /// Ends the watch; call it before closing `fd`. Events already collected are dropped.
+  public func remove(_ fd: CInt) {
+    guard fd >= 0, Int(fd) < registrations.count, registrations[Int(fd)].handler != nil else {
+      return
+    }
+    _ = clinux_epoll_remove(epoll.raw, fd)
+    registrations[Int(fd)].handler = nil
+    registrations[Int(fd)].generation &+= 1
+  }
+
+  /// Serves events until `stop`.
+  public func run() throws(SystemError) {
+    isStopped = false
+    while !isStopped { try runOnce(timeoutMilliseconds: -1) }
+  }
+
+  /// Waits once, at most `timeoutMilliseconds` (negative: without limit), and serves what came.
+  /// Returns how many events that were, the dropped ones included.
+  @discardableResult
+  public func runOnce(timeoutMilliseconds: Int) throws(SystemError) -> Int {
+    let count = clinux_epoll_wait(
+      epoll.raw, ready, CInt(EventLoop.batch), CInt(clamping: timeoutMilliseconds))
+    if count == -EINTR { return 0 }
+    try check(count, "wait for events")
+    for index in 0..<Int(count) {
+      let token = ready[index].data.u64
+      let fd = CInt(truncatingIfNeeded: token & 0xffff_ffff)
+      let registration = registrations[Int(fd)]
+      guard registration.generation == UInt32(truncatingIfNeeded: token >> 32),
+        let handler = registration.handler
+      else { continue }
+      handler.handle(Events(epoll: ready[index].events), from: fd)
+    }
+    return Int(count)
+  }
+
+  /// Ends `run` after the events at hand. On the loop's thread only.
+  public func stop() { isStopped = true }
+
+  private func token(_ fd: CInt, _ generation: UInt32) -> UInt64 {
+    UInt64(generation) << 32 | UInt64(UInt32(fd))
+  }
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// Anonymous files (memfd) and their seals.
+
+import CLinux
+import Glibc
+
+/// Files that live in memory only, for sharing by descriptor.
+public enum MemoryFile {
+  /// What can no longer happen to a memory file; a seal is never taken off.
+  public struct Seals: OptionSet, Sendable {
+    public let rawValue: CInt
+    public init(rawValue: CInt) { self.rawValue = rawValue }
+
+    /// No more seals.
+    public static let seal = Seals(rawValue: 0x1)
+    public static let shrink = Seals(rawValue: 0x2)
+    public static let grow = Seals(rawValue: 0x4)
+    /// No writes at all; refused (EBUSY) while a writable mapping exists.
+    public static let write = Seals(rawValue: 0x8)
+    /// No new writable mappings and no write(2); mappings that exist go on.
+    public static let futureWrite = Seals(rawValue: 0x10)
+  }
+
+  /// A zeroed file of `count` bytes, close-on-exec, not sealed yet. `name` is for /proc only.
+  public static func create(name: String, count: Int) throws(SystemError) -> FileDescriptor {
+    guard count >= 0 else {
+      throw SystemError(code: EINVAL, operation: "create memory file \(name) of \(count) bytes")
+    }
+    return FileDescriptor(
+      owning: try check(
+        clinux_memfd(name, UInt64(count)), "create memory file \(name) of \(count) bytes"))
+  }
+
+  /// Adds seals; EPERM once `.seal` is set.
+  public static func seal(_ fd: CInt, _ seals: Seals) throws(SystemError) {
+    try check(clinux_add_seals(fd, UInt32(seals.rawValue)), "seal memory file")
+  }
+
+  /// EINVAL where `fd` is no memory file.
+  public static func seals(of fd: CInt) throws(SystemError) -> Seals {
+    Seals(rawValue: try check(clinux_get_seals(fd), "read the seals of a memory file"))
+  }
+
+  /// The file's size in bytes, as it is now.
+  public static func count(of fd: CInt) throws(SystemError) -> Int {
+    var status = stat()
+    if fstat(fd, &status) != 0 {
+      throw SystemError(code: errno, operation: "read the size of a memory file")
+    }
+    return Int(status.st_size)
+  }
+}

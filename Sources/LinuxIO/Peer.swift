@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who is at the other end of a socket: a process that can be watched, and its credentials.
+
+import CLinux
+import Glibc
+
+/// The credentials of the process that connected, as of then.
+public struct PeerCredentials: Equatable, Sendable {
+  /// 0 for a process outside this pid namespace.
+  public let pid: Int32
+  public let uid: UInt32
+  public let gid: UInt32
+
+  public init(pid: Int32, uid: UInt32, gid: UInt32) {
+    self.pid = pid
+    self.uid = uid
+    self.gid = gid
+  }
+
+  public static func of(socket: CInt) throws(SystemError) -> PeerCredentials {
+    var pid: Int32 = 0
+    var uid: UInt32 = 0
+    var gid: UInt32 = 0
+    try check(
+      clinux_peer_credentials(socket, &pid, &uid, &gid), "read the credentials of a peer")
+    return PeerCredentials(pid: pid, uid: uid, gid: gid)
+  }
+}
+
+/// A pidfd: names one process for good, whatever becomes of its number. Readable once it exited.
+public struct ProcessHandle: ~Copyable, Sendable {
+  private let descriptor: FileDescriptor
+
+  public init(_ descriptor: consuming FileDescriptor) { self.descriptor = descriptor }
+
+  /// A process by number: only safe while the caller knows it has not been reaped.
+  public init(pid: Int32) throws(SystemError) {
+    descriptor = FileDescriptor(
+      owning: try check(clinux_pidfd_open(pid), "open a handle of process \(pid)"))
+  }
+
+  public var raw: CInt { descriptor.raw }
+
+  /// The process that connected `socket`. Where the kernel has no SO_PEERPIDFD (before 6.5) it is
+  /// looked up by number, which can name another process if the peer died in between.
+  /// ESRCH if it is gone already.
+  public static func peer(of socket: CInt) throws(SystemError) -> ProcessHandle {
+    let pidfd = clinux_peer_pidfd(socket)
+    if pidfd == -ENOPROTOOPT {
+      return try ProcessHandle(pid: PeerCredentials.of(socket: socket).pid)
+    }
+    // Kernels differ in how they say that the process has been reaped.
+    if pidfd == -EINVAL {
+      throw SystemError(code: ESRCH, operation: "open a handle of a peer")
+    }
+    return ProcessHandle(FileDescriptor(owning: try check(pidfd, "open a handle of a peer")))
+  }
+
+  /// True once the process has exited, reaped or not.
+  public var hasExited: Bool {
+    Readiness.wait(raw, .read, timeoutMilliseconds: 0).contains(.read)
+  }
+
+  public func duplicate() throws(SystemError) -> ProcessHandle {
+    ProcessHandle(try descriptor.duplicate())
+  }
+}

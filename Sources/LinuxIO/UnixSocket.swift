@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// SOCK_SEQPACKET Unix sockets: packets and descriptors. Knows nothing of what packets mean.
+
+import CLinux
+import Glibc
+
+/// A packet that was received.
+public struct ReceivedPacket: ~Copyable, Sendable {
+  /// Bytes in the caller's buffer; 0 also stands for the end of the connection.
+  public let count: Int
+  /// The packet was longer than the buffer, or carried more descriptors than wanted.
+  public let isTruncated: Bool
+  public var descriptors: DescriptorList
+}
+
+/// Two connected sockets, each closed when its owner lets go.
+public struct SocketPair: ~Copyable, Sendable {
+  public var first: FileDescriptor
+  public var second: FileDescriptor
+}
+
+public enum UnixSocket {
+  /// The longest path a Unix socket can have, in bytes.
+  public static let maximumPathLength = 107
+  /// Descriptors that one packet may carry.
+  public static let maximumDescriptors = Int(CLINUX_MAX_DESCRIPTORS)
+
+  /// Two connected sockets, blocking.
+  public static func pair() throws(SystemError) -> SocketPair {
+    var pair: (CInt, CInt) = (-1, -1)
+    let result = withUnsafeMutableBytes(of: &pair) {
+      clinux_seqpacket_pair($0.baseAddress!.assumingMemoryBound(to: CInt.self))
+    }
+    try check(result, "create a socket pair")
+    return SocketPair(
+      first: FileDescriptor(owning: pair.0), second: FileDescriptor(owning: pair.1))
+  }
+
+  /// Connects, blocking. ENOENT and ECONNREFUSED: nobody serves `path`.
+  public static func connect(path: String) throws(SystemError) -> FileDescriptor {
+    let socket = FileDescriptor(owning: try check(clinux_seqpacket(0), "create a socket"))
+    try check(clinux_connect(socket.raw, path), "connect to \(path)")
+    return socket
+  }
+
+  /// The next connection, non-blocking; nil when none waits, or it has gone already.
+  public static func accept(_ listener: CInt) throws(SystemError) -> FileDescriptor? {
+    let socket = clinux_accept(listener)
+    if socket == -EAGAIN || socket == -ECONNABORTED { return nil }
+    return FileDescriptor(owning: try check(socket, "accept a connection"))
+  }
+
+  /// Sends one packet, waiting for room unless `dontWait`. False: there was no room.
+  public static func send(
+    _ socket: CInt, _ bytes: UnsafeRawBufferPointer, descriptors: [CInt] = [],
+    dontWait: Bool = false
+  ) throws(SystemError) -> Bool {
+    let sent = clinux_send(
+      socket, bytes.baseAddress, bytes.count, descriptors, descriptors.count, dontWait ? 1 : 0)
+    if sent == -EAGAIN { return false }
+    try check(sent, "send a packet")
+    return true
+  }
+
+  /// Receives one packet into `buffer`; nil when `dontWait` (or a non-blocking socket) and none
+  /// is there. Descriptors beyond `maximumDescriptors` never reach this process.
+  public static func receive(
+    _ socket: CInt, into buffer: UnsafeMutableRawBufferPointer, maximumDescriptors: Int = 0,
+    dontWait: Bool = false
+  ) throws(SystemError) -> ReceivedPacket? {
+    precondition((0...UnixSocket.maximumDescriptors).contains(maximumDescriptors))
+    var descriptors = [CInt](repeating: -1, count: maximumDescriptors)
+    var count = 0
+    var truncated: CInt = 0
+    let received = clinux_receive(
+      socket, buffer.baseAddress, buffer.count, &descriptors, maximumDescriptors, &count,
+      &truncated, dontWait ? 1 : 0)
+    if received == -EAGAIN { return nil }
+    try check(received, "receive a packet")
+    descriptors.removeLast(maximumDescriptors - count)
+    return ReceivedPacket(
+      count: received, isTruncated: truncated != 0,
+      descriptors: DescriptorList(owning: descriptors))
+  }
+}
