@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+# What a person types. The rules of the build are Package.swift's; this file only names them.
+
+SWIFT ?= swift
+CC = cc
+PREFIX ?= /usr/local
+DESTDIR ?=
+BUILD ?= .build
+
+RELEASE := $(CURDIR)/$(BUILD)/release
+PEERS := $(BUILD)/peers
+# The suites that open a real /dev/cuse; everything else runs natively.
+CUSE_SUITES := EndToEnd|DeviceHostTests.*Cuse
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build test demo bench bench-deps lint format install clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+deps: ## install the Debian packages that are missing
+	@.ci/deps binutils fuse3 g++ gcc git kmod libc6-dev libfuse3-dev pkg-config procps \
+	  user-mode-linux util-linux
+
+bench-deps: deps ## install what the benchmark compares with (LTTng-UST)
+	@.ci/deps lttng-tools liblttng-ust-dev
+
+build: ## build relayd, relayctl and the tools for release
+	@command -v $(SWIFT) >/dev/null || { echo "no '$(SWIFT)': see https://swift.org/install" >&2; exit 1; }
+	$(SWIFT) build --scratch-path $(BUILD) -c release --static-swift-stdlib
+
+# The native run comes last, so that the test runner's closing line is the last one.
+test: deps build ## run all tests: on real CUSE (in a guest if need be), then natively
+	$(SWIFT) build --scratch-path $(BUILD) --build-tests
+	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse Tests/VM/with-cuse \
+	  $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing \
+	  --filter '$(CUSE_SUITES)'
+	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=fuse \
+	  $(SWIFT) test --scratch-path $(BUILD) --skip-build --disable-xctest
+
+demo: deps build ## watch real input go through /dev/relay*
+	RELAY_BIN=$(RELEASE) Tests/demo
+
+bench: build $(patsubst Sources/relay-bench/Peers/%.c,$(PEERS)/%,$(wildcard Sources/relay-bench/Peers/*.c)) ## measure, against peers in the same run
+	RELAY_PEERS=$(CURDIR)/$(PEERS) $(RELEASE)/relay-bench
+
+# A peer whose library is not installed is left out; relay-bench says so.
+$(PEERS)/%: Sources/relay-bench/Peers/%.c
+	@mkdir -p $(@D)
+	@case $* in lttng*) package=lttng-ust ;; *) package=fuse3 ;; esac; \
+	if pkg-config --exists $$package; then \
+	  set -x; $(CC) -std=gnu11 -O2 -Wall -Wextra -o $@ $< $$(pkg-config --cflags --libs $$package) -lpthread; \
+	else \
+	  echo "$*: no $$package here (make bench-deps)"; \
+	fi
+
+lint: ## check format, scripts and house rules
+	$(SWIFT) format lint -s -r -p Sources Tests Package.swift
+	@Tests/Lint/scripts
+	@Tests/Lint/tidy
+	@Tests/Lint/tidy-test
+
+format: ## format the Swift sources in place
+	$(SWIFT) format -i -r -p Sources Tests Package.swift
+
+# Builds only what was never built, so that `sudo make install` leaves no root-owned build.
+$(RELEASE)/relayd $(RELEASE)/relayctl:
+	$(MAKE) build
+
+install: $(RELEASE)/relayd $(RELEASE)/relayctl ## install under DESTDIR/PREFIX
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -m 755 $(RELEASE)/relayd $(RELEASE)/relayctl $(DESTDIR)$(PREFIX)/bin
+	sed 's|^\(Exec[A-Za-z]*=[-@:+!]*\)[^ ]*/\(relayd\|relayctl\)|\1$(PREFIX)/bin/\2|' \
+	  systemd/relayd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/relayd.service
+	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/relayd.service
+
+clean: ## remove everything that was built
+	rm -rf $(BUILD)
