@@ -33,7 +33,9 @@ public final class Channel: @unchecked Sendable {
   /// The files to send to a producer; nil for a channel in private memory. Borrowed.
   public let descriptors: (geometry: CInt, ring: CInt, wake: CInt)?
   private let wakeEvent: EventFD
-  private let slots: UnsafeMutablePointer<ChannelBuffer>
+  /// Where each CPU's buffer is; a CPU without one uses the lowest.
+  private let slots: UnsafeMutablePointer<UnsafeMutableRawPointer>
+  private let layout: UnsafeMutablePointer<ChannelBuffer.Layout>
   private let owner: UInt16
 
   /// The descriptors a producer needs, owned by the channel.
@@ -57,13 +59,14 @@ public final class Channel: @unchecked Sendable {
     wakeEvent: consuming EventFD, owner: UInt16
   ) {
     let base = memory.base
-    let layout = ChannelBuffer.Layout(geometry)
-    let slots = UnsafeMutablePointer<ChannelBuffer>.allocate(capacity: geometry.slotCount)
+    let layout = UnsafeMutablePointer<ChannelBuffer.Layout>.allocate(capacity: 1)
+    layout.initialize(to: ChannelBuffer.Layout(geometry, memory: base))
+    let slots = UnsafeMutablePointer<UnsafeMutableRawPointer>.allocate(capacity: geometry.slotCount)
     let buffers = geometry.cpus.map { cpu in
-      ChannelBuffer(base: base + cpu * geometry.stride, cpu: cpu, layout: layout)
+      ChannelBuffer(base: base + cpu * geometry.stride, layout: layout)
     }
-    slots.initialize(repeating: buffers[0], count: geometry.slotCount)
-    for buffer in buffers { slots[buffer.cpu] = buffer }
+    slots.initialize(repeating: buffers[0].base, count: geometry.slotCount)
+    for buffer in buffers { slots[buffer.cpu] = buffer.base }
     self.name = name
     self.geometry = geometry
     self.memory = memory
@@ -77,10 +80,14 @@ public final class Channel: @unchecked Sendable {
     self.wakeEvent = wakeEvent
     self.buffers = buffers
     self.slots = slots
+    self.layout = layout
     self.owner = owner
   }
 
-  deinit { slots.deallocate() }
+  deinit {
+    slots.deallocate()
+    layout.deallocate()
+  }
 }
 
 extension Channel {
@@ -173,7 +180,8 @@ extension Channel {
   public func writer() -> Writer {
     precondition(owner != 0, "the daemon's own view of a shared channel does not write")
     return Writer(
-      channel: self, slots: Writer.Slots(first: slots, count: geometry.slotCount), owner: owner,
+      channel: self, layout: UnsafePointer(layout),
+      slots: Writer.Slots(first: slots, count: geometry.slotCount), owner: owner,
       wakeFD: wakeEvent.raw)
   }
 

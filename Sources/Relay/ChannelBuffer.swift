@@ -9,34 +9,44 @@ public import Synchronization
 // Sendable: a view of shared memory whose every word is accessed atomically.
 @frozen
 public struct ChannelBuffer: @unchecked Sendable {
-  /// The CPU whose records go here; 0 for a global channel.
-  public let cpu: Int
   @usableFromInline let base: UnsafeMutableRawPointer
-  @usableFromInline let layout: Layout
+  // A pointer: two words travel in registers, the whole layout would go over the stack.
+  @usableFromInline let layoutPointer: UnsafePointer<Layout>
 
-  init(base: UnsafeMutableRawPointer, cpu: Int, layout: Layout) {
+  @inlinable
+  init(base: UnsafeMutableRawPointer, layout: UnsafePointer<Layout>) {
     self.base = base
-    self.cpu = cpu
-    self.layout = layout
+    layoutPointer = layout
   }
 
+  /// The CPU whose records go here; 0 for a global channel.
+  public var cpu: Int { (base - layout.memory) / layout.stride }
+
+  @inlinable @inline(__always) var layout: Layout { layoutPointer.pointee }
+
   /// The geometry as plain numbers in private memory: what every address is computed from.
+  // Sendable: an address, never changed.
   @frozen @usableFromInline
-  struct Layout: Sendable {
+  struct Layout: @unchecked Sendable {
     @usableFromInline let subbufSize: Int
     @usableFromInline let subbufCount: Int
     @usableFromInline let entryCount: Int
     @usableFromInline let indexOffset: Int
     @usableFromInline let payloadOffset: Int
     @usableFromInline let overwrites: Bool
+    /// Where the first slot's buffer is, and how far apart they are.
+    @usableFromInline let memory: UnsafeMutableRawPointer
+    @usableFromInline let stride: Int
 
-    init(_ geometry: Geometry) {
+    init(_ geometry: Geometry, memory: UnsafeMutableRawPointer) {
       subbufSize = geometry.subbufSize
       subbufCount = geometry.subbufCount
       entryCount = geometry.entryCount
       indexOffset = geometry.indexOffset
       payloadOffset = geometry.payloadOffset
       overwrites = geometry.mode == .overwrite
+      self.memory = memory
+      stride = geometry.stride
     }
   }
 }
@@ -53,6 +63,7 @@ extension ChannelBuffer {
   // relay_abi.h asserts these offsets.
   @inlinable var currentWord: SharedWord { word(0) }
   @inlinable var waiters: SharedWord { word(8) }
+  @inlinable var hint: SharedWord { word(16) }
   @inlinable var spaceWaiters: SharedWord { word(64) }
   @inlinable var lostFull: SharedWord { word(128) }
   @inlinable var lostTooBig: SharedWord { word(136) }
@@ -62,12 +73,11 @@ extension ChannelBuffer {
   @inlinable var corrupt: SharedWord { word(168) }
 
   // Callers keep `subbuf` below subbufCount and `entry` below entryCount.
-  @inlinable func descriptor(_ subbuf: Int) -> Int { 256 + subbuf &* 128 }
+  @inlinable func descriptor(_ subbuf: Int) -> Int { 256 + subbuf &* 64 }
   @inlinable func stateWord(_ subbuf: Int) -> SharedWord { word(descriptor(subbuf)) }
-  @inlinable func hintWord(_ subbuf: Int) -> SharedWord { word(descriptor(subbuf) &+ 64) }
-  @inlinable func recordBase(_ subbuf: Int) -> SharedWord { word(descriptor(subbuf) &+ 72) }
-  @inlinable func byteBase(_ subbuf: Int) -> SharedWord { word(descriptor(subbuf) &+ 80) }
-  @inlinable func lostBase(_ subbuf: Int) -> SharedWord { word(descriptor(subbuf) &+ 88) }
+  @inlinable func recordBase(_ subbuf: Int) -> SharedWord { word(descriptor(subbuf) &+ 8) }
+  @inlinable func byteBase(_ subbuf: Int) -> SharedWord { word(descriptor(subbuf) &+ 16) }
+  @inlinable func lostBase(_ subbuf: Int) -> SharedWord { word(descriptor(subbuf) &+ 24) }
   @inlinable func index(_ subbuf: Int) -> SharedWord {
     word(layout.indexOffset &+ subbuf &* layout.entryCount &* 8)
   }

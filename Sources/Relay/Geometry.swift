@@ -87,7 +87,8 @@ public struct Geometry: Equatable, Sendable {
     guard let highest = cpus.last, cpus.first! >= 0, highest < slotCount,
       slotCount <= Geometry.maximumCPU + 1
     else { throw refuse("CPU numbers go from 0 to \(Geometry.maximumCPU)") }
-    let entryCount = entryCount ?? subbufSize / 8 + 2
+    // Room for records of 8 bytes on average; of any size where that costs no more than a page.
+    let entryCount = entryCount ?? max(subbufSize / 8, min(subbufSize, 510)) + 2
     precondition(entryCount >= 2 && entryCount <= 1 << 24)
     self.subbufSize = subbufSize
     self.subbufCount = subbufCount
@@ -114,8 +115,9 @@ public struct Geometry: Equatable, Sendable {
 
   // Where the parts of one buffer lie, in bytes from its base.
   var indexOffset: Int {
-    roundUp(MemoryLayout<relay_abi_header>.size
-      + subbufCount * MemoryLayout<relay_abi_descriptor>.size)
+    roundUp(
+      MemoryLayout<relay_abi_header>.size
+        + subbufCount * MemoryLayout<relay_abi_descriptor>.size)
   }
   var payloadOffset: Int { roundUp(indexOffset + subbufCount * entryCount * 8) }
   /// Bytes from one buffer to the next.

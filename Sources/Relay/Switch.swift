@@ -141,16 +141,17 @@ extension ChannelBuffer {
     var bytes: UInt64 = 0
     // Relaxed, all of these: published by the CAS of `current` and by OPEN; read after them.
     if current.seq != 0 {
-      records = recordBase(current.subbuf).pointee.load(ordering: .relaxed)
+      records =
+        recordBase(current.subbuf).pointee.load(ordering: .relaxed)
         &+ UInt64(truncatingIfNeeded: sealed.entries)
-      bytes = byteBase(current.subbuf).pointee.load(ordering: .relaxed)
+      bytes =
+        byteBase(current.subbuf).pointee.load(ordering: .relaxed)
         &+ UInt64(truncatingIfNeeded: sealed.bytes)
     }
     recordBase(next).pointee.store(records, ordering: .relaxed)
     byteBase(next).pointee.store(bytes, ordering: .relaxed)
     let lost = lostFull.pointee.load(ordering: .relaxed)
     lostBase(next).pointee.store(lost, ordering: .relaxed)
-    hintWord(next).pointee.store(Hint(seq: seq, count: 0).raw, ordering: .relaxed)
     // The lap field came round since the last use: old entries would look like this lap's.
     guard oldSeq >> Entry.lapBits != seq >> Entry.lapBits else { return }
     for i in 0..<layout.entryCount {

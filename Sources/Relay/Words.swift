@@ -66,6 +66,14 @@ package struct Entry: Equatable {
   /// What wrap clearing writes: EMPTY with the full sequence number, a value that never recurs.
   @inlinable package init(clearedFor seq: UInt64) { raw = seq }
 
+  @inlinable package func with(_ tag: Tag) -> Entry {
+    Entry(raw: raw & ~(7 << 61) | tag.rawValue << 61)
+  }
+  /// The same, ending `length` bytes later. The caller keeps the end in its field.
+  @inlinable package func extended(by length: Int) -> Entry {
+    Entry(raw: raw &+ UInt64(truncatingIfNeeded: length))
+  }
+
   @inlinable package var end: Int { Int(raw & Entry.endMask) }
   @inlinable package var owner: UInt16 { UInt16(raw >> 26 & 0x3fff) }
   /// nil: a tag nobody writes; only hostile memory holds one.
@@ -82,17 +90,26 @@ package struct Entry: Equatable {
     let tag = raw >> 61
     return tag == 0 || (tag != 1 && (raw >> 26) & Entry.lapMask != seq & Entry.lapMask)
   }
+  /// `isEmpty` for the lap of `other`, in fewer steps; false for some that are, too.
+  @inlinable package func isSurelyEmpty(inLapOf other: Entry) -> Bool {
+    raw >> 61 != 1 && (raw ^ other.raw) & Entry.lapMask << 26 != 0
+  }
 }
 
-/// `descriptor.hint`: where the frontier probably is. May be stale; always validated.
+/// `hint`: where the frontier probably is. May be stale; always validated.
 @frozen @usableFromInline
 package struct Hint {
   @usableFromInline package let raw: UInt64
   @inlinable package init(raw: UInt64) { self.raw = raw }
-  @inlinable package init(seq: UInt64, count: Int) {
-    raw = seq << 24 | UInt64(truncatingIfNeeded: count) & 0xff_ffff
+  @inlinable package init(seq: UInt64, count: Int, end: Int) {
+    raw =
+      seq << 50 | UInt64(truncatingIfNeeded: count) << 26 | UInt64(truncatingIfNeeded: end)
   }
-  @inlinable package func count(for seq: UInt64) -> Int {
-    raw >> 24 == seq & (1 << 40 - 1) ? Int(raw & 0xff_ffff) : 0
+  @inlinable package func isFor(_ seq: UInt64) -> Bool { (raw >> 50 ^ seq) & (1 << 14 - 1) == 0 }
+  /// After one more record of `length` bytes.
+  @inlinable package func advanced(by length: Int) -> Hint {
+    Hint(raw: raw &+ 1 << 26 &+ UInt64(truncatingIfNeeded: length))
   }
+  @inlinable package var count: Int { Int(raw >> 26 & 0xff_ffff) }
+  @inlinable package var end: Int { Int(raw & Entry.endMask) }
 }

@@ -3,7 +3,6 @@
 // its owner and extent; one plain store commits. Leaving a full sub-buffer is in Switch.swift.
 
 public import CRelayABI
-public import Glibc
 public import Synchronization
 
 /// What became of a record. Everything but `.written` is counted as a loss by its cause.
@@ -26,20 +25,18 @@ public struct Reservation: ~Copyable {
   /// Where the record's bytes go.
   public let bytes: UnsafeMutableRawBufferPointer
   @usableFromInline let entry: SharedWord
-  @usableFromInline let seq: UInt64
-  @usableFromInline let end: Int
+  @usableFromInline let committed: Entry
   @usableFromInline let base: UnsafeMutableRawPointer
   @usableFromInline let wakeFD: CInt
 
   @inlinable
   init(
-    bytes: UnsafeMutableRawBufferPointer, entry: SharedWord, seq: UInt64, end: Int,
+    bytes: UnsafeMutableRawBufferPointer, entry: SharedWord, committed: Entry,
     base: UnsafeMutableRawPointer, wakeFD: CInt
   ) {
     self.bytes = bytes
     self.entry = entry
-    self.seq = seq
-    self.end = end
+    self.committed = committed
     self.base = base
     self.wakeFD = wakeFD
   }
@@ -60,24 +57,32 @@ public enum ReserveResult: ~Copyable {
 public struct Writer: ~Copyable, Sendable {
   /// Keeps the memory mapped.
   public let channel: Channel
+  // Sendable: written once, before the first writer exists; owned by the channel.
+  @usableFromInline nonisolated(unsafe) let layout: UnsafePointer<ChannelBuffer.Layout>
   @usableFromInline let slots: Slots
+  @usableFromInline let rseqOffset: Int
   @usableFromInline let owner: UInt16
   @usableFromInline let wakeFD: CInt
 
-  init(channel: Channel, slots: Slots, owner: UInt16, wakeFD: CInt) {
+  init(
+    channel: Channel, layout: UnsafePointer<ChannelBuffer.Layout>, slots: Slots, owner: UInt16,
+    wakeFD: CInt
+  ) {
     self.channel = channel
+    self.layout = layout
     self.slots = slots
+    rseqOffset = relay_rseq_offset()
     self.owner = owner
     self.wakeFD = wakeFD
   }
 
-  /// One buffer view per CPU slot, in memory the channel owns.
+  /// The buffer of each CPU slot, in memory the channel owns.
   // Sendable: written once, before the first writer exists.
   @frozen @usableFromInline
   struct Slots: @unchecked Sendable {
-    @usableFromInline let first: UnsafePointer<ChannelBuffer>
+    @usableFromInline let first: UnsafePointer<UnsafeMutableRawPointer>
     @usableFromInline let count: Int
-    init(first: UnsafePointer<ChannelBuffer>, count: Int) {
+    init(first: UnsafePointer<UnsafeMutableRawPointer>, count: Int) {
       self.first = first
       self.count = count
     }
@@ -86,7 +91,7 @@ public struct Writer: ~Copyable, Sendable {
 
 extension Writer {
   /// Copies one record. Zero bytes are a legal record. A refusal is counted.
-  @inlinable
+  @inlinable @inline(__always)
   public func write(_ record: UnsafeRawBufferPointer) -> WriteResult {
     let buffer = thisCPU
     let result = buffer.write(record, owner: owner, wakeFD: wakeFD)
@@ -131,8 +136,8 @@ extension Writer {
   /// The buffer a record written now goes to. A CPU without one uses the lowest.
   @inlinable
   var thisCPU: ChannelBuffer {
-    let cpu = Int(relay_cpu())
-    return slots.first[cpu < slots.count ? cpu : 0]
+    let cpu = Int(relay_cpu(rseqOffset))
+    return ChannelBuffer(base: slots.first[cpu < slots.count ? cpu : 0], layout: layout)
   }
 }
 
@@ -145,8 +150,7 @@ extension Reservation {
   package consuming func commit<P: TestPoints>(_ points: P.Type) -> Bool {
     // Release: pairs with the reader's and the claim scan's acquiring entry loads, so who sees
     // COMMITTED sees the payload.
-    entry.pointee.store(
-      Entry(.committed, seq: seq, end: end).raw, ordering: .releasing)
+    entry.pointee.store(committed.raw, ordering: .releasing)
     guard P.reached(.committed) else { return false }
     wakeReader()
     return true
@@ -158,7 +162,7 @@ extension Reservation {
     SharedWord((base + 160).assumingMemoryBound(to: Atomic<UInt64>.self))
       .pointee.wrappingAdd(1, ordering: .relaxed)
     // Release: as in commit.
-    entry.pointee.store(Entry(.cancelled, seq: seq, end: end).raw, ordering: .releasing)
+    entry.pointee.store(committed.with(.cancelled).raw, ordering: .releasing)
     wakeReader()
   }
 
@@ -200,7 +204,6 @@ extension ChannelBuffer {
   }
 
   /// Where the next record would go, as seen at one moment.
-  @frozen @usableFromInline
   enum Frontier {
     case empty(Entry, at: Int, start: Int)
     case sealed(at: Int, end: Int)
@@ -208,73 +211,133 @@ extension ChannelBuffer {
   }
 
   /// Far more lost races than any real contention brings: somebody plays with the words.
-  @inlinable static var attemptLimit: Int { 1 << 20 }
+  static var attemptLimit: Int { 1 << 20 }
 
+  /// One try at the place the hint names; whatever is unusual goes the long way.
   @inlinable @inline(__always)
   package func reserve<P: TestPoints>(
     _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type
   ) -> Reserved {
-    guard length <= layout.subbufSize else { return .stopped(.tooBig) }
-    var attempts = 0
-    while attempts < ChannelBuffer.attemptLimit {
-      attempts &+= 1
+    fast: do {
+      // Once: the compiler must load it again after every atomic access.
+      let layout = layout
       let current = loadCurrent()
       guard P.reached(.loadedCurrent) else { return .stopped(.killed) }
-      guard current.seq != 0, !current.isClosed, current.subbuf < layout.subbufCount,
+      // Relaxed: the entry before it is what counts, and that is loaded with acquire.
+      let hint = Hint(raw: self.hint.pointee.load(ordering: .relaxed))
+      let i = hint.count
+      let subbuf = current.subbuf
+      // Not closed, and a sub-buffer that exists; more than zero records, so it was used.
+      guard !current.isClosed, subbuf < layout.subbufCount, hint.isFor(current.seq), i > 0,
+        i < layout.entryCount &- 1, hint.end &+ length <= layout.subbufSize
+      else { break fast }
+      let entry = word(layout.indexOffset &+ (subbuf &* layout.entryCount &+ i) &* 8)
+      // The space starts where the hint says, so that no load stands between the hint and the
+      // swap but the entry's own; that the record before ends there is checked beside it.
+      let before = Entry(.committed, seq: current.seq, end: hint.end)
+      guard loadEntry(entry, -1) == before else { break fast }
+      let seen = loadEntry(entry, 0)
+      guard seen.isSurelyEmpty(inLapOf: before) else { break fast }
+      guard P.reached(.sawFrontier) else { return .stopped(.killed) }
+      let place = Place(
+        entry: entry, committed: before.extended(by: length), hint: hint.advanced(by: length),
+        payload: base + (layout.payloadOffset &+ subbuf &* layout.subbufSize &+ hint.end))
+      guard let reserved = take(place, length, current, seen, owner, wakeFD, points) else {
+        break fast
+      }
+      return reserved
+    }
+    return reserveByWalking(length, owner: owner, wakeFD: wakeFD, points)
+  }
+
+  /// The general way: finds the frontier by walking, switches where the record doesn't fit.
+  @usableFromInline @inline(never)
+  func reserveByWalking<P: TestPoints>(
+    _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type
+  ) -> Reserved {
+    guard length <= layout.subbufSize else { return .stopped(.tooBig) }
+    for _ in 0..<ChannelBuffer.attemptLimit {
+      let current = loadCurrent()
+      guard P.reached(.loadedCurrent) else { return .stopped(.killed) }
+      if current.seq != 0, !current.isClosed, current.subbuf < layout.subbufCount,
         case .empty(let seen, let i, let start) = frontier(current),
         i < layout.entryCount &- 1, start &+ length <= layout.subbufSize
-      else {
-        if let stop = switchSubbuf(from: current, owner: owner, wakeFD: wakeFD, points) {
-          return .stopped(stop)
+      {
+        guard P.reached(.sawFrontier) else { return .stopped(.killed) }
+        let end = start + length
+        let place = Place(
+          entry: index(current.subbuf) + i,
+          committed: Entry(.committed, seq: current.seq, end: end),
+          hint: Hint(seq: current.seq, count: i + 1, end: end),
+          payload: payload(current.subbuf) + start)
+        if let reserved = take(place, length, current, seen, owner, wakeFD, points) {
+          return reserved
         }
-        continue
+      } else if let stop = switchSubbuf(from: current, owner: owner, wakeFD: wakeFD, points) {
+        return .stopped(stop)
       }
-      guard P.reached(.sawFrontier) else { return .stopped(.killed) }
-      // Relaxed: ordered after the frontier entry by that load's acquire. If `current` moved, the
-      // EMPTY seen may belong to another lap.
-      guard currentWord.pointee.load(ordering: .relaxed) == current.raw else { continue }
-      guard P.reached(.rereadCurrent) else { return .stopped(.killed) }
-      let end = start &+ length
-      let entry = index(current.subbuf) + i
-      // Acquire-release: pairs with every frontier load, and with the claim scan.
-      guard
-        entry.pointee.compareExchange(
-          expected: seen.raw, desired: Entry(busy: owner, end: end).raw,
-          ordering: .acquiringAndReleasing
-        ).exchanged
-      else { continue }
-      guard P.reached(.reserved) else { return .stopped(.killed) }
-      // Relaxed: the hint is validated by who uses it. Before the commit: until then our BUSY
-      // keeps this lap from ending, so the hint never overwrites a later lap's.
-      hintWord(current.subbuf).pointee.store(
-        Hint(seq: current.seq, count: i &+ 1).raw, ordering: .relaxed)
-      guard P.reached(.hinted) else { return .stopped(.killed) }
-      return .reserved(
-        Reservation(
-          bytes: UnsafeMutableRawBufferPointer(
-            start: payload(current.subbuf) + start, count: length),
-          entry: entry, seq: current.seq, end: end, base: base, wakeFD: wakeFD))
     }
     return .stopped(.corrupt)
   }
 
-  /// Walks from the hint to the first entry not used in this lap. Bounded by the index.
+  /// Where one record goes, and the words that will say so.
+  @frozen @usableFromInline
+  struct Place {
+    @usableFromInline let entry: SharedWord
+    @usableFromInline let committed: Entry
+    @usableFromInline let hint: Hint
+    @usableFromInline let payload: UnsafeMutableRawPointer
+
+    @inlinable
+    init(entry: SharedWord, committed: Entry, hint: Hint, payload: UnsafeMutableRawPointer) {
+      self.entry = entry
+      self.committed = committed
+      self.hint = hint
+      self.payload = payload
+    }
+  }
+
+  /// Takes the frontier entry as it was seen: the one swap that reserves. nil: lost the race.
   @inlinable @inline(__always)
+  func take<P: TestPoints>(
+    _ place: Place, _ length: Int, _ current: Current, _ seen: Entry, _ owner: UInt16,
+    _ wakeFD: CInt, _ points: P.Type
+  ) -> Reserved? {
+    // Relaxed: ordered after the frontier entry by that load's acquire. If `current` moved, the
+    // EMPTY seen may belong to another lap.
+    guard currentWord.pointee.load(ordering: .relaxed) == current.raw else { return nil }
+    guard P.reached(.rereadCurrent) else { return .stopped(.killed) }
+    // Acquire-release: pairs with every frontier load, and with the claim scan.
+    guard
+      place.entry.pointee.compareExchange(
+        expected: seen.raw, desired: Entry(busy: owner, end: place.committed.end).raw,
+        ordering: .acquiringAndReleasing
+      ).exchanged
+    else { return nil }
+    guard P.reached(.reserved) else { return .stopped(.killed) }
+    // Relaxed: the hint is validated by who uses it. Before the commit: until then our BUSY
+    // keeps this sub-buffer from being recycled.
+    hint.pointee.store(place.hint.raw, ordering: .relaxed)
+    guard P.reached(.hinted) else { return .stopped(.killed) }
+    return .reserved(
+      Reservation(
+        bytes: UnsafeMutableRawBufferPointer(start: place.payload, count: length),
+        entry: place.entry, committed: place.committed, base: base, wakeFD: wakeFD))
+  }
+
+  /// The first entry not used in this lap: where the hint says, or found by walking, which the
+  /// index bounds.
   func frontier(_ current: Current) -> Frontier {
     let index = index(current.subbuf)
-    let last = layout.entryCount &- 1
-    // Relaxed: the entry before it is what counts, and that is loaded with acquire.
-    var i = Hint(raw: hintWord(current.subbuf).pointee.load(ordering: .relaxed))
-      .count(for: current.seq)
+    let last = layout.entryCount - 1
+    // Relaxed: validated by the entry before it, which is loaded with acquire.
+    let hint = Hint(raw: hint.pointee.load(ordering: .relaxed))
+    var i = hint.isFor(current.seq) && hint.count <= last ? hint.count : 0
     var start = 0
     if i > 0 {
-      i = i <= last ? i : 0
-      let before = loadEntry(index, i > 0 ? i &- 1 : 0)
-      if before.isEmpty(current.seq) || before.isSeal(current.seq) {
-        i = 0
-      } else {
-        start = i > 0 ? before.end : 0
-      }
+      let before = loadEntry(index, i - 1)
+      let isThisLap = !before.isEmpty(current.seq) && !before.isSeal(current.seq)
+      if isThisLap { start = before.end } else { i = 0 }
     }
     while true {
       guard start <= layout.subbufSize else { return .corrupt }
@@ -283,7 +346,7 @@ extension ChannelBuffer {
       if entry.isSeal(current.seq) { return .sealed(at: i, end: start) }
       guard i < last else { return .corrupt }
       start = entry.end
-      i &+= 1
+      i += 1
     }
   }
 
@@ -293,7 +356,7 @@ extension ChannelBuffer {
     case .stopped(let stop): return stop.result
     case .reserved(let reservation):
       if let source = record.baseAddress {
-        memcpy(reservation.bytes.baseAddress.unsafelyUnwrapped, source, record.count)
+        relay_copy(reservation.bytes.baseAddress.unsafelyUnwrapped, source, record.count)
       }
       reservation.commit()
       return .written

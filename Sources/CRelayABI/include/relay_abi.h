@@ -12,7 +12,7 @@
 //
 //   current     63 seq 20 | 19 closed | 15 sub-buffer 0    which sub-buffer is being filled
 //   state       63 seq 20 | 19 owner 6 | 5 pins 2 | 1 state 0
-//   hint        63 seq (low 40 bits) 24 | 23 n 0           where the frontier probably is
+//   hint        63 seq (low 14 bits) 50 | 49 n 26 | 25 end 0   where the frontier probably is
 //   index[i]    63 tag 61 | 60 lap 26 | 25 end 0           COMMITTED CANCELLED DISCARDED SEAL
 //               63 tag 61 | 39 owner 26 | 25 end 0         BUSY
 //               63 tag 61 | 60 seq 0                       EMPTY (written by wrap clearing only)
@@ -55,7 +55,8 @@ struct relay_abi_geometry {
 struct relay_abi_header {
   uint64_t current;
   uint64_t waiters;        // 1 while the reader wants one wake
-  uint64_t pad0[6];
+  uint64_t hint;           // n records in the current sub-buffer, the last of which ends at end
+  uint64_t pad0[5];
   uint64_t space_waiters;  // 1 while a writer sleeps on a futex here (low half) for a free sub-buffer
   uint64_t pad1[7];
   uint64_t lost_full;      // loss counters, in records; added to off the fast path only
@@ -69,32 +70,35 @@ struct relay_abi_header {
 
 struct relay_abi_descriptor {
   uint64_t state;
-  uint64_t pad0[7];
-  uint64_t hint;         // off the state's cache line: every record stores it
   uint64_t record_base;  // index entries reserved in all earlier sub-buffers
   uint64_t byte_base;    // payload bytes reserved in all earlier sub-buffers
   uint64_t lost_base;    // lost_full when this sub-buffer was started
-  uint64_t pad1[4];
+  uint64_t pad0[4];
 };
 
 _Static_assert(sizeof(struct relay_abi_geometry) == 32 + 8 * RELAY_ABI_CPU_WORDS, "geometry");
 _Static_assert(offsetof(struct relay_abi_geometry, present) == 32, "present");
-_Static_assert(offsetof(struct relay_abi_header, waiters) == 8, "waiters: on current's line");
+// What every record touches stands on one line, at addresses that depend on nothing else.
+_Static_assert(offsetof(struct relay_abi_header, waiters) == 8, "waiters");
+_Static_assert(offsetof(struct relay_abi_header, hint) == 16, "hint");
 _Static_assert(offsetof(struct relay_abi_header, space_waiters) == 64, "space_waiters");
 _Static_assert(offsetof(struct relay_abi_header, lost_full) == 128, "lost_full");
 _Static_assert(sizeof(struct relay_abi_header) == 256, "header: four cache lines");
-_Static_assert(offsetof(struct relay_abi_descriptor, hint) == 64, "hint");
-_Static_assert(offsetof(struct relay_abi_descriptor, record_base) == 72, "record_base");
-_Static_assert(offsetof(struct relay_abi_descriptor, byte_base) == 80, "byte_base");
-_Static_assert(offsetof(struct relay_abi_descriptor, lost_base) == 88, "lost_base");
-_Static_assert(sizeof(struct relay_abi_descriptor) == 128, "descriptor: two cache lines");
+_Static_assert(offsetof(struct relay_abi_descriptor, record_base) == 8, "record_base");
+_Static_assert(offsetof(struct relay_abi_descriptor, byte_base) == 16, "byte_base");
+_Static_assert(offsetof(struct relay_abi_descriptor, lost_base) == 24, "lost_base");
+_Static_assert(sizeof(struct relay_abi_descriptor) == 64, "descriptor: one cache line");
 
 extern int sched_getcpu(void);
 
+// Where a thread's rseq area lies, from its thread pointer: the same for all threads. A writer
+// keeps it, because on the way to the first shared word every load counts.
+static inline ptrdiff_t relay_rseq_offset(void) { return __rseq_offset; }
+
 // The CPU this thread runs on. Moving on right after is harmless: any writer may write any buffer.
-static inline uint32_t relay_cpu(void) {
+static inline uint32_t relay_cpu(ptrdiff_t rseq_offset) {
   const struct rseq *area =
-      (const struct rseq *)((const char *)__builtin_thread_pointer() + __rseq_offset);
+      (const struct rseq *)((const char *)__builtin_thread_pointer() + rseq_offset);
   int32_t cpu = (int32_t) * (volatile const uint32_t *)&area->cpu_id;
   if (__builtin_expect(cpu >= 0, 1)) return (uint32_t)cpu;
   cpu = sched_getcpu();  // no rseq in this kernel
@@ -103,5 +107,32 @@ static inline uint32_t relay_cpu(void) {
 
 // Keeps the compiler from moving memory accesses across; the CPU is held by a membarrier elsewhere.
 static inline void relay_compiler_barrier(void) { __asm__ volatile("" ::: "memory"); }
+
+// memcpy, but a short record costs no call: two overlapping moves, or four.
+static inline void relay_copy(void *restrict to, const void *restrict from, size_t n) {
+  char *d = (char *)to;
+  const char *s = (const char *)from;
+  struct block {
+    uint64_t words[2];
+  };
+#define RELAY_MOVE(T, at) __builtin_memcpy(d + (at), s + (at), sizeof(T))
+  if (n > 64) {
+    __builtin_memcpy(d, s, n);
+  } else if (n > 32) {
+    RELAY_MOVE(struct block, 0);
+    RELAY_MOVE(struct block, 16);
+    RELAY_MOVE(struct block, n - 32);
+    RELAY_MOVE(struct block, n - 16);
+  } else if (n >= 16) {
+    RELAY_MOVE(struct block, 0);
+    RELAY_MOVE(struct block, n - 16);
+  } else if (n >= 8) {
+    RELAY_MOVE(uint64_t, 0);
+    RELAY_MOVE(uint64_t, n - 8);
+  } else {
+    for (size_t i = 0; i < n; i++) d[i] = s[i];
+  }
+#undef RELAY_MOVE
+}
 
 #endif
