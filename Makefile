@@ -56,10 +56,10 @@ $(PEERS)/%: Sources/relay-bench/Peers/%.c
 	fi
 
 lint: ## check format, scripts and house rules
-	$(SWIFT) format lint -s -r -p Sources Tests Package.swift
-	@Tests/Lint/scripts
-	@Tests/Lint/tidy
-	@Tests/Lint/tidy-test
+	@status=0; for check in '$(SWIFT) format lint -s -r -p Sources Tests Package.swift' \
+	  Tests/Lint/scripts Tests/Lint/tidy Tests/Lint/tidy-test; do \
+	  echo "$$check"; $$check || status=1; \
+	done; exit $$status
 
 format: ## format the Swift sources in place
 	$(SWIFT) format -i -r -p Sources Tests Package.swift
