@@ -39,7 +39,8 @@ let package = Package(
     .target(
       name: "DeviceHost", dependencies: ["CFuse", "LinuxIO", "Relay"], swiftSettings: swift),
     .target(
-      name: "RelayDaemon", dependencies: ["DeviceHost", "RelayControl", "Relay", "LinuxIO", logging],
+      name: "RelayDaemon",
+      dependencies: ["DeviceHost", "RelayControl", "Relay", "LinuxIO", logging],
       swiftSettings: swift),
     .executableTarget(
       name: "relayd", dependencies: ["RelayDaemon", arguments], swiftSettings: swift),
@@ -50,8 +51,7 @@ let package = Package(
       name: "relay-bench", dependencies: ["Relay", "LinuxIO", arguments], swiftSettings: swift),
     // Writes and checks self-describing records for the end-to-end tests and the demo.
     .executableTarget(
-      name: "relay-load", dependencies: ["Relay", "RelayControl", "LinuxIO", arguments],
-      path: "Tests/Load", swiftSettings: swift),
+      name: "relay-load", dependencies: [arguments], path: "Tests/Load", swiftSettings: swift),
     .testTarget(name: "LinuxIOTests", dependencies: ["LinuxIO"], swiftSettings: swift),
     .testTarget(name: "RelayTests", dependencies: ["Relay", "LinuxIO"], swiftSettings: swift),
     .testTarget(

@@ -281,3 +281,5 @@ ssize_t clinux_receive(
   }
   return result;
 }
+
+int clinux_pipe(int ends[2]) { return pipe2(ends, O_CLOEXEC) < 0 ? -errno : 0; }

@@ -139,18 +139,18 @@ extension ChannelBuffer {
   ) {
     var records: UInt64 = 0
     var bytes: UInt64 = 0
-    // Relaxed, all of these: published by the CAS of `current` and by OPEN; read after them.
     if current.seq != 0 {
-      records =
-        recordBase(current.subbuf).pointee.load(ordering: .relaxed)
-        &+ UInt64(truncatingIfNeeded: sealed.entries)
-      bytes =
-        byteBase(current.subbuf).pointee.load(ordering: .relaxed)
-        &+ UInt64(truncatingIfNeeded: sealed.bytes)
+      // Relaxed, both: the load of `current` acquired what its publisher stored.
+      records = recordBase(current.subbuf).pointee.load(ordering: .relaxed)
+      bytes = byteBase(current.subbuf).pointee.load(ordering: .relaxed)
+      records &+= UInt64(truncatingIfNeeded: sealed.entries)
+      bytes &+= UInt64(truncatingIfNeeded: sealed.bytes)
     }
+    // Relaxed: a statistic as it is now.
+    let lost = lostFull.pointee.load(ordering: .relaxed)
+    // Relaxed, all three: published by the CAS of `current` and by OPEN; read after them.
     recordBase(next).pointee.store(records, ordering: .relaxed)
     byteBase(next).pointee.store(bytes, ordering: .relaxed)
-    let lost = lostFull.pointee.load(ordering: .relaxed)
     lostBase(next).pointee.store(lost, ordering: .relaxed)
     // The lap field came round since the last use: old entries would look like this lap's.
     guard oldSeq >> Entry.lapBits != seq >> Entry.lapBits else { return }

@@ -2,7 +2,7 @@
 // The 64-bit words of a channel buffer as Swift values: packing and unpacking, no memory access.
 // The layout itself is documented in CRelayABI's relay_abi.h.
 
-/// `current`: which sub-buffer is being filled, its sequence number, and whether the buffer is closed.
+/// `current`: which sub-buffer is being filled, its sequence number, whether the buffer is closed.
 @frozen @usableFromInline
 package struct Current: Equatable {
   @usableFromInline package let raw: UInt64

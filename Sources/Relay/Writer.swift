@@ -82,10 +82,6 @@ public struct Writer: ~Copyable, Sendable {
   struct Slots: @unchecked Sendable {
     @usableFromInline let first: UnsafePointer<UnsafeMutableRawPointer>
     @usableFromInline let count: Int
-    init(first: UnsafePointer<UnsafeMutableRawPointer>, count: Int) {
-      self.first = first
-      self.count = count
-    }
   }
 }
 

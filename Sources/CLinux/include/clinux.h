@@ -70,3 +70,6 @@ ssize_t clinux_send(
 ssize_t clinux_receive(
     int socket, void *bytes, size_t capacity, int *fds, size_t maxFds, size_t *fdCount,
     int *truncated, int dontWait);
+// Both ends close-on-exec.
+int clinux_pipe(int ends[2]);
+

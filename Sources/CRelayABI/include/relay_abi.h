@@ -57,7 +57,7 @@ struct relay_abi_header {
   uint64_t waiters;        // 1 while the reader wants one wake
   uint64_t hint;           // n records in the current sub-buffer, the last of which ends at end
   uint64_t pad0[5];
-  uint64_t space_waiters;  // 1 while a writer sleeps on a futex here (low half) for a free sub-buffer
+  uint64_t space_waiters;  // 1 while a writer sleeps on a futex here (low half) for a sub-buffer
   uint64_t pad1[7];
   uint64_t lost_full;      // loss counters, in records; added to off the fast path only
   uint64_t lost_too_big;
