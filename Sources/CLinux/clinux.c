@@ -5,11 +5,13 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -219,6 +221,20 @@ int clinux_connect(int socket, const char *path) {
 
 int clinux_accept(int socket) {
   return RETRY(accept4(socket, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK));
+}
+
+int clinux_set_timeout(int socket, uint32_t milliseconds) {
+  struct timeval limit = {
+      .tv_sec = milliseconds / 1000, .tv_usec = (milliseconds % 1000) * 1000};
+  int result = RETRY(setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit));
+  if (result < 0) return result;
+  return RETRY(setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit));
+}
+
+int clinux_unread(int socket) {
+  int bytes = 0;
+  int result = RETRY(ioctl(socket, SIOCOUTQ, &bytes));
+  return result < 0 ? result : bytes;
 }
 
 typedef union {

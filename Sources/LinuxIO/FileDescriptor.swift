@@ -44,6 +44,9 @@ public struct DescriptorList: ~Copyable, Sendable {
   // -1 where a descriptor was taken.
   private var raws: [CInt]
 
+  /// None.
+  public init() { raws = [] }
+
   init(owning raws: [CInt]) { self.raws = raws }
 
   /// Descriptors that came, taken or not.

@@ -11,6 +11,13 @@ public struct ReceivedPacket: ~Copyable, Sendable {
   /// The packet was longer than the buffer, or carried more descriptors than wanted.
   public let isTruncated: Bool
   public var descriptors: DescriptorList
+
+  /// Moves the descriptors out.
+  public mutating func takeDescriptors() -> DescriptorList {
+    var taken = DescriptorList()
+    swap(&taken, &descriptors)
+    return taken
+  }
 }
 
 /// Two connected sockets, each closed when its owner lets go.
@@ -36,9 +43,17 @@ public enum UnixSocket {
       first: FileDescriptor(owning: pair.0), second: FileDescriptor(owning: pair.1))
   }
 
-  /// Connects, blocking. ENOENT and ECONNREFUSED: nobody serves `path`.
-  public static func connect(path: String) throws(SystemError) -> FileDescriptor {
+  /// Connects. ENOENT and ECONNREFUSED: nobody serves `path`. With `timeoutMilliseconds` (0: no
+  /// limit) no call on the socket waits longer than that, this one included: EAGAIN.
+  public static func connect(
+    path: String, timeoutMilliseconds: Int = 0
+  ) throws(SystemError) -> FileDescriptor {
     let socket = FileDescriptor(owning: try check(clinux_seqpacket(0), "create a socket"))
+    if timeoutMilliseconds > 0 {
+      try check(
+        clinux_set_timeout(socket.raw, UInt32(clamping: timeoutMilliseconds)),
+        "set a socket's time-out")
+    }
     try check(clinux_connect(socket.raw, path), "connect to \(path)")
     return socket
   }
@@ -50,7 +65,7 @@ public enum UnixSocket {
     return FileDescriptor(owning: try check(socket, "accept a connection"))
   }
 
-  /// Sends one packet, waiting for room unless `dontWait`. False: there was no room.
+  /// Sends one packet, waiting for room unless `dontWait`. False: there was no room (in time).
   public static func send(
     _ socket: CInt, _ bytes: UnsafeRawBufferPointer, descriptors: [CInt] = [],
     dontWait: Bool = false
@@ -62,8 +77,11 @@ public enum UnixSocket {
     return true
   }
 
-  /// Receives one packet into `buffer`; nil when `dontWait` (or a non-blocking socket) and none
-  /// is there. Descriptors beyond `maximumDescriptors` never reach this process.
+  /// True while the other side has not taken everything that was sent to it.
+  public static func hasUnread(_ socket: CInt) -> Bool { clinux_unread(socket) > 0 }
+
+  /// Receives one packet into `buffer`; nil when `dontWait` (or a non-blocking socket, or a
+  /// time-out) and none is there. Descriptors beyond `maximumDescriptors` never reach this process.
   public static func receive(
     _ socket: CInt, into buffer: UnsafeMutableRawBufferPointer, maximumDescriptors: Int = 0,
     dontWait: Bool = false

@@ -62,6 +62,10 @@ int clinux_seqpacket_pair(int pair[2]);
 int clinux_bind(int socket, const char *path);
 int clinux_connect(int socket, const char *path);
 int clinux_accept(int socket);
+// Bounds what connect, send and receive wait: they return -EAGAIN then.
+int clinux_set_timeout(int socket, uint32_t milliseconds);
+// Bytes sent that the other side has not taken yet (SIOCOUTQ), in the kernel's own accounting.
+int clinux_unread(int socket);
 // One packet with descriptors; never raises SIGPIPE. dontWait: -EAGAIN instead of waiting.
 ssize_t clinux_send(
     int socket, const void *bytes, size_t count, const int *fds, size_t fdCount, int dontWait);

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+// A client's side of the control socket: one request, one reply, waiting at most a given time.
+
+internal import Glibc
+public import LinuxIO
+
+/// Why a client did not get what it asked for.
+public enum ControlError: Error, Equatable, Sendable, CustomStringConvertible {
+  /// Nobody serves the socket.
+  case noDaemon(path: String)
+  /// The socket may not be used by this user.
+  case notPermitted(path: String)
+  /// The daemon said no.
+  case refused(ControlRefusal)
+  /// The daemon sent what the protocol does not have.
+  case protocolViolation(String)
+  /// The daemon ended the connection.
+  case disconnected
+  /// The daemon did not answer in time.
+  case noReply
+  /// A system call failed in a way none of the above says.
+  case system(SystemError)
+
+  public var description: String {
+    switch self {
+    case .noDaemon(let path): "no relayd serves \(path)"
+    case .notPermitted(let path): "no permission to use \(path)"
+    case .refused(let refusal): refusal.message
+    case .protocolViolation(let what): "relayd does not speak this protocol: \(what)"
+    case .disconnected: "relayd closed the connection"
+    case .noReply: "relayd does not answer"
+    case .system(let error): error.description
+    }
+  }
+}
+
+/// What attaching gives: everything for writing into one channel.
+public struct AttachedChannel: ~Copyable, Sendable {
+  /// The owner id under which this process writes.
+  public let owner: UInt16
+  /// The sealed memory file with the channel's geometry.
+  public let geometry: FileDescriptor
+  /// The memory file with the ring.
+  public let ring: FileDescriptor
+  /// Wakes the daemon.
+  public let wake: FileDescriptor
+
+  /// Gives the three descriptors to `body`, which owns them from then on.
+  public consuming func take<Result, Failure: Error>(
+    _ body: (
+      _ owner: UInt16, _ geometry: consuming FileDescriptor, _ ring: consuming FileDescriptor,
+      _ wake: consuming FileDescriptor
+    ) throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    try body(owner, geometry, ring, wake)
+  }
+}
+
+/// A connection to the daemon. One thread at a time.
+public final class ControlClient {
+  /// `$RELAY_SOCKET`, else /run/relayd/control.
+  public static var defaultPath: String {
+    if let path = getenv("RELAY_SOCKET"), path[0] != 0 { return String(cString: path) }
+    return "/run/relayd/control"
+  }
+
+  public let path: String
+  private let socket: FileDescriptor
+  // A reply was missed: what comes next may answer an earlier request.
+  private var isBroken = false
+  private let packet: UnsafeMutableRawBufferPointer
+
+  /// Connects. No call waits longer than `timeoutMilliseconds` (0: without limit).
+  public init(
+    path: String = ControlClient.defaultPath, timeoutMilliseconds: Int = 10_000
+  ) throws(ControlError) {
+    self.path = path
+    do {
+      socket = try UnixSocket.connect(path: path, timeoutMilliseconds: timeoutMilliseconds)
+    } catch {
+      switch error.code {
+      // ENOTDIR and EPROTOTYPE: what stands there is no such socket.
+      case ENOENT, ECONNREFUSED, ENOTDIR, EPROTOTYPE: throw .noDaemon(path: path)
+      case EACCES, EPERM: throw .notPermitted(path: path)
+      case EAGAIN: throw .noReply
+      default: throw .system(error)
+      }
+    }
+    packet = .allocate(byteCount: ControlLimits.packetBytes, alignment: 8)
+  }
+
+  deinit { packet.deallocate() }
+
+  /// For polling: a hang-up says that the daemon is gone.
+  public var raw: CInt { socket.raw }
+
+  /// False once the daemon closed the connection or died.
+  public var isConnected: Bool {
+    !isBroken
+      && Readiness.wait(raw, .hangup, timeoutMilliseconds: 0).isDisjoint(with: [.hangup, .error])
+  }
+
+  /// Attaches to `channel` for writing. ENOENT if there is none.
+  public func attach(_ channel: String) throws(ControlError) -> AttachedChannel {
+    var descriptors = DescriptorList()
+    let reply = try exchange(.attach(channel: channel), &descriptors)
+    guard case .attached(let owner) = reply,
+      let geometry = descriptors.take(0), let ring = descriptors.take(1),
+      let wake = descriptors.take(2)
+    else { throw unexpected() }
+    return AttachedChannel(owner: owner, geometry: geometry, ring: ring, wake: wake)
+  }
+
+  /// The `index`-th channel; nil past the last.
+  public func list(index: Int) throws(ControlError) -> ChannelDescription? {
+    switch try exchange(.list(index: index)) {
+    case .channel(let description): return description
+    case .end: return nil
+    default: throw unexpected()
+    }
+  }
+
+  /// All channels.
+  public func list() throws(ControlError) -> [ChannelDescription] {
+    var channels: [ChannelDescription] = []
+    while let channel = try list(index: channels.count) { channels.append(channel) }
+    return channels
+  }
+
+  /// The `bufferIndex`-th buffer of `channel`; nil past the last.
+  public func stat(
+    _ channel: String, bufferIndex: Int
+  ) throws(ControlError) -> BufferStatistics? {
+    switch try exchange(.stat(channel: channel, bufferIndex: bufferIndex)) {
+    case .statistics(let statistics): return statistics
+    case .end: return nil
+    default: throw unexpected()
+    }
+  }
+
+  /// All buffers of `channel`.
+  public func stat(_ channel: String) throws(ControlError) -> [BufferStatistics] {
+    var buffers: [BufferStatistics] = []
+    while let buffer = try stat(channel, bufferIndex: buffers.count) { buffers.append(buffer) }
+    return buffers
+  }
+
+  public func flush(_ channel: String) throws(ControlError) {
+    try expectDone(.flush(channel: channel))
+  }
+
+  public func reset(_ channel: String) throws(ControlError) {
+    try expectDone(.reset(channel: channel))
+  }
+
+  private func expectDone(_ request: Request) throws(ControlError) {
+    guard case .done = try exchange(request) else { throw unexpected() }
+  }
+
+  private func unexpected() -> ControlError {
+    isBroken = true
+    return .protocolViolation("a reply to something else")
+  }
+
+  private func exchange(_ request: Request) throws(ControlError) -> Reply {
+    var none = DescriptorList()
+    return try exchange(request, &none)
+  }
+
+  private func exchange(
+    _ request: Request, _ descriptors: inout DescriptorList
+  ) throws(ControlError) -> Reply {
+    guard !isBroken else { throw .disconnected }
+    let bytes: [UInt8]
+    do {
+      bytes = try request.encoded()
+    } catch {
+      // It was not sent: the connection is still good.
+      throw .refused(ControlRefusal(code: EINVAL, message: "\(error)"))
+    }
+    // Until the reply is here.
+    isBroken = true
+    try send(bytes)
+    let reply = try receive(&descriptors)
+    isBroken = false
+    if case .refused(let refusal) = reply { throw .refused(refusal) }
+    return reply
+  }
+
+  private func send(_ request: [UInt8]) throws(ControlError) {
+    let sent: Bool
+    do {
+      sent = try request.span.bytes.withUnsafeBytes { bytes throws(SystemError) in
+        try UnixSocket.send(raw, bytes)
+      }
+    } catch {
+      // A daemon that refuses the connection says why before it closes: the reason is readable.
+      if error.code == EPIPE || error.code == ECONNRESET { return }
+      throw .system(error)
+    }
+    if !sent { throw .noReply }
+  }
+
+  private func receive(_ descriptors: inout DescriptorList) throws(ControlError) -> Reply {
+    var received = try receivePacket()
+    guard received.count > 0 else { throw .disconnected }
+    guard !received.isTruncated else { throw .protocolViolation("\(WireError.malformed)") }
+    descriptors = received.takeDescriptors()
+    do {
+      return try Reply(decoding: UnsafeRawBufferPointer(rebasing: packet[..<received.count]).bytes)
+    } catch {
+      throw .protocolViolation("\(error)")
+    }
+  }
+
+  private func receivePacket() throws(ControlError) -> ReceivedPacket {
+    // A reset is reported once, before a reply that arrived ahead of it.
+    for _ in 0..<2 {
+      let received: ReceivedPacket?
+      do {
+        received = try UnixSocket.receive(
+          raw, into: packet, maximumDescriptors: ControlLimits.attachDescriptors)
+      } catch {
+        if error.code == ECONNRESET { continue }
+        throw .system(error)
+      }
+      guard let received else { throw .noReply }
+      return received
+    }
+    throw .disconnected
+  }
+}

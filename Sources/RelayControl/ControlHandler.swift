@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the server asks of the daemon. The server knows sockets and messages, the handler channels.
+
+public import LinuxIO
+
+/// One connection to a server; never used twice in its life.
+public struct ConnectionID: Hashable, Sendable {
+  public let rawValue: UInt64
+
+  public init(_ rawValue: UInt64) { self.rawValue = rawValue }
+}
+
+/// What an attached client gets. The descriptors stay the handler's and must be open until it
+/// returns to the event loop.
+public struct Attachment: Sendable {
+  /// The owner id under which the client writes.
+  public var owner: UInt16
+  /// The sealed memory file with the channel's geometry.
+  public var geometry: CInt
+  /// The memory file with the ring.
+  public var ring: CInt
+  /// The eventfd that wakes the reading side.
+  public var wake: CInt
+
+  public init(owner: UInt16, geometry: CInt, ring: CInt, wake: CInt) {
+    self.owner = owner
+    self.geometry = geometry
+    self.ring = ring
+    self.wake = wake
+  }
+}
+
+/// Does what clients ask. Called on the loop's thread, one call at a time; must not wait.
+public protocol ControlHandler: AnyObject {
+  /// A client wants to write into `channel`. May come repeatedly on one connection, for the same
+  /// channel too: what each call costs is the handler's to bound. `process` is the one that
+  /// connected; its exit, not the end of the connection, proves that it no longer writes.
+  func attach(
+    channel: String, connection: ConnectionID, peer: PeerCredentials,
+    process: consuming ProcessHandle
+  ) throws(ControlRefusal) -> Attachment
+
+  /// The `index`-th channel; nil past the last.
+  func describe(index: Int) throws(ControlRefusal) -> ChannelDescription?
+
+  /// The `bufferIndex`-th buffer of `channel`; nil past the last.
+  func statistics(
+    channel: String, bufferIndex: Int
+  ) throws(ControlRefusal) -> BufferStatistics?
+
+  func flush(channel: String) throws(ControlRefusal)
+
+  func reset(channel: String) throws(ControlRefusal)
+
+  /// A connection that attached at least once is over, for whatever reason; its process may live.
+  func disconnected(_ connection: ConnectionID)
+}

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+// The daemon's side of the control socket: accepts, reads requests, answers. Bounded in memory
+// and time whatever clients send; what a request does is the handler's.
+
+internal import Glibc
+public import LinuxIO
+
+/// Serves a control socket on an event loop. Every reply is sent at once or the client dropped,
+/// so nothing is ever queued. All calls on the loop's thread.
+public final class ControlServer: EventHandler {
+  public struct Limits: Sendable {
+    /// Open connections; one more is told so and closed.
+    public var connections = 512
+    /// Time for a new connection to make its first valid request.
+    public var firstRequestMilliseconds = 10_000
+    /// Pause when the process has no descriptor left for a new connection.
+    public var acceptRetryMilliseconds = 1_000
+
+    public init() {}
+  }
+
+  private final class Connection {
+    let id: ConnectionID
+    let socket: FileDescriptor
+    // When it must have made its first request, milliseconds; nil once it has.
+    var deadline: Int?
+    var hasAttached = false
+
+    init(id: ConnectionID, socket: consuming FileDescriptor, deadline: Int) {
+      self.id = id
+      self.socket = socket
+      self.deadline = deadline
+    }
+  }
+
+  // Connections taken per wake, so that a storm of them doesn't starve those that are open.
+  private static let acceptsPerEvent = 16
+
+  public let path: String
+
+  private let loop: EventLoop
+  private let handler: any ControlHandler
+  private let limits: Limits
+  private var listener: UnixListener?
+  private let listenerRaw: CInt
+  private let timer: TimerFD
+  private var connections: [CInt: Connection] = [:]
+  private var nextID: UInt64 = 1
+  // When to accept again after running out of descriptors; nil while accepting.
+  private var resumeAccepting: Int?
+  // One byte more than a packet may have, so that a longer one shows.
+  private let packet = UnsafeMutableRawBufferPointer.allocate(
+    byteCount: ControlLimits.packetBytes + 1, alignment: 8)
+
+  /// Starts to serve `path` (mode 0600). EADDRINUSE if a daemon serves it already, EEXIST if
+  /// something that is no socket stands there; the error names the path.
+  public init(
+    loop: EventLoop, path: String, handler: any ControlHandler, limits: Limits = Limits()
+  ) throws(SystemError) {
+    self.loop = loop
+    self.path = path
+    self.handler = handler
+    self.limits = limits
+    timer = try TimerFD()
+    let listener = try ControlServer.listen(path)
+    listenerRaw = listener.raw
+    self.listener = consume listener
+    try loop.add(listenerRaw, .read, self)
+    do {
+      try loop.add(timer.raw, .read, self)
+    } catch {
+      loop.remove(listenerRaw)
+      throw error
+    }
+  }
+
+  deinit { packet.deallocate() }
+
+  private static func listen(_ path: String) throws(SystemError) -> UnixListener {
+    do {
+      return try UnixSocket.listen(path: path, mode: 0o600)
+    } catch {
+      guard error.code == EADDRINUSE else { throw error }
+      throw SystemError(
+        code: EADDRINUSE, operation: "serve \(path): a relayd already serves this socket")
+    }
+  }
+
+  /// Open connections.
+  public var connectionCount: Int { connections.count }
+
+  /// Closes everything and removes the socket's files. The handler hears of each connection.
+  public func stop() {
+    guard listener != nil else { return }
+    loop.remove(listenerRaw)
+    loop.remove(timer.raw)
+    for connection in Array(connections.values) { close(connection) }
+    listener = nil
+  }
+
+  public func handle(_ events: Events, from fd: CInt) {
+    if fd == listenerRaw {
+      accept()
+    } else if fd == timer.raw {
+      tick()
+    } else if let connection = connections[fd] {
+      serve(connection, events)
+    }
+  }
+
+  // MARK: Connections
+
+  private func accept() {
+    for _ in 0..<ControlServer.acceptsPerEvent {
+      do {
+        guard let socket = try UnixSocket.accept(listenerRaw) else { return }
+        admit(socket)
+      } catch {
+        // Out of descriptors or memory: those that wait go on waiting, without a busy loop.
+        try? loop.modify(listenerRaw, [])
+        resumeAccepting = now() + limits.acceptRetryMilliseconds
+        schedule()
+        return
+      }
+    }
+  }
+
+  private func admit(_ socket: consuming FileDescriptor) {
+    guard connections.count < limits.connections else {
+      let refusal = ControlRefusal(
+        code: EMFILE, message: "\(limits.connections) connections are open already")
+      _ = send(.refused(refusal), to: socket.raw)
+      return
+    }
+    let raw = socket.raw
+    let deadline = now() + limits.firstRequestMilliseconds
+    let connection = Connection(id: ConnectionID(nextID), socket: socket, deadline: deadline)
+    guard (try? loop.add(raw, [.read, .hangup], self)) != nil else { return }
+    nextID += 1
+    connections[raw] = connection
+    // The timer runs for the earliest deadline, which is never this one if others wait.
+    if resumeAccepting == nil, connections.values.count(where: { $0.deadline != nil }) == 1 {
+      schedule()
+    }
+  }
+
+  private func close(_ connection: Connection) {
+    loop.remove(connection.socket.raw)
+    connections[connection.socket.raw] = nil
+    if connection.hasAttached { handler.disconnected(connection.id) }
+  }
+
+  // MARK: Deadlines
+
+  private func tick() {
+    timer.drain()
+    let now = now()
+    for connection in Array(connections.values) {
+      if let deadline = connection.deadline, deadline <= now { close(connection) }
+    }
+    if let resume = resumeAccepting, resume <= now {
+      resumeAccepting = nil
+      try? loop.modify(listenerRaw, .read)
+    }
+    schedule()
+  }
+
+  /// Arms the timer for what is due next; leaves it off when nothing is, so that an idle daemon
+  /// sleeps.
+  private func schedule() {
+    var due = resumeAccepting
+    for connection in connections.values {
+      if let deadline = connection.deadline { due = min(due ?? deadline, deadline) }
+    }
+    if let due {
+      timer.arm(onceAfterMilliseconds: due - now())
+    } else {
+      timer.disarm()
+    }
+  }
+
+  private func now() -> Int {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return time.tv_sec * 1000 + time.tv_nsec / 1_000_000
+  }
+
+  // MARK: Requests
+
+  /// One packet per event: a client that floods takes turns with the others.
+  private func serve(_ connection: Connection, _ events: Events) {
+    let raw = connection.socket.raw
+    guard events.contains(.read) else { return close(connection) }
+    do {
+      guard
+        let received = try UnixSocket.receive(raw, into: packet, dontWait: true)
+      else { return }
+      // A client that asks again before it took its reply would make us queue; the bound on what
+      // lies in its socket is one reply with its descriptors.
+      guard received.count > 0, !UnixSocket.hasUnread(raw) else { return close(connection) }
+      guard !received.isTruncated else { throw WireError.malformed }
+      let bytes = UnsafeRawBufferPointer(rebasing: packet[..<received.count])
+      let request = try Request(decoding: bytes.bytes)
+      if connection.deadline != nil {
+        connection.deadline = nil
+        schedule()
+      }
+      if !answer(request, connection) { close(connection) }
+    } catch let error as WireError {
+      _ = send(.refused(ControlRefusal(code: code(error), message: "\(error)")), to: raw)
+      close(connection)
+    } catch {
+      close(connection)
+    }
+  }
+
+  private func code(_ error: WireError) -> CInt {
+    switch error {
+    case .unknownVersion: EPROTONOSUPPORT
+    case .unknownType: EOPNOTSUPP
+    case .malformed, .tooLong: EBADMSG
+    }
+  }
+
+  /// False when the client cannot be kept.
+  private func answer(_ request: Request, _ connection: Connection) -> Bool {
+    let raw = connection.socket.raw
+    do throws(ControlRefusal) {
+      switch request {
+      case .attach(let channel):
+        let attachment = try attach(channel, connection)
+        return send(
+          .attached(owner: attachment.owner), to: raw,
+          descriptors: [attachment.geometry, attachment.ring, attachment.wake])
+      case .list(let index):
+        return send(try handler.describe(index: index).map { .channel($0) } ?? .end, to: raw)
+      case .stat(let channel, let bufferIndex):
+        let statistics = try handler.statistics(channel: channel, bufferIndex: bufferIndex)
+        return send(statistics.map { .statistics($0) } ?? .end, to: raw)
+      case .flush(let channel): try handler.flush(channel: channel)
+      case .reset(let channel): try handler.reset(channel: channel)
+      }
+      return send(.done, to: raw)
+    } catch {
+      return send(.refused(error), to: raw)
+    }
+  }
+
+  private func attach(
+    _ channel: String, _ connection: Connection
+  ) throws(ControlRefusal) -> Attachment {
+    let raw = connection.socket.raw
+    let peer: PeerCredentials
+    let process: ProcessHandle
+    do throws(SystemError) {
+      peer = try PeerCredentials.of(socket: raw)
+      process = try ProcessHandle.peer(of: raw)
+    } catch {
+      throw ControlRefusal(code: error.code, message: "cannot watch the client: \(error)")
+    }
+    let attachment = try handler.attach(
+      channel: channel, connection: connection.id, peer: peer, process: process)
+    connection.hasAttached = true
+    return attachment
+  }
+
+  /// False when the reply could not go out at once.
+  private func send(_ reply: Reply, to socket: CInt, descriptors: [CInt] = []) -> Bool {
+    do {
+      let bytes = try reply.encoded()
+      return try bytes.span.bytes.withUnsafeBytes { bytes throws(SystemError) in
+        try UnixSocket.send(socket, bytes, descriptors: descriptors, dontWait: true)
+      }
+    } catch is WireError {
+      // The daemon's own strings are too long for a packet.
+      let refusal = ControlRefusal(code: EMSGSIZE, message: "the reply does not fit a packet")
+      return send(.refused(refusal), to: socket)
+    } catch {
+      return false
+    }
+  }
+}

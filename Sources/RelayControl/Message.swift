@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// The control protocol's messages and their limits. How they become bytes is in Wire.swift.
+
+/// What a client asks. Each request is one packet and gets exactly one reply packet.
+public enum Request: Equatable, Sendable {
+  /// Descriptors for writing into a channel.
+  case attach(channel: String)
+  /// The description of the `index`-th channel.
+  case list(index: Int)
+  /// The counters of the `bufferIndex`-th buffer of a channel.
+  case stat(channel: String, bufferIndex: Int)
+  case flush(channel: String)
+  case reset(channel: String)
+}
+
+/// What the daemon answers. Any request may be answered by `.refused`.
+public enum Reply: Equatable, Sendable {
+  /// With three descriptors: geometry (sealed memory file), ring (memory file), wake (eventfd).
+  case attached(owner: UInt16)
+  case channel(ChannelDescription)
+  case statistics(BufferStatistics)
+  case done
+  /// There is no such index: the enumeration is over.
+  case end
+  case refused(ControlRefusal)
+}
+
+/// Why the daemon does not do what it was asked.
+public struct ControlRefusal: Error, Equatable, Sendable, CustomStringConvertible {
+  /// An errno value, positive.
+  public let code: CInt
+  /// For a person. Cut to `ControlLimits.messageBytes` on the wire.
+  public let message: String
+
+  public init(code: CInt, message: String) {
+    self.code = code
+    self.message = message
+  }
+
+  public var description: String { message }
+}
+
+/// A channel as a client sees it.
+public struct ChannelDescription: Equatable, Sendable {
+  public var name: String
+  /// Payload bytes per sub-buffer.
+  public var subbufSize: Int
+  /// Sub-buffers per buffer.
+  public var subbufCount: Int
+  /// Overwrites its oldest data instead of refusing new records.
+  public var isOverwrite: Bool
+  /// One buffer for all CPUs.
+  public var isGlobal: Bool
+  /// The CPUs that have a buffer, ascending; each below `ControlLimits.cpus`.
+  public var cpus: [Int]
+  /// What serves the files: "cuse" or "fuse".
+  public var frontEnd: String
+  /// The path of a buffer's file without its CPU number, such as "/dev/relay".
+  public var pathPrefix: String
+
+  public init(
+    name: String, subbufSize: Int, subbufCount: Int, isOverwrite: Bool, isGlobal: Bool,
+    cpus: [Int], frontEnd: String, pathPrefix: String
+  ) {
+    self.name = name
+    self.subbufSize = subbufSize
+    self.subbufCount = subbufCount
+    self.isOverwrite = isOverwrite
+    self.isGlobal = isGlobal
+    self.cpus = cpus
+    self.frontEnd = frontEnd
+    self.pathPrefix = pathPrefix
+  }
+}
+
+/// The counters of one channel buffer. Records and bytes count from the channel's creation.
+public struct BufferStatistics: Equatable, Sendable {
+  public var cpu: Int
+  /// The device node or file that reads this buffer.
+  public var path: String
+
+  public var recordsWritten: UInt64 = 0
+  public var recordsRead: UInt64 = 0
+  public var recordsUnread: UInt64 = 0
+  public var bytesWritten: UInt64 = 0
+  public var bytesRead: UInt64 = 0
+  public var bytesUnread: UInt64 = 0
+  /// Bytes at the ends of sub-buffers that no record fitted.
+  public var padding: UInt64 = 0
+  public var subbufsProduced: UInt64 = 0
+  public var subbufsConsumed: UInt64 = 0
+  /// Refused because the buffer was full.
+  public var lostFull: UInt64 = 0
+  /// Refused because longer than a sub-buffer.
+  public var lostTooBig: UInt64 = 0
+  /// Overwritten before they were read.
+  public var lostOverwritten: UInt64 = 0
+  /// Gone past because their writer stood still too long.
+  public var lostStalled: UInt64 = 0
+  /// Begun by a producer that died.
+  public var aborted: UInt64 = 0
+  /// Given up by their writer.
+  public var cancelled: UInt64 = 0
+
+  public init(cpu: Int, path: String) {
+    self.cpu = cpu
+    self.path = path
+  }
+}
+
+/// The protocol's bounds.
+public enum ControlLimits {
+  public static let version: UInt8 = 1
+  /// Longest packet, both ways.
+  public static let packetBytes = 4096
+  /// Longest channel name.
+  public static let nameBytes = 255
+  public static let pathBytes = 1023
+  public static let messageBytes = 1023
+  /// CPU numbers are below this.
+  public static let cpus = 8192
+  /// Descriptors of an `.attached` reply.
+  public static let attachDescriptors = 3
+}
