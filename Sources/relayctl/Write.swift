@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// write: standard input into a channel, through its shared memory.
+
+import ArgumentParser
+import Glibc
+import Relay
+import RelayControl
+
+struct WriteCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "write", abstract: "Writes standard input into a channel, record by record.",
+    discussion: """
+      Without options each line, its newline included, is one record. While a discard channel is \
+      full, it waits for a reader; with --drop it goes on, and what did not fit is counted as lost.
+      """)
+
+  @Argument(help: "The channel.") var channel: String
+  @Flag(help: "One record for each line (the default).") var lines = false
+  @Option(help: "One record for each SIZE bytes; the last may be shorter.") var block: Int?
+  @Flag(help: "Lose records rather than wait while the channel is full.") var drop = false
+
+  func validate() throws {
+    guard !(lines && block != nil) else {
+      throw ValidationError("--lines and --block exclude each other")
+    }
+    if let block, block < 1 { throw ValidationError("--block takes a size of 1 byte or more") }
+  }
+
+  func run() throws {
+    try reporting {
+      let client = try ControlClient()
+      let attached = try client.attach(channel)
+      let opened = try open(attached)
+      let size = opened.geometry.subbufSize
+      if let block, block > size {
+        throw CommandFailure.failed(
+          "--block \(block): a record is at most one sub-buffer, \(size) bytes here")
+      }
+      var input = RecordInput(STDIN_FILENO, block: block, longestRecord: size)
+      var session = WriteSession(
+        writer: opened.writer(), client: client, channel: channel, drops: drop,
+        longestRecord: size)
+      while let record = try input.next() { try session.write(record) }
+      try session.finish()
+    }
+  }
+
+  private func open(_ attached: consuming AttachedChannel) throws -> Channel {
+    do {
+      return try attached.take { owner, geometry, ring, wake throws(ChannelError) in
+        try Channel.attach(channel, geometry: geometry, ring: ring, wake: wake, owner: owner)
+      }
+    } catch {
+      throw CommandFailure.failed("\(error)")
+    }
+  }
+}
+
+/// Writing, waiting, counting and saying so.
+private struct WriteSession: ~Copyable {
+  let writer: Writer
+  let client: ControlClient
+  let channel: String
+  let drops: Bool
+  let longestRecord: Int
+  private var written = 0
+  private var bytes = 0
+  private var lost = 0
+  private var tooBig = 0
+  private var progress = Progress()
+
+  init(
+    writer: consuming Writer, client: ControlClient, channel: String, drops: Bool,
+    longestRecord: Int
+  ) {
+    self.writer = writer
+    self.client = client
+    self.channel = channel
+    self.drops = drops
+    self.longestRecord = longestRecord
+  }
+
+  mutating func write(_ record: UnsafeRawBufferPointer) throws {
+    var result = writer.write(record, waitingMilliseconds: 0)
+    while result == .full, !drops {
+      progress.show(records: written, bytes: bytes, isWaiting: true)
+      guard client.isConnected else {
+        throw CommandFailure(
+          status: EX_UNAVAILABLE,
+          message: "relayd is gone: \(written) records were written, the rest were not")
+      }
+      result = writer.write(record, waitingMilliseconds: 500)
+    }
+    switch result {
+    case .written:
+      written += 1
+      bytes += record.count
+    case .full:
+      writer.countLostFull()
+      lost += 1
+    case .tooBig: tooBig += 1
+    case .closed:
+      throw CommandFailure.failed("channel \(channel) is closed; \(written) records were written")
+    case .corrupt:
+      throw CommandFailure.failed(
+        "the shared memory of channel \(channel) is damaged; \(written) records were written")
+    }
+    if written & 0xfff == 0 { progress.show(records: written, bytes: bytes, isWaiting: false) }
+  }
+
+  mutating func finish() throws {
+    progress.end(records: written, bytes: bytes)
+    if lost > 0 { complain("\(lost) records lost: the channel was full") }
+    if tooBig > 0 {
+      throw CommandFailure.failed(
+        "\(tooBig) records refused: longer than a sub-buffer of channel \(channel), "
+          + "\(longestRecord) bytes")
+    }
+  }
+}
+
+/// A line on the terminal, if there is one, now and then.
+private struct Progress {
+  private let isShown = isatty(STDERR_FILENO) == 1
+  private var last = 0
+  private let start = Progress.now()
+
+  private static func now() -> Int {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return time.tv_sec * 1000 + time.tv_nsec / 1_000_000
+  }
+
+  mutating func show(records: Int, bytes: Int, isWaiting: Bool) {
+    guard isShown, Progress.now() - last >= 250 else { return }
+    last = Progress.now()
+    print(records, bytes, isWaiting ? ", full: waiting for a reader" : "", end: "")
+  }
+
+  mutating func end(records: Int, bytes: Int) {
+    guard isShown else { return }
+    print(records, bytes, "", end: "\n")
+  }
+
+  private func print(_ records: Int, _ bytes: Int, _ state: String, end: String) {
+    let seconds = Double(max(1, Progress.now() - start)) / 1000
+    let rate = Int(Double(bytes) / seconds / 1_048_576)
+    let text = "\r\(records) records, \(bytes >> 20) MiB, \(rate) MiB/s\(state)\u{1b}[K\(end)"
+    let line = Array(text.utf8)
+    _ = Glibc.write(STDERR_FILENO, line, line.count)
+  }
+}

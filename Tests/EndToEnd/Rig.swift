@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+// A real relayd for one test: started on the back end under test, asked through the real relayctl,
+// read by the real cat and dd.
+
+import Glibc
+import LinuxIO
+import Testing
+
+/// Where the tests run: on /dev/relay* (`cuse`) or on the files of a FUSE mount (`fuse`).
+enum Backend: String {
+  case cuse, fuse
+
+  /// Set by make test.
+  static let underTest: Backend = {
+    guard let name = environment("RELAY_TEST_BACKEND"), let backend = Backend(rawValue: name) else {
+      preconditionFailure("RELAY_TEST_BACKEND is neither cuse nor fuse; use make test")
+    }
+    return backend
+  }()
+}
+
+func environment(_ name: String) -> String? { getenv(name).map { String(cString: $0) } }
+
+/// The release programs, as users get them.
+func program(_ name: String) -> String {
+  guard let directory = environment("RELAY_BIN") else {
+    preconditionFailure("RELAY_BIN is not set; use make test")
+  }
+  return "\(directory)/\(name)"
+}
+
+struct Failure: Error, CustomStringConvertible {
+  let description: String
+  init(_ description: String) { self.description = description }
+}
+
+/// What a finished program left.
+struct Finished {
+  let status: Int
+  let output: String
+  let error: String
+}
+
+/// A scratch directory, removed at the end.
+final class Scratch {
+  let path: String
+
+  init() throws {
+    var template = Array("/tmp/relay-test.XXXXXX".utf8CString)
+    guard mkdtemp(&template) != nil else { throw Failure("mkdtemp") }
+    path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  }
+
+  deinit { _ = try? run("rm", "-rf", "--one-file-system", path) }
+}
+
+/// Runs a program to its end.
+@discardableResult
+func run(_ arguments: String..., environment: [String: String] = [:]) throws -> Finished {
+  try run(arguments, environment: environment)
+}
+
+func run(_ arguments: [String], environment: [String: String] = [:]) throws -> Finished {
+  let output = try MemoryFile.create(name: "output", count: 0)
+  let error = try MemoryFile.create(name: "error", count: 0)
+  let null = try FileDescriptor.open("/dev/null", O_RDONLY)
+  let child = try ChildProcess(
+    arguments, input: null.raw, output: output.raw, error: error.raw, environment: environment)
+  let status = child.wait()
+  return Finished(status: status, output: text(of: output.raw), error: text(of: error.raw))
+}
+
+/// The whole content of a file.
+func text(of fd: CInt) -> String {
+  var bytes: [UInt8] = []
+  var buffer = [UInt8](repeating: 0, count: 1 << 16)
+  while true {
+    let count = pread(fd, &buffer, buffer.count, off_t(bytes.count))
+    guard count > 0 else { return String(decoding: bytes, as: UTF8.self) }
+    bytes += buffer[..<count]
+  }
+}
+
+/// Looks again and again until it is so; a test that waits longer has failed.
+func eventually(
+  _ what: String, within seconds: Double = 30, _ condition: () throws -> Bool
+) throws {
+  var now = timespec()
+  clock_gettime(CLOCK_MONOTONIC, &now)
+  let deadline = Double(now.tv_sec) + Double(now.tv_nsec) / 1e9 + seconds
+  while !(try condition()) {
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    guard Double(now.tv_sec) + Double(now.tv_nsec) / 1e9 < deadline else {
+      throw Failure("still not so after \(seconds) s: \(what)")
+    }
+    sched_yield()
+    poll(nil, 0, 5)
+  }
+}
+
+/// A running relayd.
+final class Daemon {
+  let scratch: Scratch
+  let socket: String
+  let mount: String
+  let process: ChildProcess
+  private let log: FileDescriptor
+  private var isOver = false
+
+  /// Starts it and waits until it says that it is ready.
+  init(_ channels: String..., in scratch: Scratch? = nil) throws {
+    let scratch = try scratch ?? Scratch()
+    self.scratch = scratch
+    socket = "\(scratch.path)/control"
+    mount = "\(scratch.path)/mount"
+    mkdir(mount, 0o755)
+    log = try MemoryFile.create(name: "log", count: 0)
+    process = try ChildProcess(
+      [program("relayd")] + Daemon.arguments(socket, mount)
+        + channels.flatMap { ["--channel", $0] },
+      error: log.raw)
+    try eventually("relayd is ready: \(logText)") {
+      if logText.contains("ready") { return true }
+      guard !hasEnded else { throw Failure("relayd did not start: \(logText)") }
+      return false
+    }
+  }
+
+  static func arguments(_ socket: String, _ mount: String) -> [String] {
+    ["--backend", Backend.underTest.rawValue, "--socket", socket]
+      + (Backend.underTest == .fuse ? ["--mount", mount] : [])
+  }
+
+  var logText: String { text(of: log.raw) }
+
+  private var hasEnded: Bool {
+    var info = siginfo_t()
+    return waitid(P_PID, id_t(process.pid), &info, WEXITED | WNOHANG | WNOWAIT) == 0
+      && info.si_signo != 0
+  }
+
+  /// The file of one channel buffer.
+  func device(_ name: String) -> String {
+    Backend.underTest == .cuse ? "/dev/\(name)" : "\(mount)/\(name)"
+  }
+
+  @discardableResult
+  func relayctl(_ arguments: String...) throws -> Finished {
+    try run([program("relayctl")] + arguments, environment: ["RELAY_SOCKET": socket])
+  }
+
+  /// Writes text as lines.
+  func write(_ text: String, to channel: String = "relay") throws {
+    let finished = try shell("printf %s '\(text)' | \(program("relayctl")) write \(channel)")
+    guard finished.status == 0 else { throw Failure("relayctl write: \(finished.error)") }
+  }
+
+  /// A shell command that knows the programs and the socket.
+  @discardableResult
+  func shell(_ command: String) throws -> Finished {
+    try run(
+      ["bash", "-c", "set -o pipefail; " + command],
+      environment: ["RELAY_SOCKET": socket, "BIN": environment("RELAY_BIN")!])
+  }
+
+  /// One number of `relayctl stat --json`, summed over the buffers of a channel.
+  func statistic(_ key: String, of channel: String = "relay") throws -> Int {
+    let json = try relayctl("stat", channel, "--json").output
+    let parts = json.components(separatedBy: "\"\(key)\":").dropFirst()
+    guard !parts.isEmpty else { throw Failure("no \(key) in \(json)") }
+    return parts.reduce(0) { sum, part in
+      sum + Int(part.drop { $0 == " " }.prefix { $0.isNumber })!
+    }
+  }
+
+  @discardableResult
+  func end(_ signal: CInt = SIGTERM) -> Int {
+    guard !isOver else { return -1 }
+    isOver = true
+    process.signal(signal)
+    return process.wait()
+  }
+
+  deinit {
+    end()
+    // After a kill the mount is left behind.
+    umount2(mount, CInt(MNT_DETACH))
+  }
+}
+
+extension String {
+  func components(separatedBy separator: String) -> [Substring] {
+    var parts: [Substring] = []
+    var rest = self[...]
+    while let range = rest.firstRange(of: separator) {
+      parts.append(rest[..<range.lowerBound])
+      rest = rest[range.upperBound...]
+    }
+    return parts + [rest]
+  }
+}
