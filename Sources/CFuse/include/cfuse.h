@@ -1,2 +1,75 @@
 // SPDX-License-Identifier: Apache-2.0
-#pragma once
+// libfuse3's low-level API as Swift sees it: opaque sessions and requests, plain C types, no
+// macros. Functions that can fail return 0 or more, or -errno. One thread per session; every
+// request that a callback gets must be answered exactly once, by the callback itself.
+#ifndef CFUSE_H
+#define CFUSE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+typedef struct cfuse_session cfuse_session;
+typedef struct cfuse_request cfuse_request;
+// A reader's wish to be told when a file becomes ready; owned by who got it.
+typedef struct cfuse_poll cfuse_poll;
+
+// What the kernel asks. `node` is the inode number; 0 for a character device. `handle` is what
+// open was answered with.
+struct cfuse_callbacks {
+  void (*open)(void *context, cfuse_request *, uint64_t node, int flags);
+  void (*read)(void *context, cfuse_request *, uint64_t handle, size_t size);
+  // poll is NULL when the reader doesn't wait.
+  void (*poll)(void *context, cfuse_request *, uint64_t handle, cfuse_poll *poll);
+  void (*release)(void *context, cfuse_request *, uint64_t handle);
+  // File systems only.
+  void (*lookup)(void *context, cfuse_request *, uint64_t parent, const char *name);
+  void (*attributes)(void *context, cfuse_request *, uint64_t node);
+  void (*list)(void *context, cfuse_request *, uint64_t node, size_t size, uint64_t offset);
+};
+
+// libfuse's own messages, whole lines.
+void cfuse_set_log(void (*log)(const char *message));
+
+// A character device /dev/NAME over an open /dev/cuse. Takes the descriptor, on failure too.
+// major 0: a new one. Registration happens while the first request is processed.
+int cfuse_device_new(
+    int cuse, const char *name, unsigned major, unsigned minor, const struct cfuse_callbacks *,
+    void *context, cfuse_session **session);
+// A file system of type fuse.relayfs, mounted on a directory.
+int cfuse_mount_new(
+    const char *mountpoint, const struct cfuse_callbacks *, void *context,
+    cfuse_session **session);
+// Ends the session, unmounts, closes its descriptor.
+void cfuse_session_destroy(cfuse_session *);
+int cfuse_session_fd(cfuse_session *);
+
+enum cfuse_step { CFUSE_NOTHING, CFUSE_PROCESSED, CFUSE_ENDED };
+// Receives and processes one request, if there is one. Sessions of one thread share its buffer.
+enum cfuse_step cfuse_session_step(cfuse_session *);
+
+void cfuse_reply_error(cfuse_request *, int code);
+// A file of a device, and one of a mount: direct I/O, a stream without a position.
+int cfuse_reply_open_device(cfuse_request *, uint64_t handle);
+int cfuse_reply_open_file(cfuse_request *, uint64_t handle);
+// 0 when the kernel took the bytes, -ENOENT when the reader is gone.
+int cfuse_reply_vectors(cfuse_request *, const struct iovec *, size_t count);
+int cfuse_reply_poll(cfuse_request *, unsigned events);
+struct cfuse_attributes {
+  uint64_t node;
+  uint32_t mode;
+  uint32_t uid;
+  uint32_t gid;
+};
+int cfuse_reply_attributes(cfuse_request *, const struct cfuse_attributes *);
+int cfuse_reply_entry(cfuse_request *, const struct cfuse_attributes *);
+// Appends a directory entry to bytes[0, size) and returns the bytes it needs: more than size means
+// that it did not fit.
+size_t cfuse_directory_entry(
+    cfuse_request *, void *bytes, size_t size, const char *name, const struct cfuse_attributes *,
+    uint64_t next_offset);
+
+void cfuse_poll_notify(cfuse_poll *);
+void cfuse_poll_destroy(cfuse_poll *);
+
+#endif
