@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// Client and server together, each on its own thread, and one in its own process.
+
+import Glibc
+import LinuxIO
+import Synchronization
+import Testing
+
+@testable import RelayControl
+
+@Suite struct ClientTests {
+  @Test func aClientGetsWhatItAsksFor() throws {
+    let live = try LiveServer()
+    let client = try live.client()
+    #expect(try client.list() == someChannels)
+    #expect(try client.stat("relay") == [someStatistics])
+    try client.flush("flight")
+    try client.reset("relay")
+    #expect(live.channels.flushed.withLock { $0 } == ["flight"])
+    #expect(client.isConnected)
+  }
+
+  @Test func attachingBringsTheDescriptors() throws {
+    let live = try LiveServer()
+    let client = try live.client()
+    let attached = try client.attach("relay")
+    let (owner, geometry, ring) = (attached.owner, attached.geometry.raw, attached.ring.raw)
+    #expect(owner == Channels.owner)
+    #expect(try MemoryFile.seals(of: geometry) == [.shrink, .grow, .write, .seal])
+    #expect(try MemoryFile.count(of: ring) == 65_536)
+    EventFD.signal(attached.wake.raw)
+    #expect(Readiness.wait(live.channels.wake.raw, .read, timeoutMilliseconds: 0) == .read)
+    let peer = live.channels.attached.withLock { $0[0].peer }
+    #expect(peer == PeerCredentials(pid: getpid(), uid: getuid(), gid: getgid()))
+  }
+
+  @Test func oneConnectionAttachesToSeveralChannels() throws {
+    let live = try LiveServer()
+    let client = try live.client()
+    _ = try client.attach("relay")
+    _ = try client.attach("flight")
+    let connections = live.channels.attached.withLock { $0.map(\.connection) }
+    #expect(connections.count == 2 && connections[0] == connections[1])
+  }
+
+  @Test func aRefusalIsAnErrorAndTheConnectionGoesOn() throws {
+    let live = try LiveServer()
+    let client = try live.client()
+    let refusal = ControlRefusal(code: ENOENT, message: "no channel nothing")
+    #expect(throws: ControlError.refused(refusal)) { try client.flush("nothing") }
+    #expect(throws: ControlError.refused(refusal)) { _ = try client.attach("nothing") }
+    #expect(throws: ControlError.self) { try client.flush(String(repeating: "x", count: 300)) }
+    #expect(try client.list(index: 0) == someChannels[0])
+  }
+
+  @Test func noDaemonIsSaidSo() throws {
+    let directory = TemporaryDirectory()
+    let path = directory.socket
+    #expect(throws: ControlError.noDaemon(path: path)) { try ControlClient(path: path) }
+    #expect(throws: ControlError.noDaemon(path: "/dev/null/x")) {
+      try ControlClient(path: "/dev/null/x")
+    }
+  }
+
+  @Test(.enabled(if: getuid() == 0, "needs to become another user"))
+  func noPermissionIsSaidSo() async throws {
+    let live = try LiveServer()
+    let path = live.directory.socket
+    #expect(chmod(live.directory.path, 0o755) == 0)
+    await #expect(processExitsWith: .success) { [path = path as String] in
+      guard setuid(65_534) == 0 else { exit(1) }
+      do throws(ControlError) {
+        _ = try ControlClient(path: path)
+        exit(2)
+      } catch {
+        exit(error == .notPermitted(path: path) ? 0 : 3)
+      }
+    }
+  }
+
+  @Test func theEndOfTheDaemonIsNoticed() throws {
+    var live: LiveServer? = try LiveServer()
+    let client = try live!.client()
+    try client.flush("relay")
+    live = nil
+    #expect(!client.isConnected)
+    #expect(throws: ControlError.disconnected) { try client.flush("relay") }
+    #expect(throws: ControlError.disconnected) { try client.flush("relay") }
+  }
+
+  @Test func aDaemonThatDoesNotAnswerIsNotWaitedForLong() throws {
+    let directory = TemporaryDirectory()
+    let listener = try UnixSocket.listen(path: directory.socket)
+    let client = try ControlClient(path: directory.socket, timeoutMilliseconds: 20)
+    #expect(throws: ControlError.noReply) { try client.flush("relay") }
+    // A late reply must not be taken for the next one's.
+    #expect(throws: ControlError.disconnected) { try client.flush("relay") }
+    _ = listener.raw
+  }
+
+  @Test func aReplyToSomethingElseIsAProtocolViolation() throws {
+    for reply in [Reply.end, .done, .attached(owner: 1)] {
+      let directory = TemporaryDirectory()
+      let listener = try UnixSocket.listen(path: directory.socket)
+      let client = try ControlClient(path: directory.socket)
+      // The answer lies there before the question: no second thread needed.
+      guard let server = try UnixSocket.accept(listener.raw) else {
+        Issue.record("nobody to accept")
+        return
+      }
+      let raw = server.raw
+      let bytes = try reply.encoded()
+      let sent = try bytes.withUnsafeBytes { try UnixSocket.send(raw, $0) }
+      #expect(sent)
+      #expect(throws: ControlError.protocolViolation("a reply to something else")) {
+        _ = try client.attach("relay")
+      }
+      #expect(!client.isConnected)
+      _ = server.raw
+    }
+  }
+
+  @Test func aStaleSocketIsReplaced() async throws {
+    let live = try LiveServer()
+    let directory = TemporaryDirectory()
+    let path = directory.socket
+    // A daemon that is killed leaves its files.
+    await #expect(processExitsWith: .signal(SIGKILL)) { [path = path as String] in
+      let listener = try UnixSocket.listen(path: path)
+      _ = raise(SIGKILL)
+      _ = listener.raw
+    }
+    #expect(access(path, F_OK) == 0)
+    #expect(throws: ControlError.noDaemon(path: path)) { try ControlClient(path: path) }
+    let loop = try EventLoop()
+    let server = try ControlServer(loop: loop, path: path, handler: live.channels)
+    let client = try UnixSocket.connect(path: path)
+    try loop.runOnce(timeoutMilliseconds: 0)
+    #expect(server.connectionCount == 1)
+    server.stop()
+    _ = client.raw
+  }
+
+  @Test func theDeathOfAClientIsNoticed() async throws {
+    let live = try LiveServer()
+    let path = live.directory.socket
+    await #expect(processExitsWith: .signal(SIGKILL)) { [path = path as String] in
+      let client = try ControlClient(path: path)
+      let attached = try client.attach("relay")
+      _ = raise(SIGKILL)
+      _ = attached.owner
+    }
+    live.waitForEnds(1)
+    let process = live.channels.process.withLock { $0 }
+    let events = Readiness.wait(process, .read, timeoutMilliseconds: 10_000)
+    #expect(events.contains(.read))
+    let peer = live.channels.attached.withLock { $0[0].peer }
+    #expect(peer.pid != getpid())
+  }
+
+  @Test(arguments: 1...4) func aGoodClientIsServedWhileOthersSendGarbage(seed: UInt64) throws {
+    let live = try LiveServer()
+    let good = try live.client()
+    var generator = SeededGenerator(state: seed)
+    for _ in 0..<300 {
+      let bad = try UnixSocket.connect(path: live.directory.socket)
+      let bytes = generator.packet(limit: Bool.random(using: &generator) ? 40 : 8000)
+      for _ in 0..<Int.random(in: 1...3, using: &generator) {
+        // It may have been thrown out already.
+        _ = try? bytes.withUnsafeBytes { try UnixSocket.send(bad.raw, $0, dontWait: true) }
+      }
+      #expect(try good.stat("relay", bufferIndex: 0) == someStatistics)
+    }
+    #expect(good.isConnected)
+  }
+}

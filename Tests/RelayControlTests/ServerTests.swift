@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+// The server step by step on this thread, against clients that do what ControlClient never would.
+
+import Glibc
+import LinuxIO
+import Synchronization
+import Testing
+
+@testable import RelayControl
+
+/// A bare connection: packets out, replies in, without waiting.
+private struct RawClient: ~Copyable {
+  let socket: FileDescriptor
+
+  init(_ path: String) throws { socket = try UnixSocket.connect(path: path) }
+
+  func send(_ bytes: [UInt8], descriptors: [CInt] = []) throws {
+    let sent = try bytes.withUnsafeBytes {
+      try UnixSocket.send(socket.raw, $0, descriptors: descriptors, dontWait: true)
+    }
+    #expect(sent)
+  }
+
+  func send(_ request: Request) throws { try send(request.encoded()) }
+
+  /// The reply that has arrived; nil when there is none, or the connection is over.
+  func reply() throws -> Reply? {
+    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 4096, alignment: 8)
+    defer { buffer.deallocate() }
+    guard let packet = try UnixSocket.receive(socket.raw, into: buffer, dontWait: true),
+      packet.count > 0
+    else { return nil }
+    return try Reply(decoding: UnsafeRawBufferPointer(rebasing: buffer[..<packet.count]).bytes)
+  }
+
+  var isOver: Bool {
+    Readiness.wait(socket.raw, .hangup, timeoutMilliseconds: 0).contains(.hangup)
+  }
+}
+
+@Suite final class ServerTests {
+  private let directory = TemporaryDirectory()
+  private let channels: Channels
+  private let loop: EventLoop
+  private var server: ControlServer!
+
+  init() throws {
+    channels = try Channels()
+    loop = try EventLoop()
+  }
+
+  deinit { server?.stop() }
+
+  private func start(connections: Int = 512, firstRequestMilliseconds: Int = 10_000) throws {
+    var limits = ControlServer.Limits()
+    limits.connections = connections
+    limits.firstRequestMilliseconds = firstRequestMilliseconds
+    server = try ControlServer(
+      loop: loop, path: directory.socket, handler: channels, limits: limits)
+  }
+
+  /// Serves everything that is there.
+  private func serve() throws {
+    while try loop.runOnce(timeoutMilliseconds: 0) > 0 {}
+  }
+
+  private func expectRefusal(
+    _ reply: Reply?, _ code: CInt, at line: SourceLocation = #_sourceLocation
+  ) {
+    guard case .refused(let refusal) = reply else {
+      Issue.record("expected a refusal, not \(reply as Any)", sourceLocation: line)
+      return
+    }
+    #expect(refusal.code == code, sourceLocation: line)
+  }
+
+  private func expectOver(_ client: borrowing RawClient, at line: SourceLocation = #_sourceLocation)
+  {
+    let isOver = client.isOver
+    #expect(isOver, sourceLocation: line)
+  }
+
+  @Test func theSocketIsForItsOwnerOnly() throws {
+    try start()
+    var status = stat()
+    #expect(lstat(directory.socket, &status) == 0)
+    #expect(status.st_mode & 0o777 == 0o600)
+  }
+
+  @Test func stopRemovesTheSocketAndEndsConnections() throws {
+    try start()
+    let client = try RawClient(directory.socket)
+    try client.send(.attach(channel: "relay"))
+    try serve()
+    server.stop()
+    expectOver(client)
+    #expect(access(directory.socket, F_OK) != 0)
+    #expect(channels.disconnected.withLock { $0.count } == 1)
+  }
+
+  @Test func aSecondDaemonIsRefusedByNameOfThePath() throws {
+    try start()
+    let path = directory.socket
+    do throws(SystemError) {
+      _ = try ControlServer(loop: loop, path: path, handler: channels)
+      Issue.record("two daemons on one socket")
+    } catch {
+      let expected = "serve \(path): a relayd already serves this socket: "
+      #expect(error.code == EADDRINUSE && error.description.hasPrefix(expected))
+    }
+    let client = try RawClient(path)
+    try client.send(.list(index: 0))
+    try serve()
+    #expect(try client.reply() == .channel(someChannels[0]))
+  }
+
+  @Test(
+    arguments: [
+      ([9, 1, 0, 0, 0, 0, 0, 0], EPROTONOSUPPORT), ([1, 77, 0, 0, 0, 0, 0, 0], EOPNOTSUPP),
+      ([1, 2, 0, 0, 9, 0, 0, 0], EBADMSG), ([0x7f], EPROTONOSUPPORT), ([1], EBADMSG),
+      ([UInt8](repeating: 1, count: 4097), EBADMSG),
+      ([UInt8](repeating: 1, count: 60_000), EBADMSG),
+    ] as [([UInt8], CInt)])
+  func whatIsNoRequestIsAnsweredAndEndsTheConnection(bytes: [UInt8], code: CInt) throws {
+    try start()
+    let bad = try RawClient(directory.socket)
+    let good = try RawClient(directory.socket)
+    try bad.send(bytes)
+    try good.send(.list(index: 1))
+    try serve()
+    expectRefusal(try bad.reply(), code)
+    expectOver(bad)
+    #expect(try good.reply() == .channel(someChannels[1]))
+    #expect(server.connectionCount == 1)
+  }
+
+  @Test func anEmptyPacketEndsTheConnection() throws {
+    try start()
+    let client = try RawClient(directory.socket)
+    try client.send([])
+    try serve()
+    expectOver(client)
+  }
+
+  @Test func aClientsDescriptorsAreClosedAtOnce() throws {
+    try start()
+    let client = try RawClient(directory.socket)
+    var pair: SocketPair? = try UnixSocket.pair()
+    let other = try pair!.second.duplicate()
+    try client.send(Request.list(index: 0).encoded(), descriptors: [pair!.first.raw])
+    pair = nil
+    try serve()
+    // The server held the only other end: it is gone.
+    let events = Readiness.wait(other.raw, .hangup, timeoutMilliseconds: 0)
+    #expect(events.contains(.hangup))
+    expectRefusal(try client.reply(), EBADMSG)
+    expectOver(client)
+  }
+
+  @Test func aClientThatDoesNotTakeItsRepliesIsDropped() throws {
+    try start()
+    let client = try RawClient(directory.socket)
+    try client.send(.attach(channel: "relay"))
+    try serve()
+    try client.send(.attach(channel: "relay"))
+    try serve()
+    expectOver(client)
+    #expect(channels.attached.withLock { $0.count } == 1)
+  }
+
+  @Test func aFloodTakesTurnsWithOthers() throws {
+    try start()
+    let flood = try RawClient(directory.socket)
+    let other = try RawClient(directory.socket)
+    for _ in 0..<10 { try flood.send(.list(index: 9)) }
+    try other.send(.list(index: 0))
+    try serve()
+    #expect(try other.reply() == .channel(someChannels[0]))
+  }
+
+  @Test func oneConnectionTooManyIsToldSo() throws {
+    try start(connections: 2)
+    let first = try RawClient(directory.socket)
+    let second = try RawClient(directory.socket)
+    let third = try RawClient(directory.socket)
+    try serve()
+    expectRefusal(try third.reply(), EMFILE)
+    expectOver(third)
+    try second.send(.list(index: 0))
+    try serve()
+    #expect(try second.reply() == .channel(someChannels[0]))
+    #expect(server.connectionCount == 2)
+    _ = first.socket.raw
+  }
+
+  @Test func aPlaceThatBecameFreeIsGivenAgain() throws {
+    try start(connections: 1)
+    do {
+      let first = try RawClient(directory.socket)
+      try serve()
+      _ = first.socket.raw
+    }
+    try serve()
+    let second = try RawClient(directory.socket)
+    try second.send(.list(index: 0))
+    try serve()
+    #expect(try second.reply() == .channel(someChannels[0]))
+  }
+
+  @Test func aSilentClientIsClosedAndOneThatAskedIsNot() throws {
+    try start(firstRequestMilliseconds: 30)
+    let silent = try RawClient(directory.socket)
+    let asked = try RawClient(directory.socket)
+    try asked.send(.list(index: 0))
+    try serve()
+    while server.connectionCount > 1 {
+      guard try loop.runOnce(timeoutMilliseconds: 10_000) > 0 else {
+        Issue.record("nothing closes a silent client")
+        return
+      }
+    }
+    expectOver(silent)
+    let isOver = asked.isOver
+    #expect(!isOver)
+  }
+
+  @Test func aSilentClientThatCameLaterHasItsOwnTime() throws {
+    try start(firstRequestMilliseconds: 50)
+    let first = try RawClient(directory.socket)
+    try serve()
+    let began = ContinuousClock.now
+    // Time itself is what is tested here: the first is half through its time.
+    #expect(try loop.runOnce(timeoutMilliseconds: 25) == 0)
+    let second = try RawClient(directory.socket)
+    while server.connectionCount != 0 || ContinuousClock.now - began < .milliseconds(70) {
+      guard try loop.runOnce(timeoutMilliseconds: 10_000) > 0 else {
+        Issue.record("nothing closes the second client")
+        return
+      }
+    }
+    expectOver(first)
+    expectOver(second)
+  }
+
+  @Test func anIdleServerDoesNotWake() throws {
+    try start(firstRequestMilliseconds: 20)
+    let client = try RawClient(directory.socket)
+    try client.send(.attach(channel: "relay"))
+    try serve()
+    #expect(try loop.runOnce(timeoutMilliseconds: 100) == 0)
+    _ = client.socket.raw
+  }
+
+  @Test func onlyAttachedConnectionsAreReported() throws {
+    try start()
+    do {
+      let lister = try RawClient(directory.socket)
+      let writer = try RawClient(directory.socket)
+      try lister.send(.list(index: 0))
+      try writer.send(.attach(channel: "relay"))
+      try serve()
+    }
+    try serve()
+    #expect(server.connectionCount == 0)
+    #expect(
+      channels.disconnected.withLock { $0 } == channels.attached.withLock { $0.map(\.connection) })
+  }
+
+  @Test func aRequestOfAClientThatIsGoneIsHarmless() throws {
+    try start()
+    do {
+      let client = try RawClient(directory.socket)
+      try client.send(.attach(channel: "relay"))
+    }
+    try serve()
+    #expect(server.connectionCount == 0)
+    #expect(channels.disconnected.withLock { $0.count } == channels.attached.withLock { $0.count })
+  }
+}

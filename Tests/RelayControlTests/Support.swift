@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+// A handler with two channels that records what it is asked, and a server on a thread of its own.
+
+import Glibc
+import LinuxIO
+import Synchronization
+import Testing
+
+@testable import RelayControl
+
+let someChannels = [
+  ChannelDescription(
+    name: "relay", subbufSize: 262_144, subbufCount: 8, isOverwrite: false, isGlobal: false,
+    cpus: [0, 1, 8191], frontEnd: "cuse", pathPrefix: "/dev/relay"),
+  ChannelDescription(
+    name: "flight", subbufSize: 4096, subbufCount: 2, isOverwrite: true, isGlobal: true,
+    cpus: [0], frontEnd: "fuse", pathPrefix: "/run/relay/flight"),
+]
+
+var someStatistics: BufferStatistics {
+  var buffer = BufferStatistics(cpu: 3, path: "/dev/relay3")
+  buffer.recordsWritten = .max
+  buffer.recordsRead = 1
+  buffer.recordsUnread = 2
+  buffer.bytesWritten = 3
+  buffer.bytesRead = 4
+  buffer.bytesUnread = 5
+  buffer.padding = 6
+  buffer.subbufsProduced = 7
+  buffer.subbufsConsumed = 8
+  buffer.lostFull = 9
+  buffer.lostTooBig = 10
+  buffer.lostOverwritten = 11
+  buffer.lostStalled = 12
+  buffer.aborted = 13
+  buffer.cancelled = 14
+  return buffer
+}
+
+/// Knows `someChannels`. Its descriptors are real, so that what arrives can be looked at.
+final class Channels: ControlHandler, Sendable {
+  static let owner: UInt16 = 513
+
+  let geometry: FileDescriptor
+  let ring: FileDescriptor
+  let wake: EventFD
+  /// Signalled for each connection that ended.
+  let ended: EventFD
+  let flushed = Mutex<[String]>([])
+  let attached = Mutex<[(connection: ConnectionID, peer: PeerCredentials)]>([])
+  let disconnected = Mutex<[ConnectionID]>([])
+  /// The process of the last attach.
+  let process = Mutex<CInt>(-1)
+
+  init() throws {
+    geometry = try MemoryFile.create(name: "geometry", count: 4096)
+    try MemoryFile.seal(geometry.raw, [.shrink, .grow, .write, .seal])
+    ring = try MemoryFile.create(name: "ring", count: 65_536)
+    wake = try EventFD()
+    ended = try EventFD()
+  }
+
+  deinit { process.withLock { if $0 >= 0 { close($0) } } }
+
+  func attach(
+    channel: String, connection: ConnectionID, peer: PeerCredentials,
+    process: consuming ProcessHandle
+  ) throws(ControlRefusal) -> RelayControl.Attachment {
+    try check(channel)
+    attached.withLock { $0.append((connection, peer)) }
+    let copy = dup(process.raw)
+    self.process.withLock { (last: inout CInt) in
+      if last >= 0 { close(last) }
+      last = copy
+    }
+    return RelayControl.Attachment(
+      owner: Channels.owner, geometry: geometry.raw, ring: ring.raw, wake: wake.raw)
+  }
+
+  func describe(index: Int) -> ChannelDescription? {
+    someChannels.indices.contains(index) ? someChannels[index] : nil
+  }
+
+  func statistics(
+    channel: String, bufferIndex: Int
+  ) throws(ControlRefusal) -> BufferStatistics? {
+    try check(channel)
+    return bufferIndex == 0 ? someStatistics : nil
+  }
+
+  func flush(channel: String) throws(ControlRefusal) {
+    try check(channel)
+    flushed.withLock { $0.append(channel) }
+  }
+
+  func reset(channel: String) throws(ControlRefusal) { try check(channel) }
+
+  func disconnected(_ connection: ConnectionID) {
+    disconnected.withLock { $0.append(connection) }
+    ended.signal()
+  }
+
+  private func check(_ channel: String) throws(ControlRefusal) {
+    if !someChannels.contains(where: { $0.name == channel }) {
+      throw ControlRefusal(code: ENOENT, message: "no channel \(channel)")
+    }
+  }
+}
+
+/// A fresh directory, removed with the files a server may leave.
+final class TemporaryDirectory: Sendable {
+  let path: String
+  var socket: String { path + "/control" }
+
+  init() {
+    var template = Array("/tmp/control-XXXXXX".utf8CString)
+    path = template.withUnsafeMutableBufferPointer { String(cString: mkdtemp($0.baseAddress!)) }
+  }
+
+  deinit {
+    unlink(socket)
+    unlink(socket + ".lock")
+    rmdir(path)
+  }
+}
+
+/// A server on its own thread, from init to deinit.
+final class LiveServer {
+  let directory = TemporaryDirectory()
+  let channels: Channels
+  private let thread: pthread_t
+  private let stop: EventFD
+
+  private final class Start: EventHandler, Sendable {
+    let path: String
+    let channels: Channels
+    let started: CInt
+    let stop: CInt
+    let loop = Mutex<Bool>(false)
+
+    init(path: String, channels: Channels, started: CInt, stop: CInt) {
+      self.path = path
+      self.channels = channels
+      self.started = started
+      self.stop = stop
+    }
+
+    func handle(_ events: Events, from fd: CInt) { loop.withLock { $0 = true } }
+
+    func run() throws {
+      let loop = try EventLoop()
+      let server = try ControlServer(loop: loop, path: path, handler: channels)
+      try loop.add(stop, .read, self)
+      EventFD.signal(started)
+      while !self.loop.withLock({ $0 }) { try loop.runOnce(timeoutMilliseconds: -1) }
+      server.stop()
+    }
+  }
+
+  init() throws {
+    channels = try Channels()
+    stop = try EventFD()
+    let started = try EventFD()
+    let start = Start(
+      path: directory.socket, channels: channels, started: started.raw, stop: stop.raw)
+    var thread = pthread_t()
+    let result = pthread_create(
+      &thread, nil,
+      { context in
+        let start = Unmanaged<Start>.fromOpaque(context!).takeRetainedValue()
+        do { try start.run() } catch { fatalError("the server failed: \(error)") }
+        return nil
+      }, Unmanaged.passRetained(start).toOpaque())
+    precondition(result == 0)
+    self.thread = thread
+    _ = Readiness.wait(started.raw, .read, timeoutMilliseconds: -1)
+  }
+
+  deinit {
+    stop.signal()
+    pthread_join(thread, nil)
+  }
+
+  func client() throws -> ControlClient { try ControlClient(path: directory.socket) }
+
+  /// Waits until `count` attached connections have ended.
+  func waitForEnds(_ count: Int) {
+    while channels.disconnected.withLock({ $0.count }) < count {
+      let ready = Readiness.wait(channels.ended.raw, .read, timeoutMilliseconds: 10_000)
+      guard ready == .read else {
+        Issue.record("a connection that ended was not noticed")
+        return
+      }
+      channels.ended.drain()
+    }
+  }
+}
+
+/// The same random bytes for the same seed (SplitMix64).
+struct SeededGenerator: RandomNumberGenerator {
+  var state: UInt64
+
+  mutating func next() -> UInt64 {
+    state &+= 0x9e37_79b9_7f4a_7c15
+    var z = state
+    z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
+    z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
+    return z ^ (z >> 31)
+  }
+
+  /// Random bytes; every other time behind a header that is right, to get past it.
+  mutating func packet(limit: Int) -> [UInt8] {
+    let count = Int.random(in: 1...limit, using: &self)
+    var bytes = (0..<count).map { _ in UInt8.random(in: 0...255, using: &self) }
+    if count >= 8, Bool.random(using: &self) {
+      let types: [UInt8] = [1, 2, 3, 4, 5, 128, 129, 130, 131, 132, 255]
+      bytes.replaceSubrange(0..<4, with: [1, types.randomElement(using: &self)!, 0, 0])
+      for shift in 0..<4 {
+        bytes[4 + shift] = UInt8(truncatingIfNeeded: (count - 8) >> (8 * shift))
+      }
+      // Short strings, so that the fields behind them are reached.
+      if count >= 10 {
+        bytes.replaceSubrange(8..<10, with: [UInt8.random(in: 0...4, using: &self), 0])
+      }
+    }
+    return bytes
+  }
+}

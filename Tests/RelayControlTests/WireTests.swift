@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// Messages to bytes and back, and bytes that are no message.
+
+import Testing
+
+@testable import RelayControl
+
+private let requests: [Request] = [
+  .attach(channel: "relay"), .attach(channel: String(repeating: "x", count: 255)),
+  .attach(channel: "spur-größe"), .list(index: 0), .list(index: Int(UInt32.max)),
+  .stat(channel: "relay", bufferIndex: 7), .flush(channel: "relay"), .reset(channel: "relay"),
+]
+
+private let replies: [Reply] = [
+  .attached(owner: 0), .attached(owner: .max), .channel(someChannels[0]),
+  .channel(someChannels[1]), .statistics(someStatistics), .done, .end,
+  .refused(ControlRefusal(code: 2, message: "no channel relay")),
+  .refused(ControlRefusal(code: .max, message: "")),
+]
+
+@Suite struct WireTests {
+  @Test(arguments: requests) func aRequestSurvives(request: Request) throws {
+    let bytes = try request.encoded()
+    #expect(try Request(decoding: bytes.span.bytes) == request)
+  }
+
+  @Test(arguments: replies) func aReplySurvives(reply: Reply) throws {
+    let bytes = try reply.encoded()
+    #expect(try Reply(decoding: bytes.span.bytes) == reply)
+  }
+
+  @Test func theBytesAreThoseOfTheDocumentation() throws {
+    #expect(
+      try Request.stat(channel: "ab", bufferIndex: 0x0102).encoded() == [
+        1, 3, 0, 0, 8, 0, 0, 0, 2, 0, 97, 98, 2, 1, 0, 0,
+      ])
+    #expect(try Reply.attached(owner: 0x0201).encoded() == [1, 128, 0, 0, 2, 0, 0, 0, 1, 2])
+    #expect(try Reply.end.encoded() == [1, 132, 0, 0, 0, 0, 0, 0])
+  }
+
+  @Test func theLargestDescriptionFitsAPacket() throws {
+    var channel = someChannels[0]
+    channel.name = String(repeating: "n", count: ControlLimits.nameBytes)
+    channel.frontEnd = channel.name
+    channel.pathPrefix = String(repeating: "p", count: ControlLimits.pathBytes)
+    channel.cpus = Array(0..<ControlLimits.cpus)
+    let bytes = try Reply.channel(channel).encoded()
+    #expect(bytes.count <= ControlLimits.packetBytes)
+    #expect(try Reply(decoding: bytes.span.bytes) == .channel(channel))
+  }
+
+  @Test func whatIsOverItsLimitIsNotEncoded() {
+    let name = String(repeating: "n", count: 256)
+    #expect(throws: WireError.tooLong) { try Request.attach(channel: name).encoded() }
+    #expect(throws: WireError.tooLong) { try Request.list(index: -1).encoded() }
+    var channel = someChannels[0]
+    channel.cpus = [ControlLimits.cpus]
+    #expect(throws: WireError.tooLong) { try Reply.channel(channel).encoded() }
+  }
+
+  @Test func aLongRefusalIsCutAtACharacter() throws {
+    let message = String(repeating: "é", count: 1000)
+    let bytes = try Reply.refused(ControlRefusal(code: 1, message: message)).encoded()
+    let expected = ControlRefusal(code: 1, message: String(repeating: "é", count: 511))
+    #expect(try Reply(decoding: bytes.span.bytes) == .refused(expected))
+  }
+
+  @Test(arguments: requests) func aCutOrLongerRequestIsMalformed(request: Request) throws {
+    let bytes = try request.encoded()
+    for count in 0..<bytes.count {
+      let part = Array(bytes[..<count])
+      #expect(throws: WireError.malformed) { try Request(decoding: part.span.bytes) }
+    }
+    let longer = bytes + [0]
+    #expect(throws: WireError.malformed) { try Request(decoding: longer.span.bytes) }
+  }
+
+  @Test(arguments: replies) func aReplyCutInItsBodyIsMalformed(reply: Reply) throws {
+    let bytes = try reply.encoded()
+    for count in 8..<bytes.count {
+      // The header tells the truth about the length, so that the fields themselves are cut.
+      var part = Array(bytes[..<count])
+      part[4] = UInt8((count - 8) & 255)
+      part[5] = UInt8((count - 8) >> 8)
+      #expect(throws: WireError.malformed) { try Reply(decoding: part.span.bytes) }
+    }
+  }
+
+  @Test(
+    arguments: [
+      ([2, 1, 0, 0, 0, 0, 0, 0], WireError.unknownVersion(2)),
+      ([1, 99, 0, 0, 0, 0, 0, 0], .unknownType(99)),
+      // A reply is no request.
+      ([1, 131, 0, 0, 0, 0, 0, 0], .unknownType(131)),
+      ([1, 2, 1, 0, 4, 0, 0, 0, 0, 0, 0, 0], .malformed),
+      // An empty name, a control character, broken UTF-8, a length beyond the packet.
+      ([1, 1, 0, 0, 2, 0, 0, 0, 0, 0], .malformed),
+      ([1, 1, 0, 0, 3, 0, 0, 0, 1, 0, 10], .malformed),
+      ([1, 1, 0, 0, 3, 0, 0, 0, 1, 0, 0xff], .malformed),
+      ([1, 1, 0, 0, 3, 0, 0, 0, 255, 0, 97], .malformed),
+    ] as [([UInt8], WireError)])
+  func whatIsNoRequestSaysWhy(bytes: [UInt8], error: WireError) {
+    #expect(throws: error) { try Request(decoding: bytes.span.bytes) }
+  }
+
+  @Test func aRefusalWithoutACodeIsMalformed() {
+    let bytes: [UInt8] = [1, 255, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    #expect(throws: WireError.malformed) { try Reply(decoding: bytes.span.bytes) }
+  }
+
+  @Test(arguments: 1...4) func randomBytesNeverCrashTheDecoder(seed: UInt64) throws {
+    var generator = SeededGenerator(state: seed)
+    var decoded = 0
+    for _ in 0..<5_000 {
+      let bytes = generator.packet(limit: 64)
+      // What decodes must encode to what decodes to the same.
+      if let request = try? Request(decoding: bytes.span.bytes) {
+        decoded += 1
+        let again = try request.encoded()
+        #expect(try Request(decoding: again.span.bytes) == request)
+      }
+      if let reply = try? Reply(decoding: bytes.span.bytes) {
+        decoded += 1
+        let again = try reply.encoded()
+        #expect(try Reply(decoding: again.span.bytes) == reply)
+      }
+    }
+    #expect(decoded > 0, "the generator should reach past the header at times")
+  }
+
+  @Test func randomChangesOfRealMessagesNeverCrashTheDecoder() throws {
+    var generator = SeededGenerator(state: 5)
+    for original in try requests.map({ try $0.encoded() }) + replies.map({ try $0.encoded() }) {
+      for _ in 0..<500 {
+        var bytes = original
+        bytes[Int.random(in: 0..<bytes.count, using: &generator)] =
+          UInt8.random(in: 0...255, using: &generator)
+        _ = try? Request(decoding: bytes.span.bytes)
+        _ = try? Reply(decoding: bytes.span.bytes)
+      }
+    }
+  }
+}
