@@ -16,6 +16,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
 #include <sys/un.h>
@@ -299,3 +300,6 @@ ssize_t clinux_receive(
 }
 
 int clinux_pipe(int ends[2]) { return pipe2(ends, O_CLOEXEC) < 0 ? -errno : 0; }
+
+uint32_t clinux_major(uint64_t rdev) { return major(rdev); }
+uint32_t clinux_minor(uint64_t rdev) { return minor(rdev); }

@@ -1,2 +1,128 @@
 // SPDX-License-Identifier: Apache-2.0
-// placeholder
+// Brings devices up through one of the two front ends and keeps their readers awake.
+
+internal import CFuse
+internal import Glibc
+public import LinuxIO
+internal import Relay
+
+/// Which kernel interface serves the files.
+public enum HostBackend: String, Sendable {
+  /// CUSE when /dev/cuse opens, else relayfs. Never what a host ends up with.
+  case auto
+  case cuse
+  case fuse
+}
+
+/// Why devices cannot be served: which one, and what to do.
+public struct HostError: Error, CustomStringConvertible {
+  public let description: String
+}
+
+/// What the two front ends have in common.
+protocol FrontEnd: AnyObject {
+  /// Brings all devices up, or throws and leaves none.
+  func serve(_ devices: [Device]) throws
+  func stop()
+}
+
+/// Serves devices on one event loop.
+public final class DeviceHost: EventHandler {
+  /// `.cuse` or `.fuse`.
+  public let backend: HostBackend
+  /// The path of a device without its name.
+  public let pathPrefix: String
+  private let loop: EventLoop
+  private let frontEnd: any FrontEnd
+  private let tick: TimerFD
+  private var isTicking = false
+  private var devices: [Device] = []
+
+  /// Bounds what a signal can cost that a writer was stopped or killed before sending.
+  private static let tickMilliseconds = 250
+
+  /// - Parameters:
+  ///   - mountPoint: for relayfs; an existing directory.
+  ///   - log: gets notices worth a warning.
+  public init(
+    backend: HostBackend, mountPoint: String, loop: EventLoop, log: @escaping (String) -> Void
+  ) throws {
+    self.loop = loop
+    tick = try TimerFD()
+    LibraryLog.forward(to: log)
+    let takesCUSE =
+      switch backend {
+      case .auto: CuseFrontEnd.isAvailable
+      case .cuse: true
+      case .fuse: false
+      }
+    if takesCUSE {
+      self.backend = .cuse
+      pathPrefix = "/dev/"
+      frontEnd = CuseFrontEnd(loop: loop)
+    } else {
+      self.backend = .fuse
+      pathPrefix = mountPoint + "/"
+      frontEnd = RelayfsFrontEnd(mountPoint: mountPoint, loop: loop, log: log)
+    }
+  }
+
+  /// Brings all devices up and serves them from then on; throws `HostError` naming the one that
+  /// fails, and leaves none.
+  public func serve(_ devices: [Device]) throws {
+    self.devices = devices
+    try frontEnd.serve(devices)
+    for device in devices { device.onAwaited = { [unowned self] in startTicking() } }
+    for fd in wakeDescriptors { try loop.add(fd, .read, self) }
+    try loop.add(tick.raw, .read, self)
+  }
+
+  /// Takes everything down; readers that have a device open get errors from then on.
+  public func stop() {
+    for fd in wakeDescriptors { loop.remove(fd) }
+    loop.remove(tick.raw)
+    frontEnd.stop()
+    devices = []
+  }
+
+  /// Tells all waiting readers what their devices' state is.
+  public func wakeAll() { for device in devices { device.wake() } }
+
+  private var wakeDescriptors: Set<CInt> { Set(devices.map(\.reader.channel.wakeDescriptor)) }
+
+  public func handle(_ events: Events, from fd: CInt) {
+    if fd == tick.raw {
+      tick.drain()
+      wakeAll()
+      stopTickingIfIdle()
+      return
+    }
+    EventFD.drain(fd)
+    for device in devices where device.reader.channel.wakeDescriptor == fd { device.wake() }
+  }
+
+  private func startTicking() {
+    guard !isTicking else { return }
+    isTicking = true
+    tick.arm(everyMilliseconds: DeviceHost.tickMilliseconds)
+  }
+
+  private func stopTickingIfIdle() {
+    guard !devices.contains(where: \.isAwaited) else { return }
+    isTicking = false
+    tick.disarm()
+  }
+}
+
+/// libfuse's own messages.
+enum LibraryLog {
+  // Set once per process start, before any session exists; libfuse's log function is global, too.
+  nonisolated(unsafe) private static var sink: (String) -> Void = { _ in }
+
+  static func forward(to log: @escaping (String) -> Void) {
+    sink = log
+    cfuse_set_log { message in
+      if let message { LibraryLog.sink("libfuse: " + String(cString: message)) }
+    }
+  }
+}

@@ -144,6 +144,9 @@ extension Reader {
     return true
   }
 
+  /// Whether the channel takes no more records.
+  public var isClosed: Bool { buffer.loadCurrent().isClosed }
+
   /// Whether the channel is closed and everything committed has been read: end of file.
   public var isDrained: Bool {
     let current = buffer.loadCurrent()

@@ -74,6 +74,9 @@ ssize_t clinux_send(
 ssize_t clinux_receive(
     int socket, void *bytes, size_t capacity, int *fds, size_t maxFds, size_t *fdCount,
     int *truncated, int dontWait);
+uint32_t clinux_major(uint64_t rdev);
+uint32_t clinux_minor(uint64_t rdev);
+
 // Both ends close-on-exec.
 int clinux_pipe(int ends[2]);
 

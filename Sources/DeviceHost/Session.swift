@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// One libfuse session on the event loop: its requests find their device and go there.
+
+internal import CFuse
+internal import Glibc
+internal import LinuxIO
+
+/// What a session serves.
+protocol SessionOwner: AnyObject {
+  /// The device behind an inode number; 0 in a character device's session.
+  func device(_ node: UInt64) -> Device?
+  /// The kernel ended the session.
+  func sessionEnded(_ session: Session)
+  // File systems only.
+  func lookup(_ request: OpaquePointer, parent: UInt64, name: String)
+  func attributes(_ request: OpaquePointer, node: UInt64)
+  func list(_ request: OpaquePointer, node: UInt64, size: Int, offset: UInt64)
+}
+
+/// Owns a libfuse session.
+final class Session: EventHandler {
+  private let loop: EventLoop
+  private unowned let owner: any SessionOwner
+  private var raw: OpaquePointer?
+  private let isMount: Bool
+
+  /// A character device over an open /dev/cuse.
+  init(
+    loop: EventLoop, owner: any SessionOwner, cuse: consuming FileDescriptor, name: String,
+    major: UInt32, minor: UInt32
+  ) throws(SystemError) {
+    self.loop = loop
+    self.owner = owner
+    isMount = false
+    var callbacks = Session.callbacks
+    let context = Unmanaged.passUnretained(self).toOpaque()
+    let code = cfuse_device_new(cuse.take(), name, major, minor, &callbacks, context, &raw)
+    if code < 0 { throw SystemError(code: -code, operation: "create device \(name)") }
+  }
+
+  /// A file system mounted on a directory.
+  init(loop: EventLoop, owner: any SessionOwner, mountPoint: String) throws(SystemError) {
+    self.loop = loop
+    self.owner = owner
+    isMount = true
+    var callbacks = Session.callbacks
+    let context = Unmanaged.passUnretained(self).toOpaque()
+    let code = cfuse_mount_new(mountPoint, &callbacks, context, &raw)
+    if code < 0 { throw SystemError(code: -code, operation: "mount relayfs on \(mountPoint)") }
+  }
+
+  deinit { destroy() }
+
+  var fd: CInt { cfuse_session_fd(raw) }
+
+  /// Serves the session's requests from now on.
+  func start() throws(SystemError) { try loop.add(fd, .read, self) }
+
+  /// Processes one request if there is one; false when the session is over.
+  func step() -> Bool { cfuse_session_step(raw) != CFUSE_ENDED }
+
+  /// Ends it: unmounts, removes the device.
+  func destroy() {
+    guard let raw else { return }
+    loop.remove(fd)
+    self.raw = nil
+    cfuse_session_destroy(raw)
+  }
+
+  /// Requests served before other sessions get their turn.
+  private static let requestsPerEvent = 16
+
+  func handle(_ events: Events, from fd: CInt) {
+    for _ in 0..<Session.requestsPerEvent {
+      switch cfuse_session_step(raw) {
+      case CFUSE_PROCESSED: continue
+      case CFUSE_NOTHING: return
+      default:
+        loop.remove(fd)
+        owner.sessionEnded(self)
+        return
+      }
+    }
+  }
+
+  private static func of(_ context: UnsafeMutableRawPointer?) -> Session {
+    Unmanaged<Session>.fromOpaque(context!).takeUnretainedValue()
+  }
+
+  private static let callbacks = cfuse_callbacks(
+    open: { context, request, node, flags in
+      let session = Session.of(context)
+      guard let device = session.owner.device(node) else {
+        cfuse_reply_error(request, ENOENT)
+        return
+      }
+      device.open(
+        request!, flags: flags,
+        reply: session.isMount
+          ? { cfuse_reply_open_file($0, $1) } : { cfuse_reply_open_device($0, $1) })
+    },
+    read: { _, request, handle, size in
+      Device.OpenFile.of(handle)._withUnsafeGuaranteedRef { $0.device.read(request!, size: size) }
+    },
+    poll: { _, request, handle, poll in
+      Device.OpenFile.of(handle)._withUnsafeGuaranteedRef { $0.device.poll(request!, $0, poll) }
+    },
+    release: { _, request, handle in
+      let file = Device.OpenFile.of(handle).takeUnretainedValue()
+      file.device.release(request!, file)
+    },
+    lookup: { context, request, parent, name in
+      Session.of(context).owner.lookup(request!, parent: parent, name: String(cString: name!))
+    },
+    attributes: { context, request, node in
+      Session.of(context).owner.attributes(request!, node: node)
+    },
+    list: { context, request, node, size, offset in
+      Session.of(context).owner.list(request!, node: node, size: size, offset: offset)
+    })
+}

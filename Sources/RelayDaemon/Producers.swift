@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// The processes that write: each has one owner id, and a handle through which its death is seen.
+// Only proven death counts: a closed connection says nothing about the memory a process has mapped.
+
+internal import Glibc
+internal import LinuxIO
+internal import Relay
+internal import RelayControl
+
+/// Hands out owner ids and sweeps after the dead.
+final class Producers: EventHandler {
+  private final class Producer {
+    let owner: UInt16
+    let process: ProcessHandle
+    let pid: Int32
+    var channels: [Channel] = []
+
+    init(owner: UInt16, process: consuming ProcessHandle, pid: Int32) {
+      self.owner = owner
+      self.process = process
+      self.pid = pid
+    }
+  }
+
+  /// A bound on processes attached at once: each costs two descriptors and an owner id.
+  static let limit = 4096
+
+  private let loop: EventLoop
+  private let log: (String) -> Void
+  private var byHandle: [CInt: Producer] = [:]
+  // A pid is not reused while its handle shows it alive; looked at before each use.
+  private var byPID: [Int32: Producer] = [:]
+  private var lastOwner: UInt16 = 0
+  private var owners: Set<UInt16> = []
+
+  init(loop: EventLoop, log: @escaping (String) -> Void) {
+    self.loop = loop
+    self.log = log
+  }
+
+  /// The owner id of a process, which now may write into `channel`, too.
+  func attach(
+    _ channel: Channel, process: consuming ProcessHandle, pid: Int32
+  ) throws(ControlRefusal) -> UInt16 {
+    if let known = byPID[pid] {
+      if known.process.hasExited {
+        bury(known)
+      } else {
+        if !known.channels.contains(where: { $0 === channel }) { known.channels.append(channel) }
+        return known.owner
+      }
+    }
+    guard byHandle.count < Producers.limit else {
+      throw ControlRefusal(
+        code: EMFILE, message: "\(Producers.limit) processes write already, and that is the limit")
+    }
+    guard !process.hasExited else {
+      throw ControlRefusal(code: ESRCH, message: "the process that asked is gone")
+    }
+    let producer = Producer(owner: freeOwner(), process: process, pid: pid)
+    do throws(SystemError) {
+      try loop.add(producer.process.raw, .read, self)
+    } catch {
+      throw ControlRefusal(code: error.code, message: "cannot watch process \(pid): \(error)")
+    }
+    producer.channels = [channel]
+    byHandle[producer.process.raw] = producer
+    byPID[pid] = producer
+    owners.insert(producer.owner)
+    return producer.owner
+  }
+
+  /// An id in use is not given again before its sweep is done; the limit leaves free ones.
+  private func freeOwner() -> UInt16 {
+    repeat {
+      lastOwner = lastOwner % Channel.highestOwner + 1
+    } while owners.contains(lastOwner)
+    return lastOwner
+  }
+
+  func handle(_ events: Events, from fd: CInt) {
+    guard let producer = byHandle[fd], producer.process.hasExited else { return }
+    bury(producer)
+  }
+
+  private func bury(_ producer: Producer) {
+    loop.remove(producer.process.raw)
+    for channel in producer.channels {
+      let count = channel.sweep(owner: producer.owner)
+      guard count > 0 else { continue }
+      log(
+        "process \(producer.pid) died while it wrote to channel \(channel.name): "
+          + "\(count) unfinished record\(count == 1 ? "" : "s") discarded")
+    }
+    byHandle[producer.process.raw] = nil
+    if byPID[producer.pid] === producer { byPID[producer.pid] = nil }
+    owners.remove(producer.owner)
+  }
+}
