@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The command line of relayd.
 
-import ArgumentParser
+public import ArgumentParser
 import Glibc
 import Logging
-import RelayDaemon
+public import RelayDaemon
 
 @main
 struct RelaydCommand: ParsableCommand {
