@@ -79,6 +79,7 @@ import Testing
     var pair: SocketPair? = try UnixSocket.pair()
     let kept = try pair!.first.duplicate()
     pair = nil
+    #expect(Readiness.wait(kept.raw, .hangup, timeoutMilliseconds: 10_000).contains(.hangup))
     #expect(throws: SystemError(code: EPIPE, operation: "send a packet")) {
       try send(kept.raw, "x")
     }
@@ -169,7 +170,8 @@ import Testing
   /// A socket file as a killed daemon leaves it (or one that listens without a lock).
   @discardableResult
   private func abandon(_ path: String, keepOpen: Bool = false) throws -> CInt {
-    let raw = socket(AF_UNIX, CInt(SOCK_SEQPACKET.rawValue), 0)
+    let type = CInt(SOCK_SEQPACKET.rawValue) | CInt(SOCK_CLOEXEC.rawValue)
+    let raw = socket(AF_UNIX, type, 0)
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)
     withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
@@ -179,7 +181,11 @@ import Testing
       }
     }
     try #require(bound == 0 && listen(raw, 1) == 0)
-    if !keepOpen { close(raw) }
+    if !keepOpen {
+      // A child that another test starts holds a copy until it has called exec.
+      shutdown(raw, CInt(SHUT_RDWR))
+      close(raw)
+    }
     return raw
   }
 }

@@ -83,6 +83,7 @@ import Testing
     let client = try live!.client()
     try client.flush("relay")
     live = nil
+    #expect(Readiness.wait(client.raw, .hangup, timeoutMilliseconds: 10_000).contains(.hangup))
     #expect(!client.isConnected)
     #expect(throws: ControlError.disconnected) { try client.flush("relay") }
     #expect(throws: ControlError.disconnected) { try client.flush("relay") }

@@ -68,7 +68,7 @@ final class Channels: ControlHandler, Sendable {
   ) throws(ControlRefusal) -> RelayControl.Attachment {
     try check(channel)
     attached.withLock { $0.append((connection, peer)) }
-    let copy = dup(process.raw)
+    let copy = fcntl(process.raw, F_DUPFD_CLOEXEC, 0)
     self.process.withLock { (last: inout CInt) in
       if last >= 0 { close(last) }
       last = copy
