@@ -48,7 +48,8 @@ let package = Package(
       name: "relayctl", dependencies: ["Relay", "RelayControl", "LinuxIO", arguments],
       swiftSettings: swift),
     .executableTarget(
-      name: "relay-bench", dependencies: ["Relay", "LinuxIO", arguments], swiftSettings: swift),
+      name: "relay-bench", dependencies: ["Relay", "RelayControl", "LinuxIO", arguments],
+      exclude: ["Peers"], swiftSettings: swift),
     // Writes and checks self-describing records for the end-to-end tests and the demo.
     .executableTarget(
       name: "relay-load", dependencies: [arguments], path: "Tests/Load", swiftSettings: swift),
