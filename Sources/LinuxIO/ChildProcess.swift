@@ -25,6 +25,14 @@ public struct ChildProcess: Sendable {
     for (source, target) in [(input, 0), (output, 1), (error, 2)] as [(CInt?, CInt)] {
       if let source { posix_spawn_file_actions_adddup2(&actions, source, target) }
     }
+    // A worker thread's blocked signals are not the child's business.
+    var attributes = posix_spawnattr_t()
+    posix_spawnattr_init(&attributes)
+    defer { posix_spawnattr_destroy(&attributes) }
+    var none = sigset_t()
+    sigemptyset(&none)
+    posix_spawnattr_setsigmask(&attributes, &none)
+    posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
     var words: [String] = []
     var variable = environ
     while let entry = variable.pointee {
@@ -37,7 +45,7 @@ public struct ChildProcess: Sendable {
     let envp = words.map { strdup($0) } + [nil]
     defer { for string in argv + envp { free(string) } }
     var pid: Int32 = 0
-    let code = posix_spawnp(&pid, arguments[0], &actions, nil, argv, envp)
+    let code = posix_spawnp(&pid, arguments[0], &actions, &attributes, argv, envp)
     guard code == 0 else { throw SystemError(code: code, operation: "start \(arguments[0])") }
     self.pid = pid
   }

@@ -166,7 +166,7 @@ final class Daemon {
   /// One number of `relayctl stat --json`, summed over the buffers of a channel.
   func statistic(_ key: String, of channel: String = "relay") throws -> Int {
     let json = try relayctl("stat", channel, "--json").output
-    let parts = json.components(separatedBy: "\"\(key)\":").dropFirst()
+    let parts = json.components(separatedBy: "\"\(key)\" :").dropFirst()
     guard !parts.isEmpty else { throw Failure("no \(key) in \(json)") }
     return parts.reduce(0) { sum, part in
       sum + Int(part.drop { $0 == " " }.prefix { $0.isNumber })!

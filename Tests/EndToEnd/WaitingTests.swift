@@ -34,14 +34,13 @@ import Testing
 
   @Test func aPollLoopGetsEveryLineSoonAfterItIsWritten() throws {
     let daemon = try Daemon("relay:global")
+    let out = try FileDescriptor.open(
+      "\(daemon.scratch.path)/out", O_RDWR | O_CREAT, mode: 0o600)
     let reader = try ChildProcess(
-      [program("relayctl"), "read", "relay", "--follow"],
-      output: FileDescriptor.open("\(daemon.scratch.path)/out", O_WRONLY | O_CREAT, mode: 0o600)
-        .raw,
+      [program("relayctl"), "read", "relay", "--follow"], output: out.raw,
       environment: ["RELAY_SOCKET": daemon.socket])
     defer { _ = reader.wait() }
     defer { reader.signal(SIGKILL) }
-    let out = try FileDescriptor.open("\(daemon.scratch.path)/out", O_RDONLY)
     var expected = ""
     for i in 0..<20 {
       try daemon.write("line \(i)\n")
