@@ -93,6 +93,14 @@ final class CuseNode: SessionOwner {
       throw HostError(
         description: "device \(device.name): \(path) exists already; choose another channel name")
     }
+    // The kernel would register a device whose node cannot be made.
+    guard errno == ENOENT else {
+      throw HostError(
+        description: """
+          device \(device.name): there can be no \(path): \(SystemError.message(errno)); choose \
+          another channel name
+          """)
+    }
     let session = try Session(
       loop: loop, owner: self, cuse: channel, name: device.name, major: major, minor: minor)
     self.session = session
@@ -149,12 +157,13 @@ final class CuseNode: SessionOwner {
   func stop() {
     session?.destroy()
     session = nil
+    device.abandon()
   }
 
   func device(_ node: UInt64) -> Device? { device }
 
   // Somebody aborted the connection through sysfs; the descriptor stays until stop.
-  func sessionEnded(_ session: Session) {}
+  func sessionEnded(_ session: Session) { device.abandon() }
 
   // A character device has no directory.
   func lookup(_ request: OpaquePointer, parent: UInt64, name: String) {

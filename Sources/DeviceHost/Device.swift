@@ -92,6 +92,9 @@ extension Device {
     Device.OpenFile.of(file.handle).release()
   }
 
+  /// Forgets all open files, once no release can come any more.
+  func abandon() { for file in files { forget(file) } }
+
   /// POLLIN whenever a read would return data; POLLHUP once the channel is closed.
   private var events: UInt32 {
     if reader.hasData {
@@ -104,8 +107,9 @@ extension Device {
 
   private func armIfAwaited() {
     guard isAwaited else { return }
-    // Not armed: there is data, and the next read that drains it comes here again.
-    _ = reader.arm()
+    // Not armed: there is data, and the next read that drains it comes here again. Looking first
+    // saves the barrier.
+    if !reader.hasData { _ = reader.arm() }
     onAwaited()
   }
 

@@ -5,6 +5,7 @@ internal import CFuse
 internal import Glibc
 public import LinuxIO
 internal import Relay
+internal import Synchronization
 
 /// Which kernel interface serves the files.
 public enum HostBackend: String, Sendable {
@@ -70,11 +71,16 @@ public final class DeviceHost: EventHandler {
   /// Brings all devices up and serves them from then on; throws `HostError` naming the one that
   /// fails, and leaves none.
   public func serve(_ devices: [Device]) throws {
-    self.devices = devices
-    try frontEnd.serve(devices)
     for device in devices { device.onAwaited = { [unowned self] in startTicking() } }
-    for fd in wakeDescriptors { try loop.add(fd, .read, self) }
-    try loop.add(tick.raw, .read, self)
+    try frontEnd.serve(devices)
+    self.devices = devices
+    do {
+      for fd in wakeDescriptors { try loop.add(fd, .read, self) }
+      try loop.add(tick.raw, .read, self)
+    } catch {
+      stop()
+      throw error
+    }
   }
 
   /// Takes everything down; readers that have a device open get errors from then on.
@@ -116,13 +122,20 @@ public final class DeviceHost: EventHandler {
 
 /// libfuse's own messages.
 enum LibraryLog {
-  // Set once per process start, before any session exists; libfuse's log function is global, too.
-  nonisolated(unsafe) private static var sink: (String) -> Void = { _ in }
+  // Unchecked: a process has one host, whose thread is the one that libfuse logs on.
+  private struct Sink: @unchecked Sendable {
+    var log: (String) -> Void = { _ in }
+  }
+
+  // Global, as libfuse's log function is.
+  private static let sink = Mutex(Sink())
 
   static func forward(to log: @escaping (String) -> Void) {
-    sink = log
+    let sink = Sink(log: log)
+    LibraryLog.sink.withLock { $0 = sink }
     cfuse_set_log { message in
-      if let message { LibraryLog.sink("libfuse: " + String(cString: message)) }
+      guard let message else { return }
+      LibraryLog.sink.withLock { $0 }.log("libfuse: " + String(cString: message))
     }
   }
 }

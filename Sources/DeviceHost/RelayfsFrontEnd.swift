@@ -37,6 +37,7 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner {
   func stop() {
     session?.destroy()
     session = nil
+    for device in devices { device.abandon() }
   }
 
   private func checkMountPoint() throws(HostError) {
@@ -77,6 +78,7 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner {
   }
 
   func sessionEnded(_ session: Session) {
+    for device in devices { device.abandon() }
     log("somebody unmounted \(mountPoint): its files are gone until relayd is started again")
   }
 

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel's side of a CUSE connection, played over a socket pair against the real libfuse, shim
+// and device: for moments that a real kernel rarely gives. One thread: a request is sent, served,
+// and its answer received, in turn.
+
+import Glibc
+import LinuxIO
+import Relay
+import Testing
+
+@testable import DeviceHost
+
+/// What the server wrote: an answer (`unique` as in the request) or a notification (`unique` 0).
+struct Message: Equatable {
+  var unique: UInt64
+  var code: Int32
+  var body: [UInt8]
+
+  static func wake(_ pollHandle: UInt64) -> Message {
+    Message(unique: 0, code: 1, body: bytes(pollHandle))
+  }
+}
+
+func bytes<each Field: FixedWidthInteger>(_ fields: repeat each Field) -> [UInt8] {
+  var bytes: [UInt8] = []
+  for field in repeat each fields { withUnsafeBytes(of: field) { bytes += $0 } }
+  return bytes
+}
+
+final class FakeKernel: SessionOwner {
+  enum Operation: UInt32 {
+    case open = 14
+    case read = 15
+    case release = 18
+    case interrupt = 36
+    case poll = 40
+    case initialize = 4096
+  }
+
+  let channel: Channel
+  let device: Device
+  private let socket: FileDescriptor
+  private var session: Session?
+  private(set) var lastUnique: UInt64 = 0
+
+  init(subbufSize: Int = 16 << 10) throws {
+    channel = try makeChannel(subbufSize: subbufSize)
+    device = Device(name: "test0", reader: Reader(channel, channel.buffers[0]))
+    let pair = try UnixSocket.pair()
+    socket = try pair.first.duplicate()
+    let server = try pair.second.duplicate()
+    for fd in [socket.raw, server.raw] { _ = fcntl(fd, F_SETFL, O_NONBLOCK) }
+    session = try Session(
+      loop: EventLoop(), owner: self, cuse: server, name: device.name, major: 0, minor: 0)
+    let answer = try ask(.initialize, bytes(UInt32(7), UInt32(38), UInt32(0), UInt32(0)))
+    #expect(answer.code == 0)
+    #expect(String(decoding: answer.body, as: UTF8.self).contains("DEVNAME=test0\0"))
+  }
+
+  deinit { session?.destroy() }
+
+  /// Sends a request, lets the server serve it, and returns everything that the server wrote.
+  func exchange(_ operation: Operation, _ body: [UInt8]) throws -> [Message] {
+    lastUnique += 2
+    let header =
+      bytes(UInt32(40 + body.count), operation.rawValue, lastUnique, UInt64(1))
+      + bytes(UInt32(0), UInt32(0), UInt32(1), UInt32(0))
+    let isSent = try (header + body).withUnsafeBytes { bytes throws(SystemError) in
+      try UnixSocket.send(socket.raw, bytes)
+    }
+    #expect(isSent)
+    #expect(session!.step())
+    return try messages()
+  }
+
+  /// What the server wrote since the last call.
+  func messages() throws -> [Message] {
+    var messages: [Message] = []
+    var buffer = [UInt8](repeating: 0, count: 256 << 10)
+    while true {
+      let count = buffer.withUnsafeMutableBytes { recv(socket.raw, $0.baseAddress, $0.count, 0) }
+      guard count >= 16 else { return messages }
+      let message = buffer.withUnsafeBytes {
+        Message(
+          unique: $0.load(fromByteOffset: 8, as: UInt64.self),
+          code: $0.load(fromByteOffset: 4, as: Int32.self), body: Array($0[16..<count]))
+      }
+      messages.append(message)
+    }
+  }
+
+  /// The one answer to a request.
+  func ask(_ operation: Operation, _ body: [UInt8]) throws -> Message {
+    let messages = try exchange(operation, body)
+    let answer = try #require(messages.first)
+    #expect(messages.count == 1)
+    #expect(answer.unique == lastUnique)
+    return answer
+  }
+
+  /// Bytes that the server can have on the way; longer answers fail.
+  func limitAnswers(to bytes: CInt) {
+    var bytes = bytes
+    let size = socklen_t(MemoryLayout<CInt>.size)
+    #expect(setsockopt(session!.fd, SOL_SOCKET, SO_SNDBUF, &bytes, size) == 0)
+  }
+
+  func device(_ node: UInt64) -> Device? { device }
+  func sessionEnded(_ session: Session) {}
+  func lookup(_ request: OpaquePointer, parent: UInt64, name: String) { fatalError("a device") }
+  func attributes(_ request: OpaquePointer, node: UInt64) { fatalError("a device") }
+  func list(_ request: OpaquePointer, node: UInt64, size: Int, offset: UInt64) {
+    fatalError("a device")
+  }
+}
+
+extension FakeKernel {
+  func open(_ flags: CInt = O_RDONLY) throws -> UInt64 {
+    let answer = try ask(.open, bytes(UInt32(flags), UInt32(0)))
+    #expect(answer.code == 0)
+    try #require(answer.body.count == 16)
+    return answer.body.withUnsafeBytes { $0.load(as: UInt64.self) }
+  }
+
+  static func read(_ file: UInt64, _ size: Int, at offset: UInt64 = 0) -> [UInt8] {
+    bytes(file, offset, UInt32(size), UInt32(0), UInt64(0)) + bytes(UInt32(0), UInt32(0))
+  }
+
+  func read(_ file: UInt64, _ size: Int, at offset: UInt64 = 0) throws -> String {
+    let answer = try ask(.read, FakeKernel.read(file, size, at: offset))
+    #expect(answer.code == 0)
+    return String(decoding: answer.body, as: UTF8.self)
+  }
+
+  /// - Parameter pollHandle: what a wake will name; nil: the reader doesn't wait.
+  func poll(_ file: UInt64, _ pollHandle: UInt64?) throws -> CInt {
+    let answer = try ask(
+      .poll, bytes(file, pollHandle ?? 0, UInt32(pollHandle == nil ? 0 : 1), UInt32(POLLIN)))
+    #expect(answer.code == 0)
+    return answer.body.withUnsafeBytes { $0.load(as: CInt.self) }
+  }
+
+  func release(_ file: UInt64) throws {
+    let answer = try ask(.release, bytes(file, UInt32(0), UInt32(0), UInt64(0)))
+    #expect(answer == Message(unique: lastUnique, code: 0, body: []))
+  }
+}

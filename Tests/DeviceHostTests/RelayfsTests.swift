@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is particular to a relayfs mount: its directory, its mount point, and what a killed daemon
+// leaves.
+
+import Glibc
+import LinuxIO
+import Relay
+import Testing
+
+@testable import DeviceHost
+
+@Suite(.serialized, .enabled(if: backend == .fuse)) struct RelayfsTests {
+  @Test func theMountHoldsOneReadOnlyFileForEachDevice() throws {
+    let channel = try makeChannel()
+    let host = try LiveHost((0..<5).map { ("test\($0)", channel) })
+    let names = (0..<5).map { "test\($0)\n" }.joined()
+    #expect(try output("ls", host.mountPoint.path) == names)
+    #expect(try output("stat", "-c", "%a %F", host.mountPoint.path) == "555 directory\n")
+    #expect(
+      try output("stat", "-c", "%a %s %F", host.path("test3")) == "400 0 regular empty file\n")
+    #expect(throws: SystemError.self) { _ = try openFile(host.path("test5")) }
+  }
+
+  @Test func aDirectoryOfManyFilesIsListedWhole() throws {
+    let channel = try makeChannel()
+    let host = try LiveHost((0..<500).map { ("long-name-of-a-channel\($0)", channel) })
+    let listing = try output("ls", host.mountPoint.path)
+    #expect(listing.split(separator: "\n").count == 500)
+  }
+
+  @Test func stoppingUnmounts() throws {
+    let host = try LiveHost([("test0", makeChannel())])
+    #expect(host.mountPoint.isMounted)
+    host.stop()
+    #expect(!host.mountPoint.isMounted)
+  }
+
+  @Test func aMountPointThatIsNotThereIsNamed() throws {
+    let message = try #require(try failure(.fuse, mountPoint: "/nonexistent/here", ["test0"]))
+    #expect(message.contains("/nonexistent/here"))
+    #expect(message.contains("No such file or directory"))
+  }
+
+  @Test func aMountPointThatIsAFileIsNamed() throws {
+    let message = try #require(try failure(.fuse, mountPoint: "/etc/passwd", ["test0"]))
+    #expect(message.contains("/etc/passwd is not a directory"))
+  }
+
+  @Test func theMountOfAKilledDaemonIsReplaced() throws {
+    let mountPoint = MountPoint()
+    do {
+      let fuse = try FileDescriptor.open("/dev/fuse", O_RDWR | O_CLOEXEC)
+      let options = "fd=\(fuse.raw),rootmode=40000,user_id=0,group_id=0"
+      #expect(mount("dead", mountPoint.path, "fuse", 0, options) == 0)
+    }
+    // Its connection is closed, as if its daemon had been killed.
+    var status = stat()
+    #expect(stat(mountPoint.path, &status) == -1 && errno == ENOTCONN)
+
+    var notices: [String] = []
+    let loop = try EventLoop()
+    let host = try DeviceHost(backend: .fuse, mountPoint: mountPoint.path, loop: loop) {
+      notices.append($0)
+    }
+    let channel = try makeChannel()
+    try host.serve([Device(name: "test0", reader: Reader(channel, channel.buffers[0]))])
+    #expect(notices.count == 1 && notices[0].contains(mountPoint.path))
+    host.stop()
+    #expect(!mountPoint.isMounted)
+  }
+}
