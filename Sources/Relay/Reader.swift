@@ -65,6 +65,12 @@ public final class Reader {
     var lostBase: UInt64 = 0
     /// Every entry before this one was seen finished: the sub-buffer can be freed at its end.
     var walkedFromStart = true
+
+    mutating func advance(by entries: Int, to end: Int) {
+      entry += entries
+      offset = end
+      record &+= UInt64(truncatingIfNeeded: entries)
+    }
   }
 
   struct Pin {

@@ -58,67 +58,77 @@ extension Reader {
   /// Takes committed entries of the pinned sub-buffer until `room` is used up or one is not
   /// finished. True: at its end, and the next one is there.
   func walk(_ room: inout Int) -> Bool {
-    let seq = plan.position.seq
     let subbuf = pinned[pinCount - 1].subbuf
-    let size = buffer.layout.subbufSize
-    let index = buffer.index(subbuf)
     let payload = UnsafeRawPointer(buffer.payload(subbuf))
-    let committed = Entry.prefix(.committed, seq)
     plan.position.subbuf = subbuf
-    var runStart = plan.position.offset
-
-    func endRun() {
-      append(payload + runStart, plan.position.offset - runStart)
-      room -= plan.position.offset - runStart
-    }
-    while plan.position.entry < buffer.layout.entryCount {
-      let start = plan.position.offset
-      let entry = buffer.loadEntry(index, plan.position.entry)
-      if entry.isBusy || entry.isEmpty(seq) {
-        endRun()
+    while vectorCount < Reader.vectorLimit {
+      let position = plan.position
+      let run = committedRun(subbuf, position, room)
+      append(payload + position.offset, run.end - position.offset)
+      room -= run.end - position.offset
+      plan.position.advance(by: run.entries, to: run.end)
+      plan.totals.records &+= UInt64(run.entries)
+      guard plan.position.entry < buffer.layout.entryCount else { break }
+      let entry = run.stoppedAt
+      if entry.isBusy || entry.isEmpty(position.seq) { return false }
+      // Checked before use: another process can write anything here.
+      guard entry.end >= run.end, entry.end <= buffer.layout.subbufSize else { break }
+      switch entry.tag {
+      case .committed:
+        cut(payload, entry, take: room)
+        room = 0
+        return false
+      case .cancelled, .discarded:
+        plan.position.advance(by: 1, to: entry.end)
+        plan.totals.dead &+= 1
+      case .seal: return finish()
+      default:
+        markCorrupt()
         return false
       }
-      // Checked before use: another process can write anything here.
-      guard entry.end >= start, entry.end <= size else { break }
-      if entry.prefix == committed {
-        let left = room - (start - runStart)
-        if entry.end - start > left {
-          cut(payload, runStart, entry, take: left)
-          room = 0
-          return false
-        }
-        pass(entry, isCommitted: true)
-      } else if entry.tag == .cancelled || entry.tag == .discarded {
-        endRun()
-        pass(entry, isCommitted: false)
-        runStart = plan.position.offset
-        if vectorCount == Reader.vectorLimit { return false }
-      } else {
-        guard entry.tag == .seal else { break }
-        endRun()
-        return finish()
-      }
     }
-    endRun()
-    markCorrupt()
+    if vectorCount < Reader.vectorLimit { markCorrupt() }
     return false
   }
 
-  private func pass(_ entry: Entry, isCommitted: Bool) {
-    plan.position.entry += 1
-    plan.position.offset = entry.end
-    plan.position.record &+= 1
-    if isCommitted { plan.totals.records &+= 1 } else { plan.totals.dead &+= 1 }
+  /// Committed entries in a row.
+  private struct Run {
+    var entries = 0
+    /// Where the last of them ends.
+    var end: Int
+    /// The first entry that does not belong: another kind, out of room, or out of bounds.
+    var stoppedAt = Entry(raw: 0)
+  }
+
+  /// The committed entries from `position` on that fit into `room` bytes. The inner loop of all
+  /// reading: locals only.
+  private func committedRun(_ subbuf: Int, _ position: Position, _ room: Int) -> Run {
+    let index = buffer.index(subbuf) + position.entry
+    let committed = Entry.prefix(.committed, position.seq)
+    let limit = min(position.offset + room, buffer.layout.subbufSize)
+    let count = buffer.layout.entryCount - position.entry
+    var run = Run(end: position.offset)
+    while run.entries < count {
+      let entry = buffer.loadEntry(index, run.entries)
+      guard entry.prefix == committed, entry.end >= run.end, entry.end <= limit else {
+        run.stoppedAt = entry
+        return run
+      }
+      run.end = entry.end
+      run.entries += 1
+    }
+    return run
   }
 
   /// Takes the first `take` bytes of a record and keeps the rest for the next claim.
-  private func cut(_ payload: UnsafeRawPointer, _ runStart: Int, _ entry: Entry, take: Int) {
+  private func cut(_ payload: UnsafeRawPointer, _ entry: Entry, take: Int) {
+    guard take > 0, vectorCount < Reader.vectorLimit else { return }
     let start = plan.position.offset
-    append(payload + runStart, start + take - runStart)
-    guard take > 0 else { return }
+    append(payload + start, take)
     plan.cut = UnsafeRawBufferPointer(
       start: payload + (start + take), count: entry.end - start - take)
-    pass(entry, isCommitted: true)
+    plan.position.advance(by: 1, to: entry.end)
+    plan.totals.records &+= 1
   }
 
   /// At the SEAL: moves on to the next sub-buffer once writers have.
