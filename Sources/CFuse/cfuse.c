@@ -252,6 +252,9 @@ static struct stat status(const struct cfuse_attributes *attributes) {
       .st_uid = attributes->uid,
       .st_gid = attributes->gid,
       .st_blksize = 128 << 10,
+      .st_atim.tv_sec = attributes->time,
+      .st_mtim.tv_sec = attributes->time,
+      .st_ctim.tv_sec = attributes->time,
   };
   return st;
 }

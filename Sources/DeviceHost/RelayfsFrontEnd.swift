@@ -14,6 +14,8 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner {
   // Names and inode numbers do not change while it is mounted.
   private var nodeByName: [String: UInt64] = [:]
 
+  private let startTime = time(nil)
+
   private static let root: UInt64 = 1
   private static let firstFile: UInt64 = 2
 
@@ -126,6 +128,6 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner {
   private func attributes(_ node: UInt64) -> cfuse_attributes {
     cfuse_attributes(
       node: node, mode: node == RelayfsFrontEnd.root ? S_IFDIR | 0o555 : S_IFREG | 0o400,
-      uid: geteuid(), gid: getegid())
+      uid: geteuid(), gid: getegid(), time: Int64(startTime))
   }
 }

@@ -51,6 +51,7 @@ public final class Daemon {
   private func serve() throws {
     // A reader or client that goes away is an error code, not a signal.
     signal(SIGPIPE, SIG_IGN)
+    raiseDescriptorLimit()
     let host = try DeviceHost(
       backend: hostBackend, mountPoint: configuration.mountPoint, loop: loop,
       log: { [logger] in logger.warning("\($0)") })
@@ -79,6 +80,15 @@ public final class Daemon {
     try serveUntilSignal()
     shutDown()
     host.wakeAll()
+  }
+
+  /// Each device, channel, connection and producer takes descriptors; the soft limit is for
+  /// programs that use select(2).
+  private func raiseDescriptorLimit() {
+    var limit = rlimit()
+    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+    limit.rlim_cur = limit.rlim_max
+    setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
   }
 
   private var hostBackend: HostBackend {

@@ -108,7 +108,9 @@ final class Daemon {
   private var isOver = false
 
   /// Starts it and waits until it says that it is ready.
-  init(_ channels: String..., in scratch: Scratch? = nil) throws {
+  init(
+    _ channels: String..., in scratch: Scratch? = nil, environment: [String: String] = [:]
+  ) throws {
     let scratch = try scratch ?? Scratch()
     self.scratch = scratch
     socket = "\(scratch.path)/control"
@@ -118,7 +120,7 @@ final class Daemon {
     process = try ChildProcess(
       [program("relayd")] + Daemon.arguments(socket, mount)
         + channels.flatMap { ["--channel", $0] },
-      error: log.raw)
+      error: log.raw, environment: environment)
     try eventually("relayd is ready: \(logText)") {
       if logText.contains("ready") { return true }
       guard !hasEnded else { throw Failure("relayd did not start: \(logText)") }

@@ -60,6 +60,7 @@ struct cfuse_attributes {
   uint32_t mode;
   uint32_t uid;
   uint32_t gid;
+  int64_t time;  // of the last change, seconds since 1970
 };
 int cfuse_reply_attributes(cfuse_request *, const struct cfuse_attributes *);
 int cfuse_reply_entry(cfuse_request *, const struct cfuse_attributes *);
