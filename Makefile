@@ -50,7 +50,7 @@ $(PEERS)/%: Sources/relay-bench/Peers/%.c
 	@mkdir -p $(@D)
 	@case $* in lttng*) package=lttng-ust ;; *) package=fuse3 ;; esac; \
 	if pkg-config --exists $$package; then \
-	  set -x; $(CC) -std=gnu11 -O2 -Wall -Wextra -o $@ $< $$(pkg-config --cflags --libs $$package) -lpthread; \
+	  set -x; $(CC) -std=gnu11 -O2 -Wall -Wextra -I$(<D) -o $@ $< $$(pkg-config --cflags --libs $$package) -lpthread; \
 	else \
 	  echo "$*: no $$package here (make bench-deps)"; \
 	fi
@@ -74,6 +74,9 @@ install: $(RELEASE)/relayd $(RELEASE)/relayctl ## install under DESTDIR/PREFIX
 	sed 's|^\(Exec[A-Za-z]*=[-@:+!]*\)[^ ]*/\(relayd\|relayctl\)|\1$(PREFIX)/bin/\2|' \
 	  systemd/relayd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/relayd.service
 	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/relayd.service
+	for page in Sources/Support/man/*; do \
+	  install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}; \
+	done
 
 clean: ## remove everything that was built
 	rm -rf $(BUILD)
