@@ -5,175 +5,177 @@ import Glibc
 import LinuxIO
 import Testing
 
-@Suite(.serialized) struct RefusalTests {
-  /// Starts a relayd that must not come up.
-  func refused(_ arguments: String...) throws -> Finished {
-    let scratch = try Scratch()
-    mkdir("\(scratch.path)/mount", 0o755)
-    return try run(
-      ["timeout", "20", program("relayd")]
-        + Daemon.arguments("\(scratch.path)/control", "\(scratch.path)/mount") + arguments)
-  }
+extension OneAtATime {
+  @Suite struct RefusalTests {
+    /// Starts a relayd that must not come up.
+    func refused(_ arguments: String...) throws -> Finished {
+      let scratch = try Scratch()
+      mkdir("\(scratch.path)/mount", 0o755)
+      return try run(
+        ["timeout", "20", program("relayd")]
+          + Daemon.arguments("\(scratch.path)/control", "\(scratch.path)/mount") + arguments)
+    }
 
-  @Test(arguments: [
-    ("relay:subbuf_size=0", "0 bytes"),
-    ("relay:n_subbufs=0", "0 sub-buffers"),
-    ("relay:n_subbufs=1", "one sub-buffer is not enough"),
-    ("relay:subbuf_size=1GiB", "over the limit"),
-    ("relay:subbuf_size=32MiB,n_subbufs=65536", "this machine has"),
-    ("relay:subbuf_size=99999999999GiB", "64 bits"),
-    ("relay:subbuf_size=lots", "is not a size"),
-    ("relay:n_subbufs=x", "whole number"),
-    ("relay:mode=ring", "neither discard nor overwrite"),
-    ("relay:color=red", "unknown option color"),
-    ("relay:global=yes", "takes no value"),
-    ("relay1", "may not end in a digit"),
-    ("", "needs a name"),
-    ("re/lay", "use letters"),
-    ("..", "use letters"),
-  ])
-  func impossibleChannels(_ channel: String, _ reason: String) throws {
-    let finished = try refused("--channel", channel)
-    #expect(finished.status == 64, "\(channel): \(finished.error)")
-    #expect(finished.error.contains(reason), "\(channel): \(finished.error)")
-  }
+    @Test(arguments: [
+      ("relay:subbuf_size=0", "0 bytes"),
+      ("relay:n_subbufs=0", "0 sub-buffers"),
+      ("relay:n_subbufs=1", "one sub-buffer is not enough"),
+      ("relay:subbuf_size=1GiB", "over the limit"),
+      ("relay:subbuf_size=32MiB,n_subbufs=65536", "this machine has"),
+      ("relay:subbuf_size=99999999999GiB", "64 bits"),
+      ("relay:subbuf_size=lots", "is not a size"),
+      ("relay:n_subbufs=x", "whole number"),
+      ("relay:mode=ring", "neither discard nor overwrite"),
+      ("relay:color=red", "unknown option color"),
+      ("relay:global=yes", "takes no value"),
+      ("relay1", "may not end in a digit"),
+      ("", "needs a name"),
+      ("re/lay", "use letters"),
+      ("..", "use letters"),
+    ])
+    func impossibleChannels(_ channel: String, _ reason: String) throws {
+      let finished = try refused("--channel", channel)
+      #expect(finished.status == 64, "\(channel): \(finished.error)")
+      #expect(finished.error.contains(reason), "\(channel): \(finished.error)")
+    }
 
-  @Test func twoChannelsOfOneName() throws {
-    let finished = try refused("--channel", "audit", "--channel", "audit")
-    #expect(finished.status == 64)
-    #expect(finished.error.contains("audit"))
-  }
+    @Test func twoChannelsOfOneName() throws {
+      let finished = try refused("--channel", "audit", "--channel", "audit")
+      #expect(finished.status == 64)
+      #expect(finished.error.contains("audit"))
+    }
 
-  @Test func aNodeThatExistsAlready() throws {
-    guard Backend.underTest == .cuse else { return }
-    // /dev/tty0 is there before us; a name that clashes succeeds silently in the kernel.
-    let finished = try refused("--channel", "tty:global")
-    #expect(finished.status == 1)
-    #expect(finished.error.contains("/dev/tty0"), "\(finished.error)")
-    #expect(try run("stat", "-c", "%t:%T", "/dev/tty0").output == "4:0\n")
-  }
-
-  @Test func aSecondDaemonOnTheSameNodes() throws {
-    guard Backend.underTest == .cuse else { return }
-    let daemon = try Daemon("relay:global")
-    let finished = try refused("--channel", "relay:global")
-    #expect(finished.status == 1)
-    #expect(finished.error.contains("relay0"), "\(finished.error)")
-    try daemon.write("still here\n")
-    #expect(try run("cat", daemon.device("relay0")).output == "still here\n")
-  }
-
-  @Test func aSecondDaemonOnTheSameSocket() throws {
-    let daemon = try Daemon("relay:global")
-    let other = try Scratch()
-    let finished = try run(
-      ["timeout", "20", program("relayd")] + Daemon.arguments(daemon.socket, other.path)
-        + ["--channel", "other:global"])
-    #expect(finished.status == 1)
-    #expect(finished.error.contains(daemon.socket), "\(finished.error)")
-    try daemon.write("still here\n")
-    #expect(try run("cat", daemon.device("relay0")).output == "still here\n")
-  }
-
-  @Test func missingCUSEOrMountPointSaysWhatToDo() throws {
-    guard Backend.underTest == .fuse else { return }
-    let scratch = try Scratch()
-    if access("/dev/cuse", F_OK) != 0 {
-      let finished = try run(
-        program("relayd"), "--backend", "cuse", "--socket", "\(scratch.path)/control")
+    @Test func aNodeThatExistsAlready() throws {
+      guard Backend.underTest == .cuse else { return }
+      // /dev/tty0 is there before us; a name that clashes succeeds silently in the kernel.
+      let finished = try refused("--channel", "tty:global")
       #expect(finished.status == 1)
-      #expect(finished.error.contains("modprobe cuse"), "\(finished.error)")
+      #expect(finished.error.contains("/dev/tty0"), "\(finished.error)")
+      #expect(try run("stat", "-c", "%t:%T", "/dev/tty0").output == "4:0\n")
     }
-    let finished = try run(
-      program("relayd"), "--backend", "fuse", "--mount", "\(scratch.path)/none", "--socket",
-      "\(scratch.path)/control")
-    #expect(finished.status == 1)
-    #expect(finished.error.contains("\(scratch.path)/none"), "\(finished.error)")
-  }
 
-  @Test func autoTakesWhatThereIsAndSaysWhich() throws {
-    let scratch = try Scratch()
-    mkdir("\(scratch.path)/mount", 0o755)
-    let log = try MemoryFile.create(name: "log", count: 0)
-    let daemon = try ChildProcess(
-      [
-        program("relayd"), "--socket", "\(scratch.path)/control", "--mount",
-        "\(scratch.path)/mount", "--channel", "auto:global",
-      ], error: log.raw)
-    try eventually("ready") { text(of: log.raw).contains("ready") }
-    let device = Backend.underTest == .cuse ? "/dev/auto0" : "\(scratch.path)/mount/auto0"
-    #expect(access(device, F_OK) == 0)
-    #expect(text(of: log.raw).contains(Backend.underTest == .cuse ? "CUSE" : "relayfs"))
-    daemon.signal(SIGTERM)
-    #expect(daemon.wait() == 0)
-  }
+    @Test func aSecondDaemonOnTheSameNodes() throws {
+      guard Backend.underTest == .cuse else { return }
+      let daemon = try Daemon("relay:global")
+      let finished = try refused("--channel", "relay:global")
+      #expect(finished.status == 1)
+      #expect(finished.error.contains("relay0"), "\(finished.error)")
+      try daemon.write("still here\n")
+      #expect(try run("cat", daemon.device("relay0")).output == "still here\n")
+    }
 
-  @Test func aRecordLongerThanASubbufferIsRefusedAndCounted() throws {
-    let daemon = try Daemon("relay:global,subbuf_size=4096,n_subbufs=4")
-    let finished = try daemon.shell(
-      "(echo short; head -c 5000 /dev/zero | tr '\\0' x; echo; echo last) | "
-        + "$BIN/relayctl write relay")
-    #expect(finished.status == 1)
-    #expect(finished.error.contains("4096"), "\(finished.error)")
-    #expect(try run("cat", daemon.device("relay0")).output == "short\nlast\n")
-    #expect(try daemon.statistic("lost_too_big") == 1)
-  }
+    @Test func aSecondDaemonOnTheSameSocket() throws {
+      let daemon = try Daemon("relay:global")
+      let other = try Scratch()
+      let finished = try run(
+        ["timeout", "20", program("relayd")] + Daemon.arguments(daemon.socket, other.path)
+          + ["--channel", "other:global"])
+      #expect(finished.status == 1)
+      #expect(finished.error.contains(daemon.socket), "\(finished.error)")
+      try daemon.write("still here\n")
+      #expect(try run("cat", daemon.device("relay0")).output == "still here\n")
+    }
 
-  @Test func exitStatusesSayWhatIsWrong() throws {
-    let daemon = try Daemon("relay:global")
-    #expect(try daemon.relayctl("list").status == 0)
-    #expect(try daemon.relayctl("stat", "nosuch").status == 1)
-    #expect(try daemon.relayctl("stat", "nosuch").error.contains("nosuch"))
-    #expect(try daemon.relayctl("frobnicate").status == 64)
-    #expect(try daemon.relayctl("write").status == 64)
-    #expect(try daemon.relayctl("write", "relay", "--lines", "--block", "5").status == 64)
-    let absent = try run(
-      [program("relayctl"), "list"], environment: ["RELAY_SOCKET": "/nonexistent/control"])
-    #expect(absent.status == 69)
-    #expect(absent.error.contains("/nonexistent/control"))
-    let other = try run(
-      ["setpriv", "--reuid=65534", "--clear-groups", program("relayctl"), "list"],
-      environment: ["RELAY_SOCKET": daemon.socket])
-    #expect(other.status == 77, "\(other.error)")
-  }
-
-  @Test func garbageOnTheControlSocketDisturbsNobody() throws {
-    let daemon = try Daemon("relay:global")
-    var silent: [CInt] = []
-    for i in 0..<300 {
-      let socket = try UnixSocket.connect(path: daemon.socket)
-      if i % 3 == 0 {
-        silent.append(socket.take())
-      } else {
-        let garbage = (0..<(i * 13 % 4000 + 1)).map { UInt8(truncatingIfNeeded: $0 &* i) }
-        _ = garbage.withUnsafeBytes { send(socket.raw, $0.baseAddress, $0.count, 0x4000) }
+    @Test func missingCUSEOrMountPointSaysWhatToDo() throws {
+      guard Backend.underTest == .fuse else { return }
+      let scratch = try Scratch()
+      if access("/dev/cuse", F_OK) != 0 {
+        let finished = try run(
+          program("relayd"), "--backend", "cuse", "--socket", "\(scratch.path)/control")
+        #expect(finished.status == 1)
+        #expect(finished.error.contains("modprobe cuse"), "\(finished.error)")
       }
+      let finished = try run(
+        program("relayd"), "--backend", "fuse", "--mount", "\(scratch.path)/none", "--socket",
+        "\(scratch.path)/control")
+      #expect(finished.status == 1)
+      #expect(finished.error.contains("\(scratch.path)/none"), "\(finished.error)")
     }
-    try daemon.write("fine\n")
-    #expect(try run("cat", daemon.device("relay0")).output == "fine\n")
-    for socket in silent { close(socket) }
-  }
 
-  @Test func aProducerKilledInTheMiddleCostsNobodyElseAnything() throws {
-    let daemon = try Daemon("relay:global,subbuf_size=16KiB,n_subbufs=4")
-    for _ in 0..<20 {
-      // Writes for as long as it lives; waits while the channel is full.
-      let zero = try FileDescriptor.open("/dev/zero", O_RDONLY)
-      let writer = try ChildProcess(
-        [program("relayctl"), "write", "relay", "--block", "64"], input: zero.raw,
+    @Test func autoTakesWhatThereIsAndSaysWhich() throws {
+      let scratch = try Scratch()
+      mkdir("\(scratch.path)/mount", 0o755)
+      let log = try MemoryFile.create(name: "log", count: 0)
+      let daemon = try ChildProcess(
+        [
+          program("relayd"), "--socket", "\(scratch.path)/control", "--mount",
+          "\(scratch.path)/mount", "--channel", "auto:global",
+        ], error: log.raw)
+      try eventually("ready") { text(of: log.raw).contains("ready") }
+      let device = Backend.underTest == .cuse ? "/dev/auto0" : "\(scratch.path)/mount/auto0"
+      #expect(access(device, F_OK) == 0)
+      #expect(text(of: log.raw).contains(Backend.underTest == .cuse ? "CUSE" : "relayfs"))
+      daemon.signal(SIGTERM)
+      #expect(daemon.wait() == 0)
+    }
+
+    @Test func aRecordLongerThanASubbufferIsRefusedAndCounted() throws {
+      let daemon = try Daemon("relay:global,subbuf_size=4096,n_subbufs=4")
+      let finished = try daemon.shell(
+        "(echo short; head -c 5000 /dev/zero | tr '\\0' x; echo; echo last) | "
+          + "$BIN/relayctl write relay")
+      #expect(finished.status == 1)
+      #expect(finished.error.contains("4096"), "\(finished.error)")
+      #expect(try run("cat", daemon.device("relay0")).output == "short\nlast\n")
+      #expect(try daemon.statistic("lost_too_big") == 1)
+    }
+
+    @Test func exitStatusesSayWhatIsWrong() throws {
+      let daemon = try Daemon("relay:global")
+      #expect(try daemon.relayctl("list").status == 0)
+      #expect(try daemon.relayctl("stat", "nosuch").status == 1)
+      #expect(try daemon.relayctl("stat", "nosuch").error.contains("nosuch"))
+      #expect(try daemon.relayctl("frobnicate").status == 64)
+      #expect(try daemon.relayctl("write").status == 64)
+      #expect(try daemon.relayctl("write", "relay", "--lines", "--block", "5").status == 64)
+      let absent = try run(
+        [program("relayctl"), "list"], environment: ["RELAY_SOCKET": "/nonexistent/control"])
+      #expect(absent.status == 69)
+      #expect(absent.error.contains("/nonexistent/control"))
+      let other = try run(
+        ["setpriv", "--reuid=65534", "--clear-groups", program("relayctl"), "list"],
         environment: ["RELAY_SOCKET": daemon.socket])
-      try eventually("it writes") {
-        try !run("cat", daemon.device("relay0")).output.isEmpty
+      #expect(other.status == 77, "\(other.error)")
+    }
+
+    @Test func garbageOnTheControlSocketDisturbsNobody() throws {
+      let daemon = try Daemon("relay:global")
+      var silent: [CInt] = []
+      for i in 0..<300 {
+        let socket = try UnixSocket.connect(path: daemon.socket)
+        if i % 3 == 0 {
+          silent.append(socket.take())
+        } else {
+          let garbage = (0..<(i * 13 % 4000 + 1)).map { UInt8(truncatingIfNeeded: $0 &* i) }
+          _ = garbage.withUnsafeBytes { send(socket.raw, $0.baseAddress, $0.count, 0x4000) }
+        }
       }
-      writer.signal(SIGKILL)
-      _ = writer.wait()
+      try daemon.write("fine\n")
+      #expect(try run("cat", daemon.device("relay0")).output == "fine\n")
+      for socket in silent { close(socket) }
     }
-    _ = try run("cat", daemon.device("relay0"))
-    try eventually("the channel goes on") {
-      try daemon.write("after\n")
-      return try run("cat", daemon.device("relay0")).output.hasSuffix("after\n")
+
+    @Test func aProducerKilledInTheMiddleCostsNobodyElseAnything() throws {
+      let daemon = try Daemon("relay:global,subbuf_size=16KiB,n_subbufs=4")
+      for _ in 0..<20 {
+        // Writes for as long as it lives; waits while the channel is full.
+        let zero = try FileDescriptor.open("/dev/zero", O_RDONLY)
+        let writer = try ChildProcess(
+          [program("relayctl"), "write", "relay", "--block", "64"], input: zero.raw,
+          environment: ["RELAY_SOCKET": daemon.socket])
+        try eventually("it writes") {
+          try !run("cat", daemon.device("relay0")).output.isEmpty
+        }
+        writer.signal(SIGKILL)
+        _ = writer.wait()
+      }
+      _ = try run("cat", daemon.device("relay0"))
+      try eventually("the channel goes on") {
+        try daemon.write("after\n")
+        return try run("cat", daemon.device("relay0")).output.hasSuffix("after\n")
+      }
+      let written = try daemon.statistic("records_written")
+      #expect(try daemon.statistic("records_read") == written)
     }
-    let written = try daemon.statistic("records_written")
-    #expect(try daemon.statistic("records_read") == written)
   }
 }

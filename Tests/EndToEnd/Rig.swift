@@ -6,6 +6,9 @@ import Glibc
 import LinuxIO
 import Testing
 
+/// All suites: device names are the machine's, two tests at once would take each other's.
+@Suite(.serialized) enum OneAtATime {}
+
 /// Where the tests run: on /dev/relay* (`cuse`) or on the files of a FUSE mount (`fuse`).
 enum Backend: String {
   case cuse, fuse

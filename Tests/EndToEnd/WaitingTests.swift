@@ -5,82 +5,84 @@ import Glibc
 import LinuxIO
 import Testing
 
-@Suite(.serialized) struct WaitingTests {
-  func polled(_ fd: CInt, _ milliseconds: CInt) -> Int16 {
-    var poller = pollfd(fd: fd, events: Int16(POLLIN), revents: 0)
-    return poll(&poller, 1, milliseconds) > 0 ? poller.revents : 0
-  }
-
-  /// A process that sleeps in poll on the device.
-  func startWaiter(_ daemon: Daemon) throws -> ChildProcess {
-    let waiter = try ChildProcess(
-      [program("relay-load"), "wait", "--until", "/nonexistent", daemon.device("relay0")])
-    try eventually("the reader has the device open and sleeps") {
-      try run("ls", "-l", "/proc/\(waiter.pid)/fd").output.contains(daemon.device("relay0"))
-        && run("cat", "/proc/\(waiter.pid)/stat").output.contains(") S ")
+extension OneAtATime {
+  @Suite struct WaitingTests {
+    func polled(_ fd: CInt, _ milliseconds: CInt) -> Int16 {
+      var poller = pollfd(fd: fd, events: Int16(POLLIN), revents: 0)
+      return poll(&poller, 1, milliseconds) > 0 ? poller.revents : 0
     }
-    return waiter
-  }
 
-  @Test func pollSaysWhetherARereadWouldReturnData() throws {
-    let daemon = try Daemon("relay:global")
-    let device = try FileDescriptor.open(daemon.device("relay0"), O_RDONLY)
-    #expect(polled(device.raw, 0) == 0)
-    try daemon.write("one\n")
-    #expect(polled(device.raw, 0) == Int16(POLLIN))
-    #expect(try run("cat", daemon.device("relay0")).output == "one\n")
-    #expect(polled(device.raw, 0) == 0)
-  }
-
-  @Test func aPollLoopGetsEveryLineSoonAfterItIsWritten() throws {
-    let daemon = try Daemon("relay:global")
-    let out = try FileDescriptor.open(
-      "\(daemon.scratch.path)/out", O_RDWR | O_CREAT, mode: 0o600)
-    let reader = try ChildProcess(
-      [program("relayctl"), "read", "relay", "--follow"], output: out.raw,
-      environment: ["RELAY_SOCKET": daemon.socket])
-    defer { _ = reader.wait() }
-    defer { reader.signal(SIGKILL) }
-    var expected = ""
-    for i in 0..<20 {
-      try daemon.write("line \(i)\n")
-      expected += "line \(i)\n"
-      try eventually("line \(i) arrives") { text(of: out.raw) == expected }
+    /// A process that sleeps in poll on the device.
+    func startWaiter(_ daemon: Daemon) throws -> ChildProcess {
+      let waiter = try ChildProcess(
+        [program("relay-load"), "wait", "--until", "/nonexistent", daemon.device("relay0")])
+      try eventually("the reader has the device open and sleeps") {
+        try run("ls", "-l", "/proc/\(waiter.pid)/fd").output.contains(daemon.device("relay0"))
+          && run("cat", "/proc/\(waiter.pid)/stat").output.contains(") S ")
+      }
+      return waiter
     }
-  }
 
-  @Test func aReaderKilledInPollIsGoneAndTheNextOneIsServed() throws {
-    let daemon = try Daemon("relay:global")
-    for signal in [SIGKILL, SIGTERM, SIGINT] {
-      let reader = try startWaiter(daemon)
-      reader.signal(signal)
-      #expect(reader.wait() == 128 + Int(signal))
+    @Test func pollSaysWhetherARereadWouldReturnData() throws {
+      let daemon = try Daemon("relay:global")
+      let device = try FileDescriptor.open(daemon.device("relay0"), O_RDONLY)
+      #expect(polled(device.raw, 0) == 0)
+      try daemon.write("one\n")
+      #expect(polled(device.raw, 0) == Int16(POLLIN))
+      #expect(try run("cat", daemon.device("relay0")).output == "one\n")
+      #expect(polled(device.raw, 0) == 0)
     }
-    try daemon.write("one\n")
-    #expect(try run("cat", daemon.device("relay0")).output == "one\n")
-  }
 
-  @Test func aKilledDaemonWakesItsReadersAndASuccessorTakesOver() throws {
-    let daemon = try Daemon("relay:global")
-    let device = try FileDescriptor.open(daemon.device("relay0"), O_RDONLY)
-    let waiter = try startWaiter(daemon)
-    #expect(daemon.end(SIGKILL) == 128 + Int(SIGKILL))
-    #expect(waiter.wait() != 0, "woken by the daemon's death")
-    var byte: UInt8 = 0
-    #expect(read(device.raw, &byte, 1) == -1)
-    #expect(polled(device.raw, 1000) & Int16(POLLERR) != 0)
+    @Test func aPollLoopGetsEveryLineSoonAfterItIsWritten() throws {
+      let daemon = try Daemon("relay:global")
+      let out = try FileDescriptor.open(
+        "\(daemon.scratch.path)/out", O_RDWR | O_CREAT, mode: 0o600)
+      let reader = try ChildProcess(
+        [program("relayctl"), "read", "relay", "--follow"], output: out.raw,
+        environment: ["RELAY_SOCKET": daemon.socket])
+      defer { _ = reader.wait() }
+      defer { reader.signal(SIGKILL) }
+      var expected = ""
+      for i in 0..<20 {
+        try daemon.write("line \(i)\n")
+        expected += "line \(i)\n"
+        try eventually("line \(i) arrives") { text(of: out.raw) == expected }
+      }
+    }
 
-    let successor = try Daemon("relay:global", in: daemon.scratch)
-    try successor.write("again\n")
-    #expect(try run("cat", successor.device("relay0")).output == "again\n")
-  }
+    @Test func aReaderKilledInPollIsGoneAndTheNextOneIsServed() throws {
+      let daemon = try Daemon("relay:global")
+      for signal in [SIGKILL, SIGTERM, SIGINT] {
+        let reader = try startWaiter(daemon)
+        reader.signal(signal)
+        #expect(reader.wait() == 128 + Int(signal))
+      }
+      try daemon.write("one\n")
+      #expect(try run("cat", daemon.device("relay0")).output == "one\n")
+    }
 
-  @Test func closedAtTermReadersGetTheEnd() throws {
-    let daemon = try Daemon("relay:global")
-    let waiter = try startWaiter(daemon)
-    #expect(daemon.end(SIGTERM) == 0)
-    #expect(waiter.wait() != 0)
-    #expect(access(daemon.socket, F_OK) == -1, "the socket is gone")
-    #expect(access(daemon.device("relay0"), F_OK) == -1, "the device is gone")
+    @Test func aKilledDaemonWakesItsReadersAndASuccessorTakesOver() throws {
+      let daemon = try Daemon("relay:global")
+      let device = try FileDescriptor.open(daemon.device("relay0"), O_RDONLY)
+      let waiter = try startWaiter(daemon)
+      #expect(daemon.end(SIGKILL) == 128 + Int(SIGKILL))
+      #expect(waiter.wait() != 0, "woken by the daemon's death")
+      var byte: UInt8 = 0
+      #expect(read(device.raw, &byte, 1) == -1)
+      #expect(polled(device.raw, 1000) & Int16(POLLERR) != 0)
+
+      let successor = try Daemon("relay:global", in: daemon.scratch)
+      try successor.write("again\n")
+      #expect(try run("cat", successor.device("relay0")).output == "again\n")
+    }
+
+    @Test func closedAtTermReadersGetTheEnd() throws {
+      let daemon = try Daemon("relay:global")
+      let waiter = try startWaiter(daemon)
+      #expect(daemon.end(SIGTERM) == 0)
+      #expect(waiter.wait() != 0)
+      #expect(access(daemon.socket, F_OK) == -1, "the socket is gone")
+      #expect(access(daemon.device("relay0"), F_OK) == -1, "the device is gone")
+    }
   }
 }
