@@ -45,6 +45,8 @@ demo: deps build ## watch real input go through /dev/relay*
 bench: build $(patsubst Sources/relay-bench/Peers/%.c,$(PEERS)/%,$(wildcard Sources/relay-bench/Peers/*.c)) ## measure, against peers in the same run
 	RELAY_PEERS=$(CURDIR)/$(PEERS) $(RELEASE)/relay-bench
 
+$(PEERS)/lttng_writer: Sources/relay-bench/Peers/lttng_provider.h
+
 # A peer whose library is not installed is left out; relay-bench says so.
 $(PEERS)/%: Sources/relay-bench/Peers/%.c
 	@mkdir -p $(@D)
