@@ -38,18 +38,23 @@ struct ReadBench {
     }
     var table = Table(
       ["servers", "read(2)", "records", "relayfs", "null server", "relayfs/null", "target"])
-    try measure("reader's CPU", on: [cpus[0]], relayd, null, &table)
-    if cpus.count > 1 { try measure("any CPU", on: cpus, relayd, null, &table) }
+    try measure("same CPU", servers: [cpus[0]], reader: [cpus[0]], relayd, null, &table)
+    if cpus.count > 1 {
+      try measure("other CPU", servers: [cpus[1]], reader: [cpus[0]], relayd, null, &table)
+      try measure("unpinned", servers: cpus, reader: cpus, relayd, null, &table)
+    }
     table.show()
   }
 
   private func measure(
-    _ place: String, on cpus: [Int], _ relayd: String, _ null: String, _ table: inout Table
+    _ place: String, servers: [Int], reader: [Int], _ relayd: String, _ null: String,
+    _ table: inout Table
   ) throws {
+    defer { try? Affinity.set(cpus) }
     // Inherited by the servers.
-    try Affinity.set(cpus)
-    defer { try? Affinity.set(self.cpus) }
+    try Affinity.set(servers)
     let files = try ServedFiles(relayd: relayd, null: null)
+    try Affinity.set(reader)
     var rows = ReadBench.recordSizes.flatMap { recordSize in
       ReadBench.readSizes.map { Row(readSize: $0, recordSize: recordSize) }
     }
