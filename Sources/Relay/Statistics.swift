@@ -188,8 +188,10 @@ extension Reader {
       jump(to: end)
       break
     }
-    // The sealed sub-buffer is left at once where another one is free.
+    // The sealed sub-buffer is left at once where another one is free, and freed then.
     _ = channel.flush(buffer)
+    _ = hasData
+    if mayReclaim { reclaim() }
     let reserved = reservedNow()
     totals = Totals()
     origin = Origin(

@@ -43,6 +43,15 @@ import Testing
     #expect(s.lostFull == 0)
   }
 
+  @Test(arguments: [0, 1, 4, 9, 12]) func resetFreesEverySubbuffer(_ before: Int) throws {
+    let channel = try makeChannel(subbufSize: 4, subbufCount: 3)
+    let reader = Reader(channel)
+    for _ in 0..<before { channel.write("x") }
+    reader.reset()
+    for i in 0..<12 { #expect(channel.write("y") == .written, "\(i)") }
+    #expect(channel.write("y") == .full)
+  }
+
   @Test func resetDropsTheRestOfACutRecord() throws {
     let channel = try makeChannel()
     let reader = Reader(channel)
