@@ -4,16 +4,22 @@
 import Glibc
 import LinuxIO
 
+/// What stops a measurement.
+struct BenchFailure: Error, CustomStringConvertible {
+  let description: String
+  init(_ description: String) { self.description = description }
+}
+
 enum Programs {
-  /// The directory this program lies in, where relayd is too.
-  static var directory: String {
-    get throws {
-      var path = [UInt8](repeating: 0, count: Int(PATH_MAX))
-      let count = readlink("/proc/self/exe", &path, path.count)
-      guard count > 0 else { throw SystemError(code: errno, operation: "readlink /proc/self/exe") }
-      let text = String(decoding: path[..<count], as: UTF8.self)
-      return String(text[..<(text.lastIndex(of: "/") ?? text.startIndex)])
-    }
+  /// A program that lies beside this one.
+  static func sibling(_ name: String) throws -> String {
+    var bytes = [UInt8](repeating: 0, count: Int(PATH_MAX))
+    let count = readlink("/proc/self/exe", &bytes, bytes.count)
+    guard count > 0 else { throw SystemError(code: errno, operation: "readlink /proc/self/exe") }
+    let own = String(decoding: bytes[..<count], as: UTF8.self)
+    let path = "\(own[..<(own.lastIndex(of: "/") ?? own.startIndex)])/\(name)"
+    guard access(path, X_OK) == 0 else { throw BenchFailure("there is no \(path) (make build)") }
+    return path
   }
 
   /// A peer that make bench has built; nil where its library is not installed.

@@ -4,12 +4,6 @@
 import LinuxIO
 import Relay
 
-/// What stops a measurement.
-struct BenchFailure: Error, CustomStringConvertible {
-  let description: String
-  init(_ description: String) { self.description = description }
-}
-
 struct WriteBench {
   static let subbufSize = 256 << 10
   static let subbufCount = 8

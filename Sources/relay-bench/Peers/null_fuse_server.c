@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The fastest a FUSE file can be read: one file whose reads are answered at once from a static
-// buffer, with the open flags and the one thread of relayfs. The baseline for read throughput, not
-// an example of a file system.
+// The fastest a FUSE file can be read: one file whose reads are answered at once from memory that
+// is there, with the open flags and the one thread of relayfs. The baseline for read throughput,
+// not an example of a file system.
 //
-// usage: null_fuse_server MOUNTPOINT BYTES
-// Each open of MOUNTPOINT/null delivers BYTES bytes, then end of file. Ends when it is unmounted.
+// usage: null_fuse_server MOUNTPOINT BYTES SPAN
+// Each open of MOUNTPOINT/null delivers BYTES bytes, then end of file. Replies come from a buffer of
+// SPAN bytes, from one end to the other and again: a small one stays in the CPU's cache, one as
+// large as a ring costs what a ring's memory costs. Ends when it is unmounted.
 #define FUSE_USE_VERSION 314
 #define _GNU_SOURCE
 
@@ -12,15 +14,18 @@
 #include <fuse_lowlevel.h>
 #include <inttypes.h>
 #include <linux/fuse.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-enum { FILE_NODE = 2, REPLY_LIMIT = 1 << 20 };
+enum { FILE_NODE = 2 };
 
 static const char name[] = "null";
-static char bytes[REPLY_LIMIT];
+static char *buffer;
+static uint64_t span;
+static uint64_t position;
 static uint64_t total;
 
 static struct stat status(fuse_ino_t node) {
@@ -68,16 +73,26 @@ static void on_read(
   (void)node;
   (void)offset;
   uint64_t *left = (uint64_t *)(uintptr_t)fi->fh;
-  if (size > sizeof bytes) size = sizeof bytes;
+  if (size > span) size = span;
   if (size > *left) size = *left;
-  struct iovec vector = {.iov_base = bytes, .iov_len = size};
-  if (fuse_reply_iov(req, &vector, 1) == 0) *left -= size;
+  if (position + size > span) position = 0;
+  struct iovec vector = {.iov_base = buffer + position, .iov_len = size};
+  if (fuse_reply_iov(req, &vector, 1) != 0) return;
+  *left -= size;
+  position += size;
 }
 
 static void on_release(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi) {
   (void)node;
   free((void *)(uintptr_t)fi->fh);
   fuse_reply_err(req, 0);
+}
+
+static bool parse(const char *text, uint64_t *number) {
+  char *end = NULL;
+  errno = 0;
+  *number = strtoumax(text, &end, 10);
+  return end != text && !*end && !errno;
 }
 
 int main(int argc, char **argv) {
@@ -88,15 +103,17 @@ int main(int argc, char **argv) {
       .read = on_read,
       .release = on_release,
   };
-  char *end = NULL;
-  errno = 0;
-  if (argc == 3) total = strtoumax(argv[2], &end, 10);
-  if (!end || end == argv[2] || *end || errno) {
-    fprintf(stderr, "usage: null_fuse_server MOUNTPOINT BYTES\n");
+  if (argc != 4 || !parse(argv[2], &total) || !parse(argv[3], &span) || span == 0) {
+    fprintf(stderr, "usage: null_fuse_server MOUNTPOINT BYTES SPAN\n");
     return 64;
   }
+  buffer = malloc(span);
+  if (!buffer) {
+    fprintf(stderr, "null_fuse_server: no memory for a buffer of %" PRIu64 " bytes\n", span);
+    return 1;
+  }
   // Touched before the first read, as a ring's pages are.
-  memset(bytes, 'x', sizeof bytes);
+  memset(buffer, 'x', span);
 
   struct fuse_args args = FUSE_ARGS_INIT(1, argv);
   struct fuse_session *session = fuse_session_new(&args, &operations, sizeof operations, NULL);
