@@ -21,9 +21,12 @@ final class LTTngSession {
 
   /// Starts a session daemon of our own unless one runs, and a session in it.
   static func start() throws -> Start {
-    guard let writer = Programs.peer("lttng_writer"),
-      let version = try? Programs.run(["lttng", "--version"]), version.status == 0
-    else { return .unavailable("not installed (make bench-deps)") }
+    guard let version = try? Programs.run(["lttng", "--version"]), version.status == 0 else {
+      return .unavailable("not installed (make bench-deps)")
+    }
+    guard let writer = Programs.peer("lttng_writer") else {
+      return .unavailable("lttng_writer is not built (make bench-deps bench)")
+    }
     let session = try LTTngSession(writer, version.output)
     do {
       try session.create()

@@ -98,13 +98,12 @@ struct ReadBench {
     }
     for row in rows {
       let ratios = row.relayfs.ratios(to: row.sameMemory)
+      let verdict = ratios.median >= ReadBench.target ? "met" : "missed"
       table.add([
         place, row.ring.label, "\(row.readSize >> 10) KiB",
         row.relayfs.summary(2), row.sameMemory.summary(2), row.cached.summary(2),
         ratios.summary(2), row.relayfs.ratios(to: row.cached).median.text(2),
-        servers.count > 1
-          ? ""
-          : "≥ \(ReadBench.target.text(1)): \(ratios.median >= ReadBench.target ? "met" : "missed")",
+        servers.count > 1 ? "" : "≥ \(ReadBench.target.text(1)): \(verdict)",
       ])
     }
   }

@@ -4,8 +4,8 @@
 // not an example of a file system.
 //
 // usage: null_fuse_server MOUNTPOINT BYTES SPAN
-// Each open of MOUNTPOINT/null delivers BYTES bytes, then end of file. Replies come from a buffer of
-// SPAN bytes, from one end to the other and again: a small one stays in the CPU's cache, one as
+// Each open of MOUNTPOINT/null delivers BYTES bytes, then end of file. Replies come from a buffer
+// of SPAN bytes, from one end to the other and again: a small one stays in the CPU's cache, one as
 // large as a ring costs what a ring's memory costs. Ends when it is unmounted.
 #define FUSE_USE_VERSION 314
 #define _GNU_SOURCE
