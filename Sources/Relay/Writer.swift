@@ -236,8 +236,7 @@ extension ChannelBuffer {
       guard seen.isSurelyEmpty(inLapOf: before) else { break fast }
       guard P.reached(.sawFrontier) else { return .stopped(.killed) }
       let place = Place(
-        entry: entry, committed: before.extended(by: length), hint: hint.advanced(by: length),
-        payload: base + (layout.payloadOffset &+ subbuf &* layout.subbufSize &+ hint.end))
+        entry: entry, committed: before.extended(by: length), hint: hint.advanced(by: length))
       guard let reserved = take(place, length, current, seen, owner, wakeFD, points) else {
         break fast
       }
@@ -264,8 +263,7 @@ extension ChannelBuffer {
         let place = Place(
           entry: index(current.subbuf) + i,
           committed: Entry(.committed, seq: current.seq, end: end),
-          hint: Hint(seq: current.seq, count: i + 1, end: end),
-          payload: payload(current.subbuf) + start)
+          hint: Hint(seq: current.seq, count: i + 1, end: end))
         if let reserved = take(place, length, current, seen, owner, wakeFD, points) {
           return reserved
         }
@@ -282,14 +280,12 @@ extension ChannelBuffer {
     @usableFromInline let entry: SharedWord
     @usableFromInline let committed: Entry
     @usableFromInline let hint: Hint
-    @usableFromInline let payload: UnsafeMutableRawPointer
 
     @inlinable
-    init(entry: SharedWord, committed: Entry, hint: Hint, payload: UnsafeMutableRawPointer) {
+    init(entry: SharedWord, committed: Entry, hint: Hint) {
       self.entry = entry
       self.committed = committed
       self.hint = hint
-      self.payload = payload
     }
   }
 
@@ -315,9 +311,11 @@ extension ChannelBuffer {
     // keeps this sub-buffer from being recycled.
     hint.pointee.store(place.hint.raw, ordering: .relaxed)
     guard P.reached(.hinted) else { return .stopped(.killed) }
+    // Computed only now: before the swap, every value kept in a register costs time.
+    let payload = payload(current.subbuf) + (place.committed.end &- length)
     return .reserved(
       Reservation(
-        bytes: UnsafeMutableRawBufferPointer(start: place.payload, count: length),
+        bytes: UnsafeMutableRawBufferPointer(start: payload, count: length),
         entry: place.entry, committed: place.committed, base: base, wakeFD: wakeFD))
   }
 
