@@ -41,8 +41,8 @@ struct ListCommand: ParsableCommand {
 private struct ListedChannel: Encodable {
   let name: String
   let mode: String
-  let subbuf_size: Int
-  let n_subbufs: Int
+  let subbufSize: Int
+  let nSubbufs: Int
   let global: Bool
   let backend: String
   let devices: [String]
@@ -50,8 +50,8 @@ private struct ListedChannel: Encodable {
   init(_ channel: ChannelDescription) {
     name = channel.name
     mode = channel.isOverwrite ? "overwrite" : "discard"
-    subbuf_size = channel.subbufSize
-    n_subbufs = channel.subbufCount
+    subbufSize = channel.subbufSize
+    nSubbufs = channel.subbufCount
     global = channel.isGlobal
     backend = channel.frontEnd
     devices = channel.cpus.map { channel.pathPrefix + "\($0)" }
@@ -89,8 +89,8 @@ struct StatCommand: ParsableCommand {
     ]
     for b in buffers {
       let numbers = [
-        b.records_written, b.records_read, b.records_unread, b.lost_overwritten, b.lost_full,
-        b.lost_too_big, b.aborted, b.cancelled, b.bytes_read,
+        b.recordsWritten, b.recordsRead, b.recordsUnread, b.lostOverwritten, b.lostFull,
+        b.lostTooBig, b.aborted, b.cancelled, b.bytesRead,
       ]
       rows.append([b.path] + numbers.map(String.init))
     }
@@ -98,24 +98,24 @@ struct StatCommand: ParsableCommand {
   }
 }
 
-/// relay's counters of one buffer, by the names of its C API.
+/// relay's counters of one buffer; in JSON by relay's names, such as subbufs_produced.
 private struct ListedStatistics: Encodable {
   let channel: String
   let cpu: Int
   let path: String
-  let subbufs_produced: UInt64
-  let subbufs_consumed: UInt64
-  let records_written: UInt64
-  let records_read: UInt64
-  let records_unread: UInt64
-  let bytes_written: UInt64
-  let bytes_read: UInt64
-  let bytes_unread: UInt64
+  let subbufsProduced: UInt64
+  let subbufsConsumed: UInt64
+  let recordsWritten: UInt64
+  let recordsRead: UInt64
+  let recordsUnread: UInt64
+  let bytesWritten: UInt64
+  let bytesRead: UInt64
+  let bytesUnread: UInt64
   let padding: UInt64
-  let lost_full: UInt64
-  let lost_too_big: UInt64
-  let lost_overwritten: UInt64
-  let lost_stalled: UInt64
+  let lostFull: UInt64
+  let lostTooBig: UInt64
+  let lostOverwritten: UInt64
+  let lostStalled: UInt64
   let aborted: UInt64
   let cancelled: UInt64
 
@@ -123,19 +123,19 @@ private struct ListedStatistics: Encodable {
     self.channel = channel
     cpu = s.cpu
     path = s.path
-    subbufs_produced = s.subbufsProduced
-    subbufs_consumed = s.subbufsConsumed
-    records_written = s.recordsWritten
-    records_read = s.recordsRead
-    records_unread = s.recordsUnread
-    bytes_written = s.bytesWritten
-    bytes_read = s.bytesRead
-    bytes_unread = s.bytesUnread
+    subbufsProduced = s.subbufsProduced
+    subbufsConsumed = s.subbufsConsumed
+    recordsWritten = s.recordsWritten
+    recordsRead = s.recordsRead
+    recordsUnread = s.recordsUnread
+    bytesWritten = s.bytesWritten
+    bytesRead = s.bytesRead
+    bytesUnread = s.bytesUnread
     padding = s.padding
-    lost_full = s.lostFull
-    lost_too_big = s.lostTooBig
-    lost_overwritten = s.lostOverwritten
-    lost_stalled = s.lostStalled
+    lostFull = s.lostFull
+    lostTooBig = s.lostTooBig
+    lostOverwritten = s.lostOverwritten
+    lostStalled = s.lostStalled
     aborted = s.aborted
     cancelled = s.cancelled
   }
@@ -143,6 +143,7 @@ private struct ListedStatistics: Encodable {
 
 private func printJSON(_ value: some Encodable) throws {
   let encoder = JSONEncoder()
+  encoder.keyEncodingStrategy = .convertToSnakeCase
   encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
   print(String(decoding: try encoder.encode(value), as: UTF8.self))
 }
