@@ -103,6 +103,8 @@ extension Device {
     return reader.isDrained ? UInt32(POLLHUP) : 0
   }
 
+  var isOpen: Bool { !files.isEmpty }
+
   var isAwaited: Bool { files.contains { $0.isAwaited } }
 
   private func armIfAwaited() {

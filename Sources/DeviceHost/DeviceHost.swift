@@ -91,8 +91,17 @@ public final class DeviceHost: EventHandler {
     devices = []
   }
 
+  /// Serves on while readers have devices open, at most `milliseconds`: after the channels were
+  /// closed, so that who waits is told and who reads gets what is left.
+  public func linger(milliseconds: Int) throws(SystemError) {
+    wakeAll()
+    for _ in 0..<max(1, milliseconds / 10) where devices.contains(where: \.isOpen) {
+      try loop.runOnce(timeoutMilliseconds: 10)
+    }
+  }
+
   /// Tells all waiting readers what their devices' state is.
-  public func wakeAll() { for device in devices { device.wake() } }
+  private func wakeAll() { for device in devices { device.wake() } }
 
   private var wakeDescriptors: Set<CInt> { Set(devices.map(\.reader.channel.wakeDescriptor)) }
 

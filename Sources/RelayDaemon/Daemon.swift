@@ -78,8 +78,7 @@ public final class Daemon {
     defer { host.stop() }
     announce(host, devices)
     try serveUntilSignal()
-    shutDown()
-    host.wakeAll()
+    try shutDown(host)
   }
 
   /// Each device, channel, connection and producer takes descriptors; the soft limit is for
@@ -159,11 +158,13 @@ public final class Daemon {
     try loop.run()
   }
 
-  /// Writers are refused from here on, readers are told; what nobody read is said.
-  private func shutDown() {
+  /// Writers are refused from here on, readers are told and get a moment to drain; what nobody
+  /// read is said.
+  private func shutDown(_ host: DeviceHost) throws {
     ServiceManager.notify("STOPPING=1")
+    for served in channels { served.channel.close() }
+    try host.linger(milliseconds: 500)
     for served in channels {
-      served.channel.close()
       for reader in served.readers {
         let unread = reader.statistics().recordsUnread
         guard unread > 0 else { continue }

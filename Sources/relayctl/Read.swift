@@ -62,8 +62,9 @@ private final class DeviceReader {
     while pollers.contains(where: { $0.fd >= 0 }) {
       guard poll(&pollers, nfds_t(pollers.count), -1) >= 0 else { continue }
       for i in pollers.indices where pollers[i].fd >= 0 && pollers[i].revents != 0 {
+        if pollers[i].revents & Int16(POLLERR) != 0 { throw daemonIsGone(i) }
         if pollers[i].revents & Int16(POLLIN) != 0 { try drain(i) }
-        guard pollers[i].revents & Int16(POLLHUP | POLLERR) != 0,
+        guard pollers[i].revents & Int16(POLLHUP) != 0,
           pollers[i].revents & Int16(POLLIN) == 0
         else { continue }
         close(pollers[i].fd)
@@ -72,12 +73,17 @@ private final class DeviceReader {
     }
   }
 
+  private func daemonIsGone(_ i: Int) -> CommandFailure {
+    CommandFailure(status: EX_UNAVAILABLE, message: "relayd is gone: \(paths[i]) is dead")
+  }
+
   /// Until there is nothing left: a full read may end inside a record, so another device's bytes
   /// must not come in between.
   private func drain(_ i: Int) throws {
     while true {
       let count = read(pollers[i].fd, buffer.baseAddress, buffer.count)
       if count < 0, errno == EINTR { continue }
+      if count < 0, errno == ENOTCONN || errno == ECONNABORTED { throw daemonIsGone(i) }
       guard count >= 0 else { throw SystemError(code: errno, operation: "read \(paths[i])") }
       guard count > 0 else { return }
       try writeOut(UnsafeRawBufferPointer(rebasing: buffer[..<count]))

@@ -76,6 +76,27 @@ extension OneAtATime {
       #expect(try run("cat", successor.device("relay0")).output == "again\n")
     }
 
+    @Test(arguments: [(SIGTERM, 0), (SIGKILL, 69)])
+    func whoFollowsAndWhoWaitsForSpaceLearnsOfTheEnd(_ signal: CInt, _ status: Int) throws {
+      let daemon = try Daemon("relay:global", "full:global,subbuf_size=4096,n_subbufs=2")
+      let out = try MemoryFile.create(name: "out", count: 0)
+      let zero = try FileDescriptor.open("/dev/zero", O_RDONLY)
+      let follower = try ChildProcess(
+        [program("relayctl"), "read", "relay", "--follow"], output: out.raw,
+        environment: ["RELAY_SOCKET": daemon.socket])
+      let writer = try ChildProcess(
+        [program("relayctl"), "write", "full", "--block", "64"], input: zero.raw,
+        environment: ["RELAY_SOCKET": daemon.socket])
+      try daemon.write("one\n")
+      try eventually("the line arrives") { text(of: out.raw) == "one\n" }
+      try eventually("the channel is full") {
+        try daemon.statistic("records_unread", of: "full") == 128
+      }
+      daemon.end(signal)
+      #expect(follower.wait() == status)
+      #expect(writer.wait() == (signal == SIGKILL ? 69 : 1))
+    }
+
     @Test func closedAtTermReadersGetTheEnd() throws {
       let daemon = try Daemon("relay:global")
       let waiter = try startWaiter(daemon)
