@@ -93,7 +93,9 @@ public final class Channel: @unchecked Sendable {
 extension Channel {
   /// Opens a channel in this process's own zeroed anonymous memory.
   public static func open(_ name: String, _ geometry: Geometry) throws(ChannelError) -> Channel {
-    try system { () throws(SystemError) in
+    // Before the first write: the reader's membarrier has to reach this process's writers.
+    _ = Membarrier.register()
+    return try system { () throws(SystemError) in
       Channel(
         name: name, geometry: geometry,
         memory: try Mapping.anonymous(count: geometry.totalBytes), files: nil,

@@ -92,6 +92,15 @@ extension OneAtATime {
       #expect(finished.error.contains("\(scratch.path)/none"), "\(finished.error)")
     }
 
+    @Test func noPermissionForCUSESaysWhatToDo() throws {
+      guard Backend.underTest == .cuse else { return }
+      let finished = try run(
+        "setpriv", "--reuid=65534", "--clear-groups", program("relayd"), "--backend", "cuse",
+        "--socket", "/tmp/relay-test-nobody.\(getpid())")
+      #expect(finished.status == 1)
+      #expect(finished.error.contains("no permission to open /dev/cuse"), "\(finished.error)")
+    }
+
     @Test func autoTakesWhatThereIsAndSaysWhich() throws {
       let scratch = try Scratch()
       mkdir("\(scratch.path)/mount", 0o755)

@@ -115,4 +115,31 @@ extension Thread: Runnable {
     #expect(records + Int(s.lostOverwritten) == written)
     #expect(written + Int(s.lostFull) == ThreadTests.writers * ThreadTests.recordsEach)
   }
+
+  @Test(arguments: ChannelMode.allCases)
+  func resetsAmongRunningWritersLeaveAnExactAccount(_ mode: ChannelMode) throws {
+    let channel = try makeChannel(subbufSize: 512, subbufCount: 4, mode: mode)
+    let reader = Reader(channel)
+    let threads = (0..<3).map { writer in
+      Thread {
+        for sequence in 0..<20_000 {
+          ThreadTests.record(writer, sequence).withUnsafeBytes { _ = channel.writer().write($0) }
+        }
+      }
+    }
+    let joiner = Thread {
+      for thread in threads { thread.join() }
+      return channel.close()
+    }
+    while !reader.isClosed {
+      reader.reset()
+      _ = reader.read(1000)
+      let s = reader.statistics()
+      #expect(s.recordsWritten == s.recordsRead + s.recordsUnread + s.lostOverwritten)
+    }
+    joiner.join()
+    reader.reset()
+    #expect(reader.statistics().recordsWritten == 0)
+    #expect(reader.isDrained)
+  }
 }
