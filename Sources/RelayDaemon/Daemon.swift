@@ -143,7 +143,8 @@ public final class Daemon {
         """)
     }
     logger.notice(
-      "ready: \(devices.count) devices through \(how), control on \(configuration.socketPath)")
+      "ready: \(devices.count) device\(devices.count == 1 ? "" : "s") through \(how), "
+        + "control on \(configuration.socketPath)")
     ServiceManager.notify("READY=1")
   }
 
