@@ -143,8 +143,10 @@ public final class Daemon {
         """)
     }
     logger.notice(
-      "ready: \(devices.count) device\(devices.count == 1 ? "" : "s") through \(how), "
-        + "control on \(configuration.socketPath)")
+      """
+      ready: \(devices.count) device\(devices.count == 1 ? "" : "s") through \(how), \
+      control on \(configuration.socketPath)
+      """)
     ServiceManager.notify("READY=1")
   }
 
