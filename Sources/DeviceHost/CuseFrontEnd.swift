@@ -10,7 +10,12 @@ final class CuseFrontEnd: FrontEnd {
   private let loop: EventLoop
   private var nodes: [CuseNode] = []
 
-  init(loop: EventLoop) { self.loop = loop }
+  private let log: (String) -> Void
+
+  init(loop: EventLoop, log: @escaping (String) -> Void) {
+    self.loop = loop
+    self.log = log
+  }
 
   static var isAvailable: Bool { (try? openChannel()) != nil }
 
@@ -22,7 +27,7 @@ final class CuseFrontEnd: FrontEnd {
     do {
       var major: UInt32 = 0
       for (minor, device) in devices.enumerated() {
-        let node = try CuseNode(device, loop: loop)
+        let node = CuseNode(device, loop: loop, log: log)
         nodes.append(node)
         // The first one gets a major number of its own; the rest share it.
         try node.register(
@@ -68,6 +73,7 @@ final class CuseFrontEnd: FrontEnd {
 final class CuseNode: SessionOwner {
   private let device: Device
   private let loop: EventLoop
+  private let log: (String) -> Void
   private var session: Session?
   private var path: String { "/dev/" + device.name }
   /// sysfs writes the slashes of a name as exclamation marks.
@@ -75,9 +81,10 @@ final class CuseNode: SessionOwner {
     "/sys/class/cuse/" + String(device.name.map { $0 == "/" ? "!" : $0 })
   }
 
-  init(_ device: Device, loop: EventLoop) throws(HostError) {
+  init(_ device: Device, loop: EventLoop, log: @escaping (String) -> Void) {
     self.device = device
     self.loop = loop
+    self.log = log
   }
 
   /// Creates the node and makes sure that it is there and ours.
@@ -163,7 +170,10 @@ final class CuseNode: SessionOwner {
   func device(_ node: UInt64) -> Device? { device }
 
   // Somebody aborted the connection through sysfs; the descriptor stays until stop.
-  func sessionEnded(_ session: Session) { device.abandon() }
+  func sessionEnded(_ session: Session) {
+    device.abandon()
+    log("somebody aborted \(path): it is gone until relayd is started again")
+  }
 
   // A character device has no directory.
   func lookup(_ request: OpaquePointer, parent: UInt64, name: String) {

@@ -60,7 +60,7 @@ public final class DeviceHost: EventHandler {
     if takesCUSE {
       self.backend = .cuse
       pathPrefix = "/dev/"
-      frontEnd = CuseFrontEnd(loop: loop)
+      frontEnd = CuseFrontEnd(loop: loop, log: log)
     } else {
       self.backend = .fuse
       pathPrefix = mountPoint + "/"

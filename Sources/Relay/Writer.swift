@@ -19,7 +19,8 @@ public enum WriteResult: Sendable, Equatable {
   case corrupt
 }
 
-/// Space for one record, invisible to readers until `commit()`. Ends by `commit()` or `cancel()`.
+/// Space for one record, invisible to readers until `commit()`. End it by `commit()` or `cancel()`:
+/// readers wait at a record that is neither, until its process exits.
 @frozen
 public struct Reservation: ~Copyable {
   /// Where the record's bytes go.
@@ -98,6 +99,7 @@ extension Writer {
   /// Reserves `length` bytes for one record in this CPU's buffer. A refusal is counted.
   @inlinable
   public func reserve(_ length: Int) -> ReserveResult {
+    precondition(length >= 0)
     let buffer = thisCPU
     switch buffer.reserve(length, owner: owner, wakeFD: wakeFD, NoTestPoints.self) {
     case .reserved(let reservation): return .reserved(reservation)

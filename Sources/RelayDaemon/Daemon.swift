@@ -53,7 +53,7 @@ public final class Daemon {
     signal(SIGPIPE, SIG_IGN)
     raiseDescriptorLimit()
     let host = try DeviceHost(
-      backend: hostBackend, mountPoint: configuration.mountPoint, loop: loop,
+      backend: hostBackend, mountPoint: mountPoint, loop: loop,
       log: { [logger] in logger.warning("\($0)") })
     var opened: [Channel] = []
     for options in configuration.channels { opened.append(try open(options)) }
@@ -126,6 +126,15 @@ public final class Daemon {
     guard configuration.mountPoint == Configuration.defaultMountPoint else { return }
     mkdir("/run/relayd", 0o755)
     mkdir(configuration.mountPoint, 0o755)
+  }
+
+  /// The mount point as any process may name it, whatever directory it is in.
+  private var mountPoint: String {
+    guard let resolved = realpath(configuration.mountPoint, nil) else {
+      return configuration.mountPoint
+    }
+    defer { free(resolved) }
+    return String(cString: resolved)
   }
 
   private func announce(_ host: DeviceHost, _ devices: [Device]) {
