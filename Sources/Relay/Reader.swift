@@ -32,6 +32,8 @@ public final class Reader {
   var totals = Totals()
   /// What the counters and positions held at the last reset.
   var origin = Origin()
+  /// Found while there was nothing to deliver yet: goes before the next bytes.
+  var pendingGap = Gap()
   /// Sub-buffers behind the position wait for a stopped writer, or for another pin.
   var mayReclaim = false
   /// Another process wrote what no writer writes; nothing more is read.
@@ -44,6 +46,8 @@ public final class Reader {
 
   var plan = Plan(position: Position())
   private(set) var hasClaim = false
+  /// Whether the last consumed claim moved the position.
+  private var hasAdvanced = false
   let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: Reader.vectorLimit)
   let pinned = UnsafeMutablePointer<Pin>.allocate(capacity: Reader.vectorLimit)
   var vectorCount = 0
@@ -111,9 +115,17 @@ extension Reader {
   /// Claims up to `limit` bytes and pins where they lie; `byteCount` 0 when there are none, and
   /// then nothing has to be given back. Ends early before a gap and after 64 pieces.
   public func claim(limit: Int) -> Claim {
+    var claim = claimOnce(limit: limit)
+    // Nothing but cancelled records and gaps so far: what was passed is consumed, so this ends.
+    while claim.byteCount == 0, limit > 0, hasAdvanced { claim = claimOnce(limit: limit) }
+    return claim
+  }
+
+  private func claimOnce(limit: Int) -> Claim {
     precondition(!hasClaim && limit >= 0)
     if mayReclaim { reclaim() }
     plan = Plan(position: position)
+    plan.gap = pendingGap
     vectorCount = 0
     pinCount = 0
     var room = limit
@@ -147,6 +159,8 @@ extension Reader {
       restBase.copyMemory(from: source, byteCount: plan.cut.count)
       rest = UnsafeMutableRawBufferPointer(start: restBase, count: plan.cut.count)
     }
+    pendingGap = plan.bytes == 0 ? plan.gap : Gap()
+    hasAdvanced = (plan.position.seq, plan.position.entry) != (position.seq, position.entry)
     position = plan.position
     totals.add(plan.totals)
     totals.bytes &+= UInt64(plan.bytes)
@@ -240,6 +254,7 @@ extension Reader {
   func jump(to position: Position) {
     precondition(!hasClaim)
     self.position = position
+    pendingGap = Gap()
     rest = UnsafeMutableRawBufferPointer(start: restBase, count: 0)
     mayReclaim = true
     reclaim()

@@ -228,5 +228,5 @@ extension Reader {
 
 extension UInt64 {
   /// Never below zero: the numbers come from memory that others write while we count.
-  fileprivate func less(_ other: UInt64) -> UInt64 { self > other ? self - other : 0 }
+  func less(_ other: UInt64) -> UInt64 { self > other ? self - other : 0 }
 }

@@ -45,13 +45,15 @@ extension Reader {
     // Relaxed, both: published by OPEN, which the pin's CAS acquired.
     let record = buffer.recordBase(subbuf).pointee.load(ordering: .relaxed)
     let lost = buffer.lostBase(subbuf).pointee.load(ordering: .relaxed)
+    // Saturating: a reset within this sub-buffer starts from losses later than its start.
     var gap = Gap()
-    gap.overwritten = record &- plan.position.record
-    gap.full = lost &- plan.position.lostBase
+    gap.overwritten = record.less(plan.position.record)
+    gap.full = lost.less(plan.position.lostBase)
     guard gap.isEmpty || plan.bytes == 0 else { return false }
     plan.gap.overwritten &+= gap.overwritten
     plan.gap.full &+= gap.full
-    plan.position = Position(seq: seq, subbuf: subbuf, record: record, lostBase: lost)
+    plan.position = Position(
+      seq: seq, subbuf: subbuf, record: record, lostBase: max(lost, plan.position.lostBase))
     return true
   }
 

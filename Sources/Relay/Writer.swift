@@ -227,7 +227,7 @@ extension ChannelBuffer {
       let subbuf = current.subbuf
       // Not closed, and a sub-buffer that exists; more than zero records, so it was used.
       guard !current.isClosed, subbuf < layout.subbufCount, hint.isFor(current.seq), i > 0,
-        i < layout.entryCount &- 1, hint.end &+ length <= layout.subbufSize
+        i < layout.entryCount &- 1, length <= layout.subbufSize &- hint.end
       else { break fast }
       let entry = word(layout.indexOffset &+ (subbuf &* layout.entryCount &+ i) &* 8)
       // The space starts where the hint says, so that no load stands between the hint and the

@@ -52,6 +52,23 @@ import Testing
     #expect(channel.write("y") == .full)
   }
 
+  @Test func lossesBeforeAResetAreNoGapAfterIt() throws {
+    let channel = try makeChannel(subbufSize: 4, subbufCount: 2)
+    let reader = Reader(channel)
+    for _ in 0..<2 { channel.write("abcd") }
+    reader.reset()
+    for _ in 0..<2 { channel.write("abcd") }
+    #expect(channel.write("x") == .full)
+    _ = reader.drain()
+    reader.reset()
+    channel.buffer.count(channel.buffer.lostFull)
+    reader.reset()
+    channel.write("new")
+    let claim = reader.claim(limit: 100)
+    #expect(claim.lostBefore == Gap())
+    reader.consume()
+  }
+
   @Test func resetDropsTheRestOfACutRecord() throws {
     let channel = try makeChannel()
     let reader = Reader(channel)

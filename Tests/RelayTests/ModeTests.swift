@@ -56,6 +56,26 @@ import Testing
     #expect(reader.read() == "456789012345")
   }
 
+  @Test func aGapRightBeforeAnUnfinishedRecordGoesBeforeItsBytes() throws {
+    let channel = try makeChannel(subbufSize: 4, subbufCount: 2, mode: .overwrite)
+    let reader = Reader(channel)
+    channel.write("abcd")
+    #expect(reader.read(4) == "abcd")
+    channel.write("efgh")
+    guard case .reserved(let reservation) = channel.writer().reserve(1) else {
+      Issue.record("no space")
+      return
+    }
+    channel.write("ijkl")
+    #expect(!reader.hasData, "efgh is overwritten, and what follows it is not finished")
+    reservation.bytes[0] = UInt8(ascii: "x")
+    reservation.commit()
+    let claim = reader.claim(limit: 100)
+    #expect(claim.lostBefore.overwritten == 1)
+    #expect(claim.byteCount == 5)
+    reader.consume()
+  }
+
   @Test func aPinnedSubbufferIsNeverOverwritten() throws {
     let channel = try makeChannel(subbufSize: 4, subbufCount: 3, mode: .overwrite)
     let reader = Reader(channel)

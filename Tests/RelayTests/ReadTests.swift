@@ -115,6 +115,33 @@ import Testing
     #expect(reader.read() == "")
   }
 
+  @Test(arguments: [60, 63, 64, 65, 127, 200])
+  func anyNumberOfEmptySubbuffersIsNoObstacle(_ count: Int) throws {
+    let channel = try makeChannel(subbufSize: 4, subbufCount: 256)
+    let reader = Reader(channel)
+    for _ in 0..<count {
+      guard case .reserved(let reservation) = channel.writer().reserve(4) else {
+        Issue.record("no space")
+        return
+      }
+      reservation.cancel()
+    }
+    channel.write("data")
+    #expect(reader.hasData)
+    #expect(reader.read() == "data")
+  }
+
+  @Test(arguments: [5, 1000, Int.max]) func noRecordLongerThanASubbufferIsReserved(
+    _ length: Int
+  ) throws {
+    let channel = try makeChannel(subbufSize: 4)
+    channel.write("a")
+    guard case .refused(.tooBig) = channel.writer().reserve(length) else {
+      Issue.record("reserved \(length) bytes")
+      return
+    }
+  }
+
   @Test func armedReaderIsSignalledOnce() throws {
     let channel = try makeChannel(subbufSize: 64)
     let reader = Reader(channel)
