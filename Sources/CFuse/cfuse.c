@@ -10,9 +10,11 @@
 #include <fuse3/fuse_lowlevel.h>
 #include <fuse3/fuse_opt.h>
 #include <linux/fuse.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 struct cfuse_session {
@@ -201,6 +203,11 @@ int cfuse_mount_new(
   fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
   *session = s;
   return 0;
+}
+
+int cfuse_is_fuse(const char *path) {
+  struct statfs file_system;
+  return statfs(path, &file_system) == 0 && file_system.f_type == FUSE_SUPER_MAGIC;
 }
 
 void cfuse_session_destroy(cfuse_session *s) {

@@ -58,6 +58,13 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner {
     } else if status.st_mode & S_IFMT != S_IFDIR {
       throw HostError(description: "mount point \(mountPoint) is not a directory")
     }
+    guard cfuse_is_fuse(mountPoint) == 0 else {
+      throw HostError(
+        description: """
+          mount point \(mountPoint): a FUSE file system is mounted there already; does another \
+          relayd run? Name another directory with --mount
+          """)
+    }
     guard access("/dev/fuse", F_OK) == 0 else {
       throw HostError(description: "/dev/fuse is missing: load the module with `modprobe fuse`")
     }

@@ -115,6 +115,8 @@ extension Reader {
   /// Claims up to `limit` bytes and pins where they lie; `byteCount` 0 when there are none, and
   /// then nothing has to be given back. Ends early before a gap and after 64 pieces.
   public func claim(limit: Int) -> Claim {
+    // No claim is longer, and the sum with an offset cannot overflow.
+    let limit = min(limit, 1 << 40)
     var claim = claimOnce(limit: limit)
     // Nothing but cancelled records and gaps so far: what was passed is consumed, so this ends.
     while claim.byteCount == 0, limit > 0, hasAdvanced { claim = claimOnce(limit: limit) }

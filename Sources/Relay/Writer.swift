@@ -114,7 +114,8 @@ extension Writer {
   public func write(
     _ record: UnsafeRawBufferPointer, waitingMilliseconds timeoutMilliseconds: Int
   ) -> WriteResult {
-    let deadline = Clock.milliseconds() + timeoutMilliseconds
+    // A thousand years are without limit.
+    let deadline = Clock.milliseconds() + min(timeoutMilliseconds, 1 << 45)
     while true {
       let buffer = thisCPU
       let current = buffer.loadCurrent()

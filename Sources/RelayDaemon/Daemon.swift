@@ -57,6 +57,7 @@ public final class Daemon {
       log: { [logger] in logger.warning("\($0)") })
     var opened: [Channel] = []
     for options in configuration.channels { opened.append(try open(options)) }
+    try checkMemory(opened)
     try createParent(of: configuration.socketPath)
     if host.backend == .fuse { createMountPoint() }
 
@@ -109,6 +110,15 @@ public final class Daemon {
     } catch let error as ChannelError {
       throw DaemonError(description: "channel \(options.name): \(error)")
     }
+  }
+
+  /// Each channel fits by itself; so must all of them.
+  private func checkMemory(_ channels: [Channel]) throws(OptionError) {
+    let bytes = channels.reduce(0) { $0 + $1.geometry.worstCaseBytes }
+    guard bytes > Geometry.physicalMemory else { return }
+    throw OptionError(
+      "the \(channels.count) channels can take \(bytes) bytes together, and this machine has "
+        + "\(Geometry.physicalMemory)")
   }
 
   /// The directory of the default socket is the daemon's own; any other has to exist.

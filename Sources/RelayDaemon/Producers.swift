@@ -42,7 +42,8 @@ final class Producers: EventHandler {
   func attach(
     _ channel: Channel, process: consuming ProcessHandle, pid: Int32
   ) throws(ControlRefusal) -> UInt16 {
-    if let known = byPID[pid] {
+    // 0: outside our pid namespace, where a number identifies nobody.
+    if pid > 0, let known = byPID[pid] {
       if known.process.hasExited {
         bury(known)
       } else {
@@ -65,7 +66,7 @@ final class Producers: EventHandler {
     }
     producer.channels = [channel]
     byHandle[producer.process.raw] = producer
-    byPID[pid] = producer
+    if pid > 0 { byPID[pid] = producer }
     owners.insert(producer.owner)
     return producer.owner
   }

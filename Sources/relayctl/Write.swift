@@ -110,6 +110,12 @@ private struct WriteSession: ~Copyable {
 
   mutating func finish() throws {
     progress.end(records: written, bytes: bytes)
+    // Written into memory that nobody reads any more.
+    guard client.isConnected else {
+      throw CommandFailure(
+        status: EX_UNAVAILABLE,
+        message: "relayd is gone: \(written) records were written, but may not have been read")
+    }
     if lost > 0 { complain("\(lost) records lost: the channel was full") }
     if tooBig > 0 {
       throw CommandFailure.failed(

@@ -92,6 +92,28 @@ extension OneAtATime {
       #expect(finished.error.contains("\(scratch.path)/none"), "\(finished.error)")
     }
 
+    @Test func channelsThatTogetherNeedMoreThanTheMachineHas() throws {
+      let memory = Int(sysconf(Int32(_SC_PHYS_PAGES))) * 4096
+      // Each, with its index, takes a bit over half.
+      let count = memory / 2 / (2 << 20) / Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))) + 1
+      let options = ":subbuf_size=1MiB,n_subbufs=\(count)"
+      let finished = try refused("--channel", "a" + options, "--channel", "b" + options)
+      #expect(finished.status == 64)
+      #expect(finished.error.contains("together"), "\(finished.error)")
+    }
+
+    @Test func aSecondDaemonOnTheSameMount() throws {
+      guard Backend.underTest == .fuse else { return }
+      let daemon = try Daemon("relay:global")
+      let finished = try run(
+        ["timeout", "20", program("relayd"), "--backend", "fuse", "--mount", daemon.mount]
+          + ["--socket", "\(daemon.scratch.path)/other"])
+      #expect(finished.status == 1)
+      #expect(finished.error.contains(daemon.mount), "\(finished.error)")
+      try daemon.write("still here\n")
+      #expect(try run("cat", daemon.device("relay0")).output == "still here\n")
+    }
+
     @Test func noPermissionForCUSESaysWhatToDo() throws {
       guard Backend.underTest == .cuse else { return }
       let finished = try run(
