@@ -61,7 +61,7 @@ let package = Package(
       name: "DeviceHostTests", dependencies: ["DeviceHost", "Relay", "LinuxIO"],
       swiftSettings: swift),
     .testTarget(
-      name: "RelayDaemonTests", dependencies: ["RelayDaemon", "LinuxIO"], swiftSettings: swift),
+      name: "RelayDaemonTests", dependencies: ["RelayDaemon", "Relay"], swiftSettings: swift),
     .testTarget(
       name: "EndToEnd", dependencies: ["LinuxIO"], path: "Tests/EndToEnd", swiftSettings: swift),
   ],
