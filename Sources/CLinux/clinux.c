@@ -88,9 +88,8 @@ static struct timespec clinux_timespec(uint64_t nanoseconds) {
       .tv_sec = (time_t)(nanoseconds / 1000000000), .tv_nsec = (long)(nanoseconds % 1000000000)};
 }
 
-int clinux_timerfd_set(int fd, uint64_t first, uint64_t interval) {
-  struct itimerspec when = {
-      .it_value = clinux_timespec(first), .it_interval = clinux_timespec(interval)};
+int clinux_timerfd_set(int fd, uint64_t nanoseconds) {
+  struct itimerspec when = {.it_value = clinux_timespec(nanoseconds)};
   return RETRY(timerfd_settime(fd, 0, &when, NULL));
 }
 

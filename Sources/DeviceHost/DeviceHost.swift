@@ -39,8 +39,12 @@ public final class DeviceHost: EventHandler {
   private var isTicking = false
   private var devices: [Device] = []
 
-  /// Bounds what a signal can cost that a writer was stopped or killed before sending.
-  private static let tickMilliseconds = 250
+  // Bounds what a signal costs that a writer was stopped before sending: while nothing comes the
+  // pause doubles, so that a reader waits at most twice as long as it had to, and an idle
+  // daemon sleeps.
+  private static let firstTickMilliseconds = 250
+  private static let lastTickMilliseconds = 3_600_000
+  private var tickMilliseconds = DeviceHost.firstTickMilliseconds
 
   /// - Parameters:
   ///   - mountPoint: for relayfs; an existing directory.
@@ -109,23 +113,26 @@ public final class DeviceHost: EventHandler {
     if fd == tick.raw {
       tick.drain()
       wakeAll()
-      stopTickingIfIdle()
+      tickAgain()
       return
     }
     EventFD.drain(fd)
     for device in devices where device.reader.channel.wakeDescriptor == fd { device.wake() }
   }
 
+  /// A reader begins to wait.
   private func startTicking() {
-    guard !isTicking else { return }
+    guard tickMilliseconds != DeviceHost.firstTickMilliseconds || !isTicking else { return }
     isTicking = true
-    tick.arm(everyMilliseconds: DeviceHost.tickMilliseconds)
+    tickMilliseconds = DeviceHost.firstTickMilliseconds
+    tick.arm(onceAfterMilliseconds: tickMilliseconds)
   }
 
-  private func stopTickingIfIdle() {
-    guard !devices.contains(where: \.isAwaited) else { return }
-    isTicking = false
-    tick.disarm()
+  private func tickAgain() {
+    isTicking = devices.contains(where: \.isAwaited)
+    guard isTicking else { return }
+    tickMilliseconds = min(2 * tickMilliseconds, DeviceHost.lastTickMilliseconds)
+    tick.arm(onceAfterMilliseconds: tickMilliseconds)
   }
 }
 

@@ -40,25 +40,19 @@ public struct TimerFD: ~Copyable, Sendable {
 
   public var raw: CInt { descriptor.raw }
 
-  /// Fires after `milliseconds` (at least 1) and then at that interval.
-  public func arm(everyMilliseconds milliseconds: Int) {
-    let interval = UInt64(max(1, milliseconds)) * 1_000_000
-    set(first: interval, interval: interval)
-  }
-
   /// Fires once, after `milliseconds` (at least 1).
   public func arm(onceAfterMilliseconds milliseconds: Int) {
-    set(first: UInt64(max(1, milliseconds)) * 1_000_000, interval: 0)
+    set(UInt64(max(1, milliseconds)) * 1_000_000)
   }
 
-  public func disarm() { set(first: 0, interval: 0) }
+  public func disarm() { set(0) }
 
   /// Forgets the expirations so far.
   public func drain() { _ = clinux_timerfd_drain(raw) }
 
   // A valid descriptor and valid times cannot fail.
-  private func set(first: UInt64, interval: UInt64) {
-    let result = clinux_timerfd_set(raw, first, interval)
+  private func set(_ nanoseconds: UInt64) {
+    let result = clinux_timerfd_set(raw, nanoseconds)
     precondition(result == 0, "timerfd_settime failed")
   }
 }

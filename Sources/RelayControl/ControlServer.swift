@@ -9,7 +9,8 @@ public import LinuxIO
 /// so nothing is ever queued. All calls on the loop's thread.
 public final class ControlServer: EventHandler {
   public struct Limits: Sendable {
-    /// Open connections; one more is told so and closed.
+    /// Open connections. One more takes the place of the oldest that never asked anything; where
+    /// all have asked, it is told so and closed.
     public var connections = 512
     /// Time for a new connection to make its first valid request.
     public var firstRequestMilliseconds = 10_000
@@ -126,6 +127,7 @@ public final class ControlServer: EventHandler {
   }
 
   private func admit(_ socket: consuming FileDescriptor) {
+    if connections.count >= limits.connections, let oldest = oldestSilent { close(oldest) }
     guard connections.count < limits.connections else {
       let refusal = ControlRefusal(
         code: EMFILE, message: "\(limits.connections) connections are open already")
@@ -142,6 +144,11 @@ public final class ControlServer: EventHandler {
     if resumeAccepting == nil, connections.values.count(where: { $0.deadline != nil }) == 1 {
       schedule()
     }
+  }
+
+  private var oldestSilent: Connection? {
+    connections.values.lazy.filter { $0.deadline != nil }
+      .min { $0.id.rawValue < $1.id.rawValue }
   }
 
   private func close(_ connection: Connection) {

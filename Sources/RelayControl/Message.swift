@@ -101,6 +101,8 @@ public struct BufferStatistics: Equatable, Sendable {
   public var aborted: UInt64 = 0
   /// Given up by their writer.
   public var cancelled: UInt64 = 0
+  /// Damage that another process did to the shared memory, where it was found.
+  public var corrupt: UInt64 = 0
 
   public init(cpu: Int, path: String) {
     self.cpu = cpu

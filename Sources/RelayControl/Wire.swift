@@ -194,7 +194,7 @@ private struct Encoder {
       buffer.recordsWritten, buffer.recordsRead, buffer.recordsUnread, buffer.bytesWritten,
       buffer.bytesRead, buffer.bytesUnread, buffer.padding, buffer.subbufsProduced,
       buffer.subbufsConsumed, buffer.lostFull, buffer.lostTooBig, buffer.lostOverwritten,
-      buffer.lostStalled, buffer.aborted, buffer.cancelled,
+      buffer.lostStalled, buffer.aborted, buffer.cancelled, buffer.corrupt,
     ] { integer(counter) }
   }
 
@@ -318,6 +318,7 @@ private struct Decoder {
     buffer.lostStalled = try integer(bytes)
     buffer.aborted = try integer(bytes)
     buffer.cancelled = try integer(bytes)
+    buffer.corrupt = try integer(bytes)
     return buffer
   }
 

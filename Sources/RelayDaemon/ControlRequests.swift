@@ -105,5 +105,6 @@ extension BufferStatistics {
     lostStalled = s.lostStalled
     aborted = s.aborted
     cancelled = s.cancelled
+    corrupt = s.corrupt
   }
 }

@@ -64,7 +64,8 @@ struct StatCommand: ParsableCommand {
     discussion: """
       written = read + unread + overwritten. What was refused was never written: full (no free
       sub-buffer), too big (longer than a sub-buffer). Aborted records are those whose writer died,
-      cancelled ones those it gave up.
+      cancelled ones those it gave up. Corrupt counts damage done to the shared memory; such a
+      buffer delivers nothing more.
       """)
 
   @Argument(help: "The channel; all if absent.") var channel: String?
@@ -84,13 +85,13 @@ struct StatCommand: ParsableCommand {
     var rows = [
       [
         "DEVICE", "WRITTEN", "READ", "UNREAD", "OVERWRITTEN", "FULL", "TOO BIG", "ABORTED",
-        "CANCELLED", "BYTES READ",
+        "CANCELLED", "CORRUPT", "BYTES READ",
       ]
     ]
     for b in buffers {
       let numbers = [
         b.recordsWritten, b.recordsRead, b.recordsUnread, b.lostOverwritten, b.lostFull,
-        b.lostTooBig, b.aborted, b.cancelled, b.bytesRead,
+        b.lostTooBig, b.aborted, b.cancelled, b.corrupt, b.bytesRead,
       ]
       rows.append([b.path] + numbers.map(String.init))
     }
@@ -118,6 +119,7 @@ private struct ListedStatistics: Encodable {
   let lostStalled: UInt64
   let aborted: UInt64
   let cancelled: UInt64
+  let corrupt: UInt64
 
   init(_ channel: String, _ s: BufferStatistics) {
     self.channel = channel
@@ -138,6 +140,7 @@ private struct ListedStatistics: Encodable {
     lostStalled = s.lostStalled
     aborted = s.aborted
     cancelled = s.cancelled
+    corrupt = s.corrupt
   }
 }
 

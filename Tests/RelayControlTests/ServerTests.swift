@@ -190,10 +190,33 @@ private struct RawClient: ~Copyable {
     #expect(try other.reply() == .channel(someChannels[0]))
   }
 
+  @Test func silentConnectionsGiveWayOldestFirst() throws {
+    try start(connections: 3)
+    let asked = try RawClient(directory.socket)
+    try asked.send(.list(index: 0))
+    try serve()
+    let silent = try RawClient(directory.socket)
+    let silentToo = try RawClient(directory.socket)
+    let late = try RawClient(directory.socket)
+    try late.send(.list(index: 0))
+    try serve()
+    #expect(try late.reply() == .channel(someChannels[0]))
+    expectOver(silent)
+    let othersAreOver =
+      asked.isOver(withinMilliseconds: 0) || silentToo.isOver(withinMilliseconds: 0)
+    #expect(!othersAreOver)
+  }
+
   @Test func oneConnectionTooManyIsToldSo() throws {
     try start(connections: 2)
     let first = try RawClient(directory.socket)
     let second = try RawClient(directory.socket)
+    for client in [first.socket.raw, second.socket.raw] {
+      let request = try Request.list(index: 0).encoded()
+      #expect(send(client, request, request.count, 0) == request.count)
+    }
+    try serve()
+    #expect(try second.reply() == .channel(someChannels[0]))
     let third = try RawClient(directory.socket)
     try serve()
     expectRefusal(try third.reply(), EMFILE)

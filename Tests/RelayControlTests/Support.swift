@@ -34,6 +34,7 @@ var someStatistics: BufferStatistics {
   buffer.lostStalled = 12
   buffer.aborted = 13
   buffer.cancelled = 14
+  buffer.corrupt = 15
   return buffer
 }
 

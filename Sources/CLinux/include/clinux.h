@@ -26,8 +26,8 @@ int clinux_eventfd_signal(int fd);
 int clinux_eventfd_drain(int fd);
 
 int clinux_timerfd(void);
-// First after `first` ns, then each `interval` ns; both 0 disarm.
-int clinux_timerfd_set(int fd, uint64_t first, uint64_t interval);
+// Fires once after this time; 0 disarms.
+int clinux_timerfd_set(int fd, uint64_t nanoseconds);
 int clinux_timerfd_drain(int fd);
 
 // Blocks the signals in this thread and returns a descriptor that receives them.
