@@ -21,6 +21,9 @@ struct cfuse_session {
   struct fuse_session *se;
   struct cfuse_callbacks callbacks;
   void *context;
+  // A parked request whose reader got a signal during this step, and its file.
+  fuse_req_t interrupted;
+  uint64_t interrupted_handle;
   int is_mounted;
 };
 
@@ -56,10 +59,8 @@ static void on_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi) 
 static void on_read(
     fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, struct fuse_file_info *fi) {
   (void)node;
-  // A continuation (offset > 0) is answered like a first request: with what there is.
-  (void)offset;
   struct cfuse_session *s = session_of(req);
-  s->callbacks.read(s->context, opaque(req), fi->fh, size);
+  s->callbacks.read(s->context, opaque(req), fi->fh, size, (uint64_t)offset, fi->flags);
 }
 
 static void on_poll(
@@ -223,7 +224,26 @@ enum cfuse_step cfuse_session_step(cfuse_session *s) {
   if (count == -EAGAIN || count == -EINTR) return CFUSE_NOTHING;
   if (count <= 0) return CFUSE_ENDED;
   fuse_session_process_buf(s->se, &thread_buffer);
+  // Only now: libfuse holds the request's lock while it reports the interrupt.
+  if (s->interrupted) {
+    cfuse_request *req = opaque(s->interrupted);
+    s->interrupted = NULL;
+    s->callbacks.interrupted(s->context, req, s->interrupted_handle);
+  }
   return fuse_session_exited(s->se) ? CFUSE_ENDED : CFUSE_PROCESSED;
+}
+
+static void note_interrupt(fuse_req_t req, void *handle) {
+  struct cfuse_session *s = session_of(req);
+  s->interrupted = req;
+  s->interrupted_handle = (uintptr_t)handle;
+}
+
+int cfuse_park(cfuse_request *req, uint64_t handle) {
+  // Asked first: registering would report an interrupt that came before from inside itself.
+  if (fuse_req_interrupted(request(req))) return -EINTR;
+  fuse_req_interrupt_func(request(req), note_interrupt, (void *)(uintptr_t)handle);
+  return 0;
 }
 
 // Replies.
@@ -266,7 +286,7 @@ static struct stat status(const struct cfuse_attributes *attributes) {
   return st;
 }
 
-// The tree never changes while it is mounted, so the kernel may remember it.
+// What a node is never changes; which names there are does.
 static const double forever = 86400;
 
 int cfuse_reply_attributes(cfuse_request *req, const struct cfuse_attributes *attributes) {
@@ -279,7 +299,7 @@ int cfuse_reply_entry(cfuse_request *req, const struct cfuse_attributes *attribu
       .ino = attributes->node,
       .attr = status(attributes),
       .attr_timeout = forever,
-      .entry_timeout = forever,
+      .entry_timeout = 0,
   };
   return fuse_reply_entry(request(req), &entry);
 }

@@ -42,6 +42,8 @@ int clinux_open(const char *path, int flags, mode_t mode) {
 
 ssize_t clinux_read(int fd, void *bytes, size_t count) { return RETRY(read(fd, bytes, count)); }
 
+void clinux_name_thread(const char *name) { pthread_setname_np(pthread_self(), name); }
+
 int clinux_memfd(const char *name, uint64_t count) {
   int fd = RETRY(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (fd < 0) return fd;

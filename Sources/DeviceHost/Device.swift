@@ -1,24 +1,65 @@
 // SPDX-License-Identifier: Apache-2.0
 // One served channel buffer: what open, read, poll and release mean, whichever front end they come
-// through. No request waits, so each is answered within its callback.
+// through. Nothing here waits: a blocking read is put aside and answered when there is something to
+// say.
 
 internal import CFuse
 internal import Glibc
 public import Relay
 
+/// How the file of a channel buffer looks and behaves.
+public struct FileOptions: Equatable, Sendable {
+  /// A read waits while there is nothing, instead of returning 0.
+  public var blocks = false
+  /// When a reader that waits is told.
+  public var wakeup = Wakeup.data
+  public var uid: UInt32 = geteuid()
+  public var gid: UInt32 = getegid()
+  /// relay's default: its owner may read.
+  public var permissions: UInt32 = 0o400
+  public init() {}
+}
+
+/// What a device asks of the thread that serves it.
+protocol DeviceKeeper: AnyObject {
+  /// One more open file; false when there are too many in all.
+  func admitReader(of device: Device) -> Bool
+  func releaseReader()
+  /// Nobody has the device open any more, and nobody ever will.
+  func lastFileClosed()
+  /// A reader has begun to wait: the device wants `wake()` after a signal, and from time to time.
+  func startWaking(_ device: Device)
+  func log(_ message: String)
+}
+
 /// A channel buffer with a name, and the readers that have it open.
-public final class Device {
-  /// The file's name: channel and CPU, such as "relay0".
+// Sendable: used by one thread at a time, which is the serving one while it is served.
+public final class Device: @unchecked Sendable {
+  /// The file's name: channel and CPU, such as "relay0" or "net/rx0".
   public let name: String
+  public let options: FileOptions
   let reader: Reader
+  weak var keeper: (any DeviceKeeper)?
   private var files: [OpenFile] = []
-  /// Told when the first reader starts to wait.
-  var onAwaited: () -> Void = {}
+  private var awaitedPolls = 0
+  /// Reads that wait, first come, first served.
+  private var parked: [Parked] = []
+  /// The channel is gone: who has a file open reads on, nobody else may open it.
+  private(set) var isRemoved = false
+  private var hasReportedCorruption = false
+  /// Its keeper's note that it looks after this one.
+  var isKept = false
 
   /// - Parameter reader: this device becomes the only one to use it for claims.
-  public init(name: String, reader: Reader) {
+  public init(name: String, reader: Reader, options: FileOptions = FileOptions()) {
     self.name = name
     self.reader = reader
+    self.options = options
+  }
+
+  private struct Parked {
+    let request: OpaquePointer
+    let size: Int
   }
 
   /// One open(2) of the device.
@@ -49,36 +90,16 @@ extension Device {
   func open(
     _ request: OpaquePointer, flags: CInt, reply: (OpaquePointer, UInt64) -> CInt
   ) {
-    guard flags & O_ACCMODE == O_RDONLY else {
-      cfuse_reply_error(request, EACCES)
-      return
+    guard !isRemoved else { return cfuse_reply_error(request, ENOENT) }
+    guard flags & O_ACCMODE == O_RDONLY else { return cfuse_reply_error(request, EACCES) }
+    guard keeper?.admitReader(of: self) != false else {
+      return cfuse_reply_error(request, EMFILE)
     }
     let file = OpenFile(self)
     _ = Unmanaged.passRetained(file)
     files.append(file)
     // A reply that the kernel did not take was for a reader that is gone: no release will come.
     if reply(request, file.handle) != 0 { forget(file) }
-  }
-
-  /// Answers a read with what there is, straight from the ring.
-  func read(_ request: OpaquePointer, size: Int) {
-    let claim = reader.claim(limit: size)
-    let result = cfuse_reply_vectors(request, claim.vectors.baseAddress, claim.vectors.count)
-    guard claim.byteCount > 0 else { return }
-    if result == 0 { reader.consume() } else { reader.giveBack() }
-    armIfAwaited()
-  }
-
-  /// Answers a poll, and remembers who wants to be told.
-  func poll(_ request: OpaquePointer, _ file: OpenFile, _ poll: OpaquePointer?) {
-    // Stored before the events are computed: a wake in between finds it.
-    if let poll {
-      if let replaced = file.poll { cfuse_poll_destroy(replaced) }
-      file.poll = poll
-      file.isAwaited = true
-      armIfAwaited()
-    }
-    cfuse_reply_poll(request, events)
   }
 
   /// Answers a release; always at once, because close(2) cannot be interrupted.
@@ -88,41 +109,148 @@ extension Device {
   }
 
   private func forget(_ file: OpenFile) {
+    if file.isAwaited { awaitedPolls -= 1 }
     files.removeAll { $0 === file }
+    keeper?.releaseReader()
+    if isRemoved, files.isEmpty { keeper?.lastFileClosed() }
     Device.OpenFile.of(file.handle).release()
   }
 
-  /// Forgets all open files, once no release can come any more.
-  func abandon() { for file in files { forget(file) } }
+  /// From now on it can only be read by who has it open.
+  func remove() { isRemoved = true }
 
-  /// POLLIN whenever a read would return data; POLLHUP once the channel is closed.
-  private var events: UInt32 {
-    if reader.hasData {
-      return UInt32(POLLIN | POLLRDNORM | (reader.isClosed ? POLLHUP : 0))
-    }
-    return reader.isDrained ? UInt32(POLLHUP) : 0
+  /// Forgets everything that is open or waits, once no release can come any more.
+  func abandon() {
+    for read in parked { cfuse_reply_error(read.request, ENODEV) }
+    parked = []
+    for file in files { forget(file) }
   }
 
   var isOpen: Bool { !files.isEmpty }
+}
 
-  var isAwaited: Bool { files.contains { $0.isAwaited } }
-
-  private func armIfAwaited() {
-    guard isAwaited else { return }
-    // Not armed: there is data, and the next read that drains it comes here again. Looking first
-    // saves the barrier.
-    if !reader.hasData { _ = reader.arm() }
-    onAwaited()
+extension Device {
+  /// Answers a read with what there is, straight from the ring; where there is nothing, with the
+  /// end, or later.
+  /// - Parameters:
+  ///   - isContinuation: it follows another request of the same read(2), which must not wait.
+  ///   - flags: the open file's.
+  func read(
+    _ request: OpaquePointer, _ file: OpenFile, size: Int, isContinuation: Bool, flags: CInt
+  ) {
+    if deliver(request, size) { return armIfAwaited() }
+    if let end { return cfuse_reply_error(request, end) }
+    guard options.blocks, !isContinuation else { return reply(nothing: request) }
+    guard flags & O_NONBLOCK == 0 else { return cfuse_reply_error(request, EAGAIN) }
+    guard cfuse_park(request, file.handle) == 0 else { return cfuse_reply_error(request, EINTR) }
+    parked.append(Parked(request: request, size: size))
+    keeper?.startWaking(self)
+    wake()
   }
 
-  /// Tells the readers that wait, if there is something to tell; after a writer's signal, and from
-  /// time to time in case one was lost.
+  /// The reader of a waiting read got a signal.
+  func interrupted(_ request: OpaquePointer) {
+    guard let index = parked.firstIndex(where: { $0.request == request }) else { return }
+    parked.remove(at: index)
+    cfuse_reply_error(request, EINTR)
+  }
+
+  /// False, and no answer given, when there is nothing to read.
+  private func deliver(_ request: OpaquePointer, _ size: Int) -> Bool {
+    let claim = reader.claim(limit: size)
+    guard claim.byteCount > 0 else {
+      reportCorruption()
+      return false
+    }
+    let result = cfuse_reply_vectors(request, claim.vectors.baseAddress, claim.vectors.count)
+    if result == 0 { reader.consume() } else { reader.giveBack() }
+    return true
+  }
+
+  private func reply(nothing request: OpaquePointer) { cfuse_reply_vectors(request, nil, 0) }
+
+  /// What a read gets when nothing will ever come any more: 0, end of file, or EIO. nil: not so.
+  private var end: CInt? {
+    if reader.isCorrupt { return EIO }
+    return reader.isDrained ? 0 : nil
+  }
+
+  private func reportCorruption() {
+    guard reader.isCorrupt, !hasReportedCorruption else { return }
+    hasReportedCorruption = true
+    keeper?.log(
+      """
+      \(name): a process that writes to channel \(reader.channel.name) damaged its shared memory; \
+      this buffer delivers nothing more
+      """)
+  }
+}
+
+extension Device {
+  /// Answers a poll, and remembers who wants to be told.
+  func poll(_ request: OpaquePointer, _ file: OpenFile, _ poll: OpaquePointer?) {
+    // Stored before the events are computed: a wake in between finds it.
+    if let poll {
+      if let replaced = file.poll { cfuse_poll_destroy(replaced) }
+      file.poll = poll
+      if !file.isAwaited { awaitedPolls += 1 }
+      file.isAwaited = true
+      armIfAwaited()
+    }
+    cfuse_reply_poll(request, events)
+  }
+
+  /// POLLIN whenever a read would return data (or a whole sub-buffer, where it was so chosen);
+  /// POLLHUP once the channel is closed.
+  private var events: UInt32 {
+    let isClosed = reader.isClosed
+    if reader.hasData, isClosed || options.wakeup == .data || reader.hasFinishedSubbuf {
+      return UInt32(POLLIN | POLLRDNORM | (isClosed ? POLLHUP : 0))
+    }
+    if reader.isCorrupt { return UInt32(POLLERR) }
+    return reader.isDrained ? UInt32(POLLHUP) : 0
+  }
+
+  var isAwaited: Bool { awaitedPolls > 0 || !parked.isEmpty }
+
+  /// Makes sure that who waits will be told. Where there is data, who waits has seen it, and the
+  /// read that drains it comes here again.
+  private func armIfAwaited() {
+    guard isAwaited else { return }
+    keeper?.startWaking(self)
+    // Looking first saves the barrier. Not armed: something came in between.
+    if events == 0, !reader.arm(options.wakeup) { tell() }
+  }
+
+  /// After a writer's signal, and from time to time in case one was lost.
   func wake() {
     guard isAwaited else { return }
-    guard reader.hasData || reader.isDrained else {
-      if !reader.isArmed { armIfAwaited() }
-      return
+    if events != 0 {
+      tell()
+    } else if !reader.isArmed(options.wakeup) {
+      armIfAwaited()
     }
+  }
+
+  /// Answers the reads that wait and wakes the polls; who has to go on waiting will be told again.
+  private func tell() {
+    var served = 0
+    while served < parked.count, answer(parked[served]) { served += 1 }
+    parked.removeFirst(served)
+    if awaitedPolls > 0, events != 0 { notifyPolls() }
+    armIfAwaited()
+  }
+
+  /// Answers a waiting read; false when there is nothing left for it.
+  private func answer(_ read: Parked) -> Bool {
+    if deliver(read.request, read.size) { return true }
+    guard let end else { return false }
+    cfuse_reply_error(read.request, end)
+    return true
+  }
+
+  private func notifyPolls() {
+    awaitedPolls = 0
     for file in files where file.isAwaited {
       file.isAwaited = false
       if let poll = file.poll { cfuse_poll_notify(poll) }

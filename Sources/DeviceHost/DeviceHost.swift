@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Brings devices up through one of the two front ends and keeps their readers awake.
+// Brings devices up through one of the two front ends, shares them out among serving threads, and
+// takes them down again.
 
 internal import CFuse
 internal import Glibc
-public import LinuxIO
-internal import Relay
+internal import LinuxIO
+public import Relay
 internal import Synchronization
 
 /// Which kernel interface serves the files.
 public enum HostBackend: String, Sendable {
-  /// CUSE when /dev/cuse opens, else relayfs. Never what a host ends up with.
-  case auto
   case cuse
   case fuse
 }
@@ -20,138 +19,178 @@ public struct HostError: Error, CustomStringConvertible {
   public let description: String
 }
 
-/// What the two front ends have in common.
+/// What the two front ends have in common. Called by the host's owner.
 protocol FrontEnd: AnyObject {
-  /// Brings all devices up, or throws and leaves none.
-  func serve(_ devices: [Device]) throws
+  /// The path of a device without its name.
+  var pathPrefix: String { get }
+  func start(on thread: ServingThread) throws(HostError)
+  /// Serves the device on the thread, or throws and leaves nothing of it.
+  func add(_ device: Device, on thread: ServingThread) throws(HostError)
+  /// Takes the device away, but for who has it open.
+  func remove(_ device: Device)
   func stop()
 }
 
-/// Serves devices on one event loop.
-public final class DeviceHost: EventHandler {
-  /// `.cuse` or `.fuse`.
+/// Serves devices on threads of its own. Used by one thread, which must not read the devices
+/// itself.
+public final class DeviceHost {
   public let backend: HostBackend
   /// The path of a device without its name.
-  public let pathPrefix: String
-  private let loop: EventLoop
+  public var pathPrefix: String { frontEnd.pathPrefix }
   private let frontEnd: any FrontEnd
-  private let tick: TimerFD
-  private var isTicking = false
-  private var devices: [Device] = []
+  private let readers: ReaderCount
+  private let changes: EventFD
+  private let threads: [ServingThread]
+  private var places: [ObjectIdentifier: Place] = [:]
+  // By wake descriptor.
+  private var watches: [CInt: Watch] = [:]
 
-  // Bounds what a signal costs that a writer was stopped before sending: while nothing comes the
-  // pause doubles, so that a reader waits at most twice as long as it had to, and an idle
-  // daemon sleeps.
-  private static let firstTickMilliseconds = 250
-  private static let lastTickMilliseconds = 3_600_000
-  private var tickMilliseconds = DeviceHost.firstTickMilliseconds
+  /// Where a device is served.
+  private struct Place {
+    let thread: ServingThread
+    // Keeps it alive.
+    let device: Device
+    var isLeaving = false
+  }
+
+  /// The thread that takes a channel's signals, and how many of its devices are served.
+  private struct Watch {
+    let home: ServingThread
+    var deviceCount = 0
+  }
+
+  /// Whether /dev/cuse opens here and now.
+  public static var hasCUSE: Bool { CuseFrontEnd.isAvailable }
 
   /// - Parameters:
   ///   - mountPoint: for relayfs; an existing directory.
-  ///   - log: gets notices worth a warning.
+  ///   - threadCount: at most; relayfs has one session and so one thread.
+  ///   - readerLimit: files open at once, over all devices.
+  ///   - log: gets notices worth a warning, on any thread.
   public init(
-    backend: HostBackend, mountPoint: String, loop: EventLoop, log: @escaping (String) -> Void
+    backend: HostBackend, mountPoint: String, threadCount: Int, readerLimit: Int = 4096,
+    log: @escaping @Sendable (String) -> Void
   ) throws {
-    self.loop = loop
-    tick = try TimerFD()
+    self.backend = backend
+    let readers = ReaderCount(limit: readerLimit)
+    self.readers = readers
+    let changes = try EventFD()
     LibraryLog.forward(to: log)
-    let takesCUSE =
-      switch backend {
-      case .auto: CuseFrontEnd.isAvailable
-      case .cuse: true
-      case .fuse: false
-      }
-    if takesCUSE {
-      self.backend = .cuse
-      pathPrefix = "/dev/"
-      frontEnd = CuseFrontEnd(loop: loop, log: log)
-    } else {
-      self.backend = .fuse
-      pathPrefix = mountPoint + "/"
-      frontEnd = RelayfsFrontEnd(mountPoint: mountPoint, loop: loop, log: log)
+    switch backend {
+    case .cuse: frontEnd = CuseFrontEnd()
+    case .fuse: frontEnd = RelayfsFrontEnd(mountPoint: mountPoint, log: log)
     }
+    threads = try (0..<(backend == .fuse ? 1 : max(1, threadCount))).map { _ in
+      try ServingThread(readers: readers, changes: changes.raw, log: log)
+    }
+    self.changes = changes
   }
 
-  /// Brings all devices up and serves them from then on; throws `HostError` naming the one that
-  /// fails, and leaves none.
-  public func serve(_ devices: [Device]) throws {
-    for device in devices { device.onAwaited = { [unowned self] in startTicking() } }
-    try frontEnd.serve(devices)
-    self.devices = devices
+  /// Starts the threads and, for relayfs, mounts. Throws what is missing.
+  public func start() throws {
     do {
-      for fd in wakeDescriptors { try loop.add(fd, .read, self) }
-      try loop.add(tick.raw, .read, self)
+      for (index, thread) in threads.enumerated() { try thread.start(name: "serve-\(index)") }
+      try frontEnd.start(on: threads[0])
     } catch {
       stop()
       throw error
     }
   }
 
+  /// Serves these devices from now on; throws naming the one that fails, and then serves none of
+  /// them.
+  public func add(_ devices: [Device]) throws(HostError) {
+    for (index, device) in devices.enumerated() {
+      do throws(HostError) {
+        try add(device)
+      } catch {
+        remove(Array(devices[..<index]))
+        throw error
+      }
+    }
+  }
+
+  private func add(_ device: Device) throws(HostError) {
+    let thread = threads.min { $0.load < $1.load }!
+    device.keeper = thread
+    try frontEnd.add(device, on: thread)
+    places[ObjectIdentifier(device)] = Place(thread: thread, device: device)
+    thread.load += 1
+    let fd = device.reader.channel.wakeDescriptor
+    var watch = watches[fd] ?? Watch(home: thread)
+    watch.deviceCount += 1
+    watches[fd] = watch
+    let result = watch.home.run {
+      Result { () throws(SystemError) in try watch.home.watch(device, on: thread) }
+    }
+    do throws(SystemError) {
+      try result.get()
+    } catch {
+      remove([device])
+      throw HostError(description: "device \(device.name): \(error)")
+    }
+  }
+
+  /// Takes these devices away. Who has one open reads on until it is closed; `collect` then tells.
+  public func remove(_ devices: [Device]) {
+    for device in devices {
+      frontEnd.remove(device)
+      places[ObjectIdentifier(device)]?.isLeaving = true
+    }
+  }
+
+  /// Readable when `collect` may have something to tell.
+  public var changeDescriptor: CInt { changes.raw }
+
+  /// The removed devices that nobody has open any more; each is told once.
+  public func collect() -> [Device] {
+    changes.drain()
+    var gone: [Device] = []
+    for (id, place) in places where place.isLeaving && !place.thread.run({ place.device.isOpen }) {
+      places[id] = nil
+      place.thread.load -= 1
+      unwatch(place.device)
+      gone.append(place.device)
+    }
+    return gone
+  }
+
+  private func unwatch(_ device: Device) {
+    let fd = device.reader.channel.wakeDescriptor
+    guard var watch = watches[fd] else { return }
+    watch.deviceCount -= 1
+    watches[fd] = watch.deviceCount > 0 ? watch : nil
+    if watch.deviceCount == 0 { watch.home.run { watch.home.unwatch(fd) } }
+  }
+
+  /// Uses a device's reader where it is served, between two requests.
+  public func use<R>(_ device: Device, _ body: (Reader) -> R) -> R {
+    guard let place = places[ObjectIdentifier(device)] else { return body(device.reader) }
+    return place.thread.run { body(device.reader) }
+  }
+
+  /// Files that are open, over all devices.
+  public var openFileCount: Int { readers.current }
+
   /// Takes everything down; readers that have a device open get errors from then on.
   public func stop() {
-    for fd in wakeDescriptors { loop.remove(fd) }
-    loop.remove(tick.raw)
     frontEnd.stop()
-    devices = []
-  }
-
-  /// Serves on while readers have devices open, at most `milliseconds`: after the channels were
-  /// closed, so that who waits is told and who reads gets what is left.
-  public func linger(milliseconds: Int) throws(SystemError) {
-    wakeAll()
-    for _ in 0..<max(1, milliseconds / 10) where devices.contains(where: \.isOpen) {
-      try loop.runOnce(timeoutMilliseconds: 10)
-    }
-  }
-
-  /// Tells all waiting readers what their devices' state is.
-  private func wakeAll() { for device in devices { device.wake() } }
-
-  private var wakeDescriptors: Set<CInt> { Set(devices.map(\.reader.channel.wakeDescriptor)) }
-
-  public func handle(_ events: Events, from fd: CInt) {
-    if fd == tick.raw {
-      tick.drain()
-      wakeAll()
-      tickAgain()
-      return
-    }
-    EventFD.drain(fd)
-    for device in devices where device.reader.channel.wakeDescriptor == fd { device.wake() }
-  }
-
-  /// A reader begins to wait.
-  private func startTicking() {
-    guard tickMilliseconds != DeviceHost.firstTickMilliseconds || !isTicking else { return }
-    isTicking = true
-    tickMilliseconds = DeviceHost.firstTickMilliseconds
-    tick.arm(onceAfterMilliseconds: tickMilliseconds)
-  }
-
-  private func tickAgain() {
-    isTicking = devices.contains(where: \.isAwaited)
-    guard isTicking else { return }
-    tickMilliseconds = min(2 * tickMilliseconds, DeviceHost.lastTickMilliseconds)
-    tick.arm(onceAfterMilliseconds: tickMilliseconds)
+    for thread in threads { thread.stop() }
+    places = [:]
+    watches = [:]
   }
 }
 
 /// libfuse's own messages.
 enum LibraryLog {
-  // Unchecked: a process has one host, whose thread is the one that libfuse logs on.
-  private struct Sink: @unchecked Sendable {
-    var log: (String) -> Void = { _ in }
-  }
-
   // Global, as libfuse's log function is.
-  private static let sink = Mutex(Sink())
+  private static let sink = Mutex<@Sendable (String) -> Void>({ _ in })
 
-  static func forward(to log: @escaping (String) -> Void) {
-    let sink = Sink(log: log)
-    LibraryLog.sink.withLock { $0 = sink }
+  static func forward(to log: @escaping @Sendable (String) -> Void) {
+    sink.withLock { $0 = log }
     cfuse_set_log { message in
       guard let message else { return }
-      LibraryLog.sink.withLock { $0 }.log("libfuse: " + String(cString: message))
+      LibraryLog.sink.withLock { $0 }("libfuse: " + String(cString: message))
     }
   }
 }

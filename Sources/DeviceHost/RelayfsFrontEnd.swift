@@ -5,41 +5,81 @@ internal import CFuse
 internal import Glibc
 internal import LinuxIO
 
-final class RelayfsFrontEnd: FrontEnd, SessionOwner {
+/// One session, so one thread.
+// Sendable: everything but start and stop happens on the thread, or inside its `run`.
+final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
   private let mountPoint: String
-  private let loop: EventLoop
-  private let log: (String) -> Void
+  private let log: @Sendable (String) -> Void
   private var session: Session?
-  private var devices: [Device] = []
-  // Names and inode numbers do not change while it is mounted.
-  private var nodeByName: [String: UInt64] = [:]
+  private var thread: ServingThread?
+  private var tree = RelayfsTree()
+  // What lost its name and is still open.
+  private var unlinked: [UInt64] = []
 
   private let startTime = time(nil)
 
-  private static let root: UInt64 = 1
-  private static let firstFile: UInt64 = 2
-
-  init(mountPoint: String, loop: EventLoop, log: @escaping (String) -> Void) {
+  init(mountPoint: String, log: @escaping @Sendable (String) -> Void) {
     self.mountPoint = mountPoint
-    self.loop = loop
     self.log = log
   }
 
-  func serve(_ devices: [Device]) throws {
-    self.devices = devices
-    for (index, device) in devices.enumerated() {
-      nodeByName[device.name] = RelayfsFrontEnd.firstFile + UInt64(index)
-    }
+  var pathPrefix: String { mountPoint + "/" }
+
+  func start(on thread: ServingThread) throws(HostError) {
     try checkMountPoint()
-    let session = try openSession()
-    self.session = session
-    try session.start()
+    self.thread = thread
+    let result = thread.run {
+      Result { () throws(SystemError) in
+        let session = try Session(loop: thread.loop, owner: self, mountPoint: mountPoint)
+        self.session = session
+        try session.start()
+      }
+    }
+    do throws(SystemError) {
+      try result.get()
+    } catch {
+      stop()
+      throw HostError(
+        description: "\(error); is /dev/fuse open to this user, and may it mount there?")
+    }
+  }
+
+  func add(_ device: Device, on thread: ServingThread) throws(HostError) {
+    guard thread.run({ tree.add(device) }) else {
+      throw HostError(
+        description: """
+          device \(device.name): \(pathPrefix)\(device.name) exists already; choose another \
+          channel name
+          """)
+    }
+  }
+
+  func remove(_ device: Device) {
+    thread?.run {
+      device.remove()
+      if let node = tree.unlink(device) { unlinked.append(node) }
+      dropUnused()
+    }
+  }
+
+  private func dropUnused() {
+    unlinked.removeAll { node in
+      guard let device = tree.device(node), !device.isOpen else { return false }
+      tree.drop(node)
+      return true
+    }
   }
 
   func stop() {
-    session?.destroy()
-    session = nil
-    for device in devices { device.abandon() }
+    thread?.run {
+      abandonAll()
+      session?.destroy()
+      session = nil
+    }
+  }
+
+  private func abandonAll() {
+    for device in tree.devices { device.abandon() }
   }
 
   private func checkMountPoint() throws(HostError) {
@@ -69,61 +109,48 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner {
       throw HostError(description: "/dev/fuse is missing: load the module with `modprobe fuse`")
     }
   }
+}
 
-  private func openSession() throws(HostError) -> Session {
-    do {
-      return try Session(loop: loop, owner: self, mountPoint: mountPoint)
-    } catch {
-      throw HostError(
-        description: "\(error); is /dev/fuse open to this user, and may it mount there?")
-    }
-  }
+// The session's requests.
+extension RelayfsFrontEnd {
+  func device(_ node: UInt64) -> Device? { tree.device(node) }
 
-  func device(_ node: UInt64) -> Device? {
-    guard node >= RelayfsFrontEnd.firstFile,
-      node - RelayfsFrontEnd.firstFile < UInt64(devices.count)
-    else { return nil }
-    return devices[Int(node - RelayfsFrontEnd.firstFile)]
+  func served(_ session: Session) {
+    if !unlinked.isEmpty { dropUnused() }
   }
 
   func sessionEnded(_ session: Session) {
-    for device in devices { device.abandon() }
+    abandonAll()
     log("somebody unmounted \(mountPoint): its files are gone until relayd is started again")
   }
 
   func lookup(_ request: OpaquePointer, parent: UInt64, name: String) {
-    guard parent == RelayfsFrontEnd.root, let node = nodeByName[name] else {
-      cfuse_reply_error(request, ENOENT)
-      return
+    guard let node = tree.lookup(name, in: parent), var attributes = attributes(node) else {
+      return cfuse_reply_error(request, ENOENT)
     }
-    var attributes = attributes(node)
     cfuse_reply_entry(request, &attributes)
   }
 
   func attributes(_ request: OpaquePointer, node: UInt64) {
-    guard node == RelayfsFrontEnd.root || device(node) != nil else {
-      cfuse_reply_error(request, ENOENT)
-      return
-    }
-    var attributes = attributes(node)
+    guard var attributes = attributes(node) else { return cfuse_reply_error(request, ENOENT) }
     cfuse_reply_attributes(request, &attributes)
   }
 
   func list(_ request: OpaquePointer, node: UInt64, size: Int, offset: UInt64) {
-    guard node == RelayfsFrontEnd.root else {
-      cfuse_reply_error(request, ENOTDIR)
-      return
+    guard let directory = tree[node], case .directory = directory.content else {
+      return cfuse_reply_error(request, ENOTDIR)
     }
     let bytes = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 8)
     defer { bytes.deallocate() }
-    let names =
-      [(".", RelayfsFrontEnd.root), ("..", RelayfsFrontEnd.root)]
-      + devices.enumerated().map { ($1.name, RelayfsFrontEnd.firstFile + UInt64($0)) }
     var used = 0
-    for index in Int(clamping: offset)..<max(Int(clamping: offset), names.count) {
-      var attributes = attributes(names[index].1)
+    // An entry's offset is that of what follows it: for a child its number, and "." and ".." are
+    // before all of them.
+    let dots = [(".", node, UInt64(0)), ("..", directory.parent, UInt64(1))]
+    let entries = dots + tree.children(of: node).map { ($0.name, $0.number, $0.number) }
+    for (name, number, place) in entries where place >= offset {
+      guard var attributes = attributes(number) else { continue }
       let needed = cfuse_directory_entry(
-        request, bytes + used, size - used, names[index].0, &attributes, UInt64(index + 1))
+        request, bytes + used, size - used, name, &attributes, place + 1)
       guard used + needed <= size else { break }
       used += needed
     }
@@ -131,10 +158,18 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner {
     cfuse_reply_vectors(request, &vector, used > 0 ? 1 : 0)
   }
 
-  /// relay's default mode for a file: its owner may read.
-  private func attributes(_ node: UInt64) -> cfuse_attributes {
-    cfuse_attributes(
-      node: node, mode: node == RelayfsFrontEnd.root ? S_IFDIR | 0o555 : S_IFREG | 0o400,
-      uid: geteuid(), gid: getegid(), time: Int64(startTime))
+  private func attributes(_ number: UInt64) -> cfuse_attributes? {
+    guard let node = tree[number] else { return nil }
+    switch node.content {
+    case .directory:
+      return cfuse_attributes(
+        node: number, mode: S_IFDIR | 0o555, uid: geteuid(), gid: getegid(),
+        time: Int64(startTime))
+    case .device(let device):
+      let options = device.options
+      return cfuse_attributes(
+        node: number, mode: S_IFREG | options.permissions, uid: options.uid, gid: options.gid,
+        time: Int64(startTime))
+    }
   }
 }

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// One libfuse session on the event loop: its requests find their device and go there.
+// One libfuse session on a thread's event loop: its requests find their device and go there.
 
 internal import CFuse
 internal import Glibc
 internal import LinuxIO
 
-/// What a session serves.
+/// What a session serves. Called on the session's thread.
 protocol SessionOwner: AnyObject {
   /// The device behind an inode number; 0 in a character device's session.
   func device(_ node: UInt64) -> Device?
+  /// Some requests were processed; the session may be destroyed now.
+  func served(_ session: Session)
   /// The kernel ended the session.
   func sessionEnded(_ session: Session)
   // File systems only.
@@ -53,7 +55,7 @@ final class Session: EventHandler {
 
   var fd: CInt { cfuse_session_fd(raw) }
 
-  /// Serves the session's requests from now on.
+  /// Serves the session's requests from now on; on the loop's thread.
   func start() throws(SystemError) { try loop.add(fd, .read, self) }
 
   /// Processes one request if there is one; false when the session is over.
@@ -74,13 +76,13 @@ final class Session: EventHandler {
     for _ in 0..<Session.requestsPerEvent {
       switch cfuse_session_step(raw) {
       case CFUSE_PROCESSED: continue
-      case CFUSE_NOTHING: return
+      case CFUSE_NOTHING: return owner.served(self)
       default:
         loop.remove(fd)
-        owner.sessionEnded(self)
-        return
+        return owner.sessionEnded(self)
       }
     }
+    owner.served(self)
   }
 
   private static func of(_ context: UnsafeMutableRawPointer?) -> Session {
@@ -99,8 +101,13 @@ final class Session: EventHandler {
         reply: session.isMount
           ? { cfuse_reply_open_file($0, $1) } : { cfuse_reply_open_device($0, $1) })
     },
-    read: { _, request, handle, size in
-      Device.OpenFile.of(handle)._withUnsafeGuaranteedRef { $0.device.read(request!, size: size) }
+    read: { _, request, handle, size, offset, flags in
+      Device.OpenFile.of(handle)._withUnsafeGuaranteedRef {
+        $0.device.read(request!, $0, size: size, isContinuation: offset > 0, flags: flags)
+      }
+    },
+    interrupted: { _, request, handle in
+      Device.OpenFile.of(handle)._withUnsafeGuaranteedRef { $0.device.interrupted(request!) }
     },
     poll: { _, request, handle, poll in
       Device.OpenFile.of(handle)._withUnsafeGuaranteedRef { $0.device.poll(request!, $0, poll) }

@@ -61,8 +61,9 @@ extension Channel {
     var discarded = 0
     for buffer in buffers {
       discarded += buffer.sweep(owner: owner)
-      // Relaxed: a wish lost here costs one coarse tick.
+      // Relaxed, both: a wish lost here costs one coarse tick.
       buffer.waiters.pointee.store(0, ordering: .relaxed)
+      buffer.switchWaiters.pointee.store(0, ordering: .relaxed)
       Wake.writers(buffer)
     }
     wake()

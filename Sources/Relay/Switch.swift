@@ -184,8 +184,9 @@ extension ChannelBuffer {
   }
 
   func wakeReaderIfWaiting(_ wakeFD: CInt) {
-    // Relaxed: as after commit; the CAS of `current` before it is the barrier here.
+    // Relaxed, both: as after commit; the CAS of `current` before it is the barrier here.
     if waiters.pointee.load(ordering: .relaxed) != 0 { Wake.reader(waiters, wakeFD) }
+    if switchWaiters.pointee.load(ordering: .relaxed) != 0 { Wake.reader(switchWaiters, wakeFD) }
   }
 
   var hasFreeSubbuf: Bool {

@@ -148,6 +148,14 @@ extension Reader {
   }
 }
 
+/// When a reader that waits is told.
+public enum Wakeup: String, CaseIterable, Sendable {
+  /// As soon as a read would return data.
+  case data
+  /// When a sub-buffer is full or was flushed, as in relay.
+  case subbuffer
+}
+
 extension Reader {
   /// Whether a read would return at least one byte now.
   public var hasData: Bool {
@@ -171,27 +179,35 @@ extension Reader {
     return buffer.loadEntry(buffer.index(current.subbuf), position.entry).isSeal(current.seq)
   }
 
-  /// Asks writers for one signal of the channel's eventfd at the next commit. False, and nothing
-  /// asked, when there is data or the end already.
-  public func arm() -> Bool {
-    // Sequentially consistent, then the membarrier: a writer either sees the 1 after its commit,
-    // or its commit is seen by the look below.
-    buffer.waiters.pointee.store(1, ordering: .sequentiallyConsistent)
+  /// Whether writers have left the sub-buffer that a read would start in: relay's rule for poll.
+  public var hasFinishedSubbuf: Bool { hasData && position.seq < buffer.loadCurrent().seq }
+
+  /// Asks writers for one signal of the channel's eventfd, at the next commit or the next switch.
+  /// False, and nothing asked, when what is waited for, or the end, is there already.
+  public func arm(_ wakeup: Wakeup = .data) -> Bool {
+    // Sequentially consistent, then the membarrier: a writer either sees the 1 after its commit
+    // (or after its CAS of `current`), or what it did is seen by the look below.
+    wish(wakeup).pointee.store(1, ordering: .sequentiallyConsistent)
     Wake.barrier()
-    guard hasData || isDrained else { return true }
-    disarm()
+    let isThere = wakeup == .data ? hasData : hasFinishedSubbuf
+    guard isThere || isDrained else { return true }
+    disarm(wakeup)
     return false
   }
 
   /// Takes the wish back.
-  public func disarm() {
+  public func disarm(_ wakeup: Wakeup = .data) {
     // Relaxed: a late signal is a spurious wake, which everybody tolerates.
-    buffer.waiters.pointee.store(0, ordering: .relaxed)
+    wish(wakeup).pointee.store(0, ordering: .relaxed)
   }
 
   /// Whether no writer has taken the wish yet.
-  public var isArmed: Bool {
+  public func isArmed(_ wakeup: Wakeup = .data) -> Bool {
     // Relaxed: the eventfd's signal orders; without one the coarse tick looks again.
-    buffer.waiters.pointee.load(ordering: .relaxed) != 0
+    wish(wakeup).pointee.load(ordering: .relaxed) != 0
+  }
+
+  private func wish(_ wakeup: Wakeup) -> SharedWord {
+    wakeup == .data ? buffer.waiters : buffer.switchWaiters
   }
 }

@@ -53,7 +53,7 @@ public final class Daemon {
     signal(SIGPIPE, SIG_IGN)
     raiseDescriptorLimit()
     let host = try DeviceHost(
-      backend: hostBackend, mountPoint: mountPoint, loop: loop,
+      backend: hostBackend, mountPoint: mountPoint, threadCount: 2,
       log: { [logger] in logger.warning("\($0)") })
     var opened: [Channel] = []
     for options in configuration.channels { opened.append(try open(options)) }
@@ -75,7 +75,7 @@ public final class Daemon {
     // The socket first: it decides which of two daemons goes on.
     let server = try ControlServer(loop: loop, path: configuration.socketPath, handler: requests)
     defer { server.stop() }
-    try host.serve(devices)
+    try host.start(); try host.add(devices)
     defer { host.stop() }
     announce(host, devices)
     try serveUntilSignal()
@@ -93,7 +93,7 @@ public final class Daemon {
 
   private var hostBackend: HostBackend {
     switch configuration.backend {
-    case .auto: .auto
+    case .auto: DeviceHost.hasCUSE ? .cuse : .fuse
     case .cuse: .cuse
     case .fuse: .fuse
     }
@@ -185,7 +185,7 @@ public final class Daemon {
   private func shutDown(_ host: DeviceHost) throws {
     ServiceManager.notify("STOPPING=1")
     for served in channels { served.channel.close() }
-    try host.linger(milliseconds: 500)
+    for _ in 0..<50 where host.openFileCount > 0 { try loop.runOnce(timeoutMilliseconds: 10) }
     for served in channels {
       for reader in served.readers {
         let unread = reader.statistics().recordsUnread

@@ -43,9 +43,9 @@ final class FakeKernel: SessionOwner {
   private var session: Session?
   private(set) var lastUnique: UInt64 = 0
 
-  init(subbufSize: Int = 16 << 10) throws {
+  init(subbufSize: Int = 16 << 10, options: FileOptions = FileOptions()) throws {
     channel = try makeChannel(subbufSize: subbufSize)
-    device = Device(name: "test0", reader: Reader(channel, channel.buffers[0]))
+    device = Device(name: "test0", reader: Reader(channel, channel.buffers[0]), options: options)
     let pair = try UnixSocket.pair()
     socket = try pair.first.duplicate()
     let server = try pair.second.duplicate()
@@ -106,6 +106,7 @@ final class FakeKernel: SessionOwner {
   }
 
   func device(_ node: UInt64) -> Device? { device }
+  func served(_ session: Session) {}
   func sessionEnded(_ session: Session) {}
   func lookup(_ request: OpaquePointer, parent: UInt64, name: String) { fatalError("a device") }
   func attributes(_ request: OpaquePointer, node: UInt64) { fatalError("a device") }
@@ -122,8 +123,10 @@ extension FakeKernel {
     return answer.body.withUnsafeBytes { $0.load(as: UInt64.self) }
   }
 
-  static func read(_ file: UInt64, _ size: Int, at offset: UInt64 = 0) -> [UInt8] {
-    bytes(file, offset, UInt32(size), UInt32(0), UInt64(0)) + bytes(UInt32(0), UInt32(0))
+  static func read(
+    _ file: UInt64, _ size: Int, at offset: UInt64 = 0, flags: CInt = 0
+  ) -> [UInt8] {
+    bytes(file, offset, UInt32(size), UInt32(0), UInt64(0)) + bytes(UInt32(flags), UInt32(0))
   }
 
   func read(_ file: UInt64, _ size: Int, at offset: UInt64 = 0) throws -> String {

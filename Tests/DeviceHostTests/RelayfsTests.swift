@@ -5,6 +5,7 @@
 import Glibc
 import LinuxIO
 import Relay
+import Synchronization
 import Testing
 
 @testable import DeviceHost
@@ -57,14 +58,12 @@ import Testing
     var status = stat()
     #expect(stat(mountPoint.path, &status) == -1 && errno == ENOTCONN)
 
-    var notices: [String] = []
-    let loop = try EventLoop()
-    let host = try DeviceHost(backend: .fuse, mountPoint: mountPoint.path, loop: loop) {
-      notices.append($0)
+    let notices = Mutex<[String]>([])
+    let host = try DeviceHost(backend: .fuse, mountPoint: mountPoint.path, threadCount: 1) { line in
+      notices.withLock { $0.append(line) }
     }
-    let channel = try makeChannel()
-    try host.serve([Device(name: "test0", reader: Reader(channel, channel.buffers[0]))])
-    #expect(notices.count == 1 && notices[0].contains(mountPoint.path))
+    try host.start()
+    #expect(notices.withLock { $0.count == 1 && $0[0].contains(mountPoint.path) })
     host.stop()
     #expect(!mountPoint.isMounted)
   }

@@ -132,7 +132,7 @@ import Testing
     kernel.channel.write("old")
     #expect(try kernel.poll(file, 1) == readable)
     #expect(try kernel.read(file, 100) == "old")
-    #expect(kernel.device.reader.isArmed)
+    #expect(kernel.device.reader.isArmed())
     kernel.channel.write("new")
     kernel.device.wake()
     #expect(try kernel.messages() == [.wake(1)])

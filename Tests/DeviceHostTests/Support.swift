@@ -51,92 +51,46 @@ final class MountPoint: Sendable {
   }
 }
 
-/// Serves channels, one device each, on its own thread from init to `stop`.
+/// Serves channels, one device each, from init to `stop`.
 final class LiveHost {
   let mountPoint = MountPoint()
-  let notices: Notices
-  private let thread: pthread_t
-  private let stopEvent: EventFD
+  let notices = Notices()
+  let host: DeviceHost
+  private(set) var devices: [Device] = []
   private var isStopped = false
 
   final class Notices: Sendable {
     let lines = Mutex<[String]>([])
   }
 
-  private final class Start: EventHandler, Sendable {
-    let backend: HostBackend
-    let path: String
-    let channels: [(name: String, channel: Channel)]
-    let notices: Notices
-    let started: CInt
-    let stop: CInt
-    let failure = Mutex<String?>(nil)
-    private let isStopped = Mutex(false)
-
-    init(
-      _ backend: HostBackend, _ path: String, _ channels: [(name: String, channel: Channel)],
-      _ notices: Notices, started: CInt, stop: CInt
-    ) {
-      self.backend = backend
-      self.path = path
-      self.channels = channels
-      self.notices = notices
-      self.started = started
-      self.stop = stop
+  init(
+    _ channels: [(name: String, channel: Channel)], options: FileOptions = FileOptions(),
+    threadCount: Int = 2, readerLimit: Int = 100
+  ) throws {
+    host = try DeviceHost(
+      backend: backend, mountPoint: mountPoint.path, threadCount: threadCount,
+      readerLimit: readerLimit
+    ) { [notices] line in
+      notices.lines.withLock { $0.append(line) }
     }
-
-    func handle(_ events: Events, from fd: CInt) { isStopped.withLock { $0 = true } }
-
-    func run() throws {
-      let loop = try EventLoop()
-      let host = try DeviceHost(backend: backend, mountPoint: path, loop: loop) { [notices] line in
-        notices.lines.withLock { $0.append(line) }
-      }
-      try host.serve(
-        channels.map {
-          Device(name: $0.name, reader: Reader($0.channel, $0.channel.buffers[0]))
-        })
-      try loop.add(stop, .read, self)
-      EventFD.signal(started)
-      while !isStopped.withLock({ $0 }) { try loop.runOnce(timeoutMilliseconds: -1) }
+    devices = channels.map {
+      Device(name: $0.name, reader: Reader($0.channel, $0.channel.buffers[0]), options: options)
+    }
+    try host.start()
+    do {
+      try host.add(devices)
+    } catch {
       host.stop()
+      throw error
     }
   }
 
-  init(_ channels: [(name: String, channel: Channel)]) throws {
-    notices = Notices()
-    stopEvent = try EventFD()
-    let started = try EventFD()
-    let start = Start(
-      backend, mountPoint.path, channels, notices, started: started.raw, stop: stopEvent.raw)
-    var thread = pthread_t()
-    let result = pthread_create(
-      &thread, nil,
-      { context in
-        let start = Unmanaged<Start>.fromOpaque(context!).takeRetainedValue()
-        do {
-          try start.run()
-        } catch {
-          start.failure.withLock { $0 = "\(error)" }
-          EventFD.signal(start.started)
-        }
-        return nil
-      }, Unmanaged.passRetained(start).toOpaque())
-    precondition(result == 0)
-    self.thread = thread
-    _ = Readiness.wait(started.raw, .read, timeoutMilliseconds: -1)
-    if let failure = start.failure.withLock({ $0 }) { throw HostError(description: failure) }
-  }
-
-  func path(_ name: String) -> String {
-    (backend == .cuse ? "/dev/" : mountPoint.path + "/") + name
-  }
+  func path(_ name: String) -> String { host.pathPrefix + name }
 
   func stop() {
     guard !isStopped else { return }
     isStopped = true
-    stopEvent.signal()
-    pthread_join(thread, nil)
+    host.stop()
   }
 
   deinit { stop() }
@@ -171,9 +125,10 @@ func failure(
   _ backend: HostBackend, mountPoint: String = "/nonexistent", _ names: [String]
 ) throws -> String? {
   let host = try DeviceHost(
-    backend: backend, mountPoint: mountPoint, loop: EventLoop(), log: { _ in })
+    backend: backend, mountPoint: mountPoint, threadCount: 2, log: { _ in })
   do {
-    try host.serve(
+    try host.start()
+    try host.add(
       names.map { name in
         let channel = try makeChannel(name)
         return Device(name: name, reader: Reader(channel, channel.buffers[0]))
@@ -181,6 +136,7 @@ func failure(
     host.stop()
     return nil
   } catch {
+    host.stop()
     return "\(error)"
   }
 }

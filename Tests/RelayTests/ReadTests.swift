@@ -146,9 +146,9 @@ import Testing
     let channel = try makeChannel(subbufSize: 64)
     let reader = Reader(channel)
     #expect(reader.arm())
-    #expect(reader.isArmed)
+    #expect(reader.isArmed())
     channel.write("a")
-    #expect(!reader.isArmed)
+    #expect(!reader.isArmed())
     #expect(!reader.arm(), "there is data already")
     #expect(reader.read() == "a")
   }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // libfuse3's low-level API as Swift sees it: opaque sessions and requests, plain C types, no
-// macros. Functions that can fail return 0 or more, or -errno. One thread per session; every
-// request that a callback gets must be answered exactly once, by the callback itself.
+// macros. Functions that can fail return 0 or more, or -errno. One thread at a time per session;
+// every request that a callback gets must be answered exactly once, on the session's thread: by the
+// callback itself, or later if it was parked.
 #ifndef CFUSE_H
 #define CFUSE_H
 
@@ -18,7 +19,12 @@ typedef struct cfuse_poll cfuse_poll;
 // open was answered with.
 struct cfuse_callbacks {
   void (*open)(void *context, cfuse_request *, uint64_t node, int flags);
-  void (*read)(void *context, cfuse_request *, uint64_t handle, size_t size);
+  // offset > 0: the continuation of a read(2) that is longer than a request; never park it.
+  // flags: those of the open file now, O_NONBLOCK among them.
+  void (*read)(
+      void *context, cfuse_request *, uint64_t handle, size_t size, uint64_t offset, int flags);
+  // The reader of a parked request got a signal: answer it now.
+  void (*interrupted)(void *context, cfuse_request *, uint64_t handle);
   // poll is NULL when the reader doesn't wait.
   void (*poll)(void *context, cfuse_request *, uint64_t handle, cfuse_poll *poll);
   void (*release)(void *context, cfuse_request *, uint64_t handle);
@@ -47,8 +53,13 @@ void cfuse_session_destroy(cfuse_session *);
 int cfuse_session_fd(cfuse_session *);
 
 enum cfuse_step { CFUSE_NOTHING, CFUSE_PROCESSED, CFUSE_ENDED };
-// Receives and processes one request, if there is one. Sessions of one thread share its buffer.
+// Receives and processes one request, if there is one. Sessions of one thread share its buffer,
+// which the first one sizes: don't mix devices and mounts on a thread.
 enum cfuse_step cfuse_session_step(cfuse_session *);
+
+// Lets a read of an open file wait for its answer. 0, or -EINTR when its reader got a signal
+// already: answer it.
+int cfuse_park(cfuse_request *, uint64_t handle);
 
 void cfuse_reply_error(cfuse_request *, int code);
 // A file of a device, and one of a mount: direct I/O, a stream without a position.

@@ -15,6 +15,8 @@
 int clinux_open(const char *path, int flags, mode_t mode);
 ssize_t clinux_read(int fd, void *bytes, size_t count);
 
+void clinux_name_thread(const char *name);
+
 int clinux_memfd(const char *name, uint64_t count);
 int clinux_add_seals(int fd, unsigned seals);
 int clinux_get_seals(int fd);

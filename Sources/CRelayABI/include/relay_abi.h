@@ -54,12 +54,13 @@ struct relay_abi_geometry {
 
 struct relay_abi_header {
   uint64_t current;
-  uint64_t waiters;        // 1 while the reader wants one wake
-  uint64_t hint;           // n records in the current sub-buffer, the last of which ends at end
-  uint64_t pad0[5];
-  uint64_t space_waiters;  // 1 while a writer sleeps on a futex here (low half) for a sub-buffer
+  uint64_t waiters;         // 1 while the reader wants one wake, at the next commit
+  uint64_t hint;            // n records in the current sub-buffer, the last of which ends at end
+  uint64_t switch_waiters;  // 1 while the reader wants one wake, at the next switch
+  uint64_t pad0[4];
+  uint64_t space_waiters;   // 1 while a writer sleeps on a futex here (low half) for a sub-buffer
   uint64_t pad1[7];
-  uint64_t lost_full;      // loss counters, in records; added to off the fast path only
+  uint64_t lost_full;       // loss counters, in records; added to off the fast path only
   uint64_t lost_too_big;
   uint64_t lost_stalled;
   uint64_t aborted;
@@ -80,6 +81,7 @@ _Static_assert(sizeof(struct relay_abi_geometry) == 32 + 8 * RELAY_ABI_CPU_WORDS
 _Static_assert(offsetof(struct relay_abi_geometry, present) == 32, "present");
 // What every record touches stands on one line, at addresses that depend on nothing else.
 _Static_assert(offsetof(struct relay_abi_header, waiters) == 8, "waiters");
+_Static_assert(offsetof(struct relay_abi_header, switch_waiters) == 24, "switch_waiters");
 _Static_assert(offsetof(struct relay_abi_header, hint) == 16, "hint");
 _Static_assert(offsetof(struct relay_abi_header, space_waiters) == 64, "space_waiters");
 _Static_assert(offsetof(struct relay_abi_header, lost_full) == 128, "lost_full");

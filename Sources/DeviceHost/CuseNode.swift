@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+// One device node: a CUSE session of its own. The kernel reports no failure of a registration, so
+// each is looked for afterwards, and the node's owner and mode too.
+
+internal import CFuse
+internal import Glibc
+internal import LinuxIO
+internal import Synchronization
+
+/// Registered by the owner, then used by its thread.
+// Sendable: handed over by ServingThread.run; the flag is atomic.
+final class CuseNode: SessionOwner, @unchecked Sendable {
+  let device: Device
+  let thread: ServingThread
+  let minor: UInt32
+  private var session: Session?
+  private let hasGone = Atomic(false)
+  private var path: String { "/dev/" + device.name }
+  /// sysfs writes the slashes of a name as exclamation marks.
+  private var sysfsPath: String { "/sys/class/cuse/" + device.name.replacing("/", with: "!") }
+
+  init(_ device: Device, minor: UInt32, thread: ServingThread) {
+    self.device = device
+    self.minor = minor
+    self.thread = thread
+  }
+
+  /// Whether the node was taken down, by `remove` or by somebody's abort.
+  // Acquire: pairs with the release in `end`; the session is destroyed before.
+  var isGone: Bool { hasGone.load(ordering: .acquiring) }
+
+  static func openChannel() throws(SystemError) -> FileDescriptor {
+    try FileDescriptor.open("/dev/cuse", O_RDWR | O_NONBLOCK | O_CLOEXEC)
+  }
+
+  private static func openChannelOrExplain() throws(HostError) -> FileDescriptor {
+    do {
+      return try openChannel()
+    } catch {
+      switch error.code {
+      case ENOENT, ENODEV, ENXIO:
+        throw HostError(
+          description: """
+            /dev/cuse is missing: load the module with `modprobe cuse`, or start with \
+            --wait-for-cuse; a kernel without it serves the same files with --backend fuse
+            """)
+      case EACCES, EPERM:
+        throw HostError(
+          description: """
+            no permission to open /dev/cuse: run as root, or give the daemon's user write access \
+            to it
+            """)
+      default: throw HostError(description: "\(error)")
+      }
+    }
+  }
+
+  /// Creates the node with its owner and mode, makes sure that it is there and ours, and lets its
+  /// thread serve it.
+  func register(major: UInt32) throws(HostError) {
+    let channel = try CuseNode.openChannelOrExplain()
+    guard access(sysfsPath, F_OK) != 0 else {
+      throw refusal("another CUSE device of this name exists; does another relayd run?")
+    }
+    var status = stat()
+    guard lstat(path, &status) != 0 else {
+      throw refusal("\(path) exists already; choose another channel name")
+    }
+    // The kernel would register a device whose node cannot be made.
+    guard errno == ENOENT else {
+      throw refusal(
+        "there can be no \(path): \(SystemError.message(errno)); choose another channel name")
+    }
+    do {
+      let session = try Session(
+        loop: thread.loop, owner: self, cuse: channel, name: device.name, major: major,
+        minor: minor)
+      self.session = session
+      // The kernel asks once; the device is registered inside the write of the answer.
+      let isAsked = Readiness.wait(session.fd, .read, timeoutMilliseconds: 5000).contains(.read)
+      let isAlive = isAsked && session.step()
+      guard isAlive, Readiness.wait(session.fd, [], timeoutMilliseconds: 0).isEmpty else {
+        throw refusal(
+          """
+          the kernel did not register it (number \(major):\(minor)); is its name or its number \
+          taken?
+          """)
+      }
+      try awaitNode()
+      try NodeOwner(path, device.options).settle()
+      try thread.run { Result { () throws(SystemError) in try session.start() } }.get()
+    } catch let error as HostError {
+      throw error
+    } catch {
+      throw refusal("\(error)")
+    }
+  }
+
+  private func refusal(_ reason: String) -> HostError {
+    HostError(description: "device \(device.name): \(reason)")
+  }
+
+  /// A name that clashes with somebody else's node registers all the same: compare the numbers.
+  private func awaitNode() throws(HostError) {
+    let number = try number()
+    var status = stat()
+    // devtmpfs makes the node within the registration; another manager of /dev may take a moment.
+    for _ in 0..<200 {
+      if lstat(path, &status) == 0 {
+        guard status.st_mode & S_IFMT == S_IFCHR, DeviceNumber(UInt64(status.st_rdev)) == number
+        else { throw refusal("\(path) is somebody else's; choose another channel name") }
+        return
+      }
+      Glibc.poll(nil, 0, 10)
+    }
+    throw refusal("\(path) did not appear; is /dev a devtmpfs?")
+  }
+
+  /// The device number, as sysfs has it.
+  func number() throws(HostError) -> DeviceNumber {
+    let path = sysfsPath + "/dev"
+    var bytes = [UInt8](repeating: 0, count: 64)
+    do {
+      let file = try FileDescriptor.open(path, O_RDONLY)
+      let count = read(file.raw, &bytes, bytes.count)
+      let text = String(decoding: bytes[..<max(0, count)], as: UTF8.self)
+      if let number = DeviceNumber(sysfs: text) { return number }
+    } catch {
+      throw refusal("\(error)")
+    }
+    throw refusal("cannot read its number from \(path)")
+  }
+}
+
+// On the thread, or before it serves the node.
+extension CuseNode {
+  /// Takes the node down once nobody has it open; CUSE would cut its readers off.
+  func remove() {
+    device.remove()
+    endIfUnused()
+  }
+
+  func end() {
+    // Before the session: its requests have to be answered while it is there.
+    device.abandon()
+    session?.destroy()
+    session = nil
+    hasGone.store(true, ordering: .releasing)
+  }
+
+  private func endIfUnused() {
+    if device.isRemoved, !device.isOpen { end() }
+  }
+
+  func device(_ node: UInt64) -> Device? { device }
+
+  func served(_ session: Session) { endIfUnused() }
+
+  // Somebody aborted the connection through sysfs.
+  func sessionEnded(_ session: Session) {
+    end()
+    thread.log("somebody aborted \(path): it is gone until its channel is opened again")
+  }
+
+  // A character device has no directory.
+  func lookup(_ request: OpaquePointer, parent: UInt64, name: String) {
+    cfuse_reply_error(request, ENOSYS)
+  }
+  func attributes(_ request: OpaquePointer, node: UInt64) { cfuse_reply_error(request, ENOSYS) }
+  func list(_ request: OpaquePointer, node: UInt64, size: Int, offset: UInt64) {
+    cfuse_reply_error(request, ENOSYS)
+  }
+}
