@@ -40,17 +40,17 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
       switch error.code {
       case ENOENT, ENODEV, ENXIO:
         throw HostError(
-          description: """
+          """
             /dev/cuse is missing: load the module with `modprobe cuse`, or start with \
             --wait-for-cuse; a kernel without it serves the same files with --backend fuse
             """)
       case EACCES, EPERM:
         throw HostError(
-          description: """
+          """
             no permission to open /dev/cuse: run as root, or give the daemon's user write access \
             to it
             """)
-      default: throw HostError(description: "\(error)")
+      default: throw HostError("\(error)", code: error.code)
       }
     }
   }
@@ -60,11 +60,11 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
   func register(major: UInt32) throws(HostError) {
     let channel = try CuseNode.openChannelOrExplain()
     guard access(sysfsPath, F_OK) != 0 else {
-      throw refusal("another CUSE device of this name exists; does another relayd run?")
+      throw refusal("another CUSE device of this name exists; does another relayd run?", code: EEXIST)
     }
     var status = stat()
     guard lstat(path, &status) != 0 else {
-      throw refusal("\(path) exists already; choose another channel name")
+      throw refusal("\(path) exists already; choose another channel name", code: EEXIST)
     }
     // The kernel would register a device whose node cannot be made.
     guard errno == ENOENT else {
@@ -96,8 +96,8 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
     }
   }
 
-  private func refusal(_ reason: String) -> HostError {
-    HostError(description: "device \(device.name): \(reason)")
+  private func refusal(_ reason: String, code: CInt = EIO) -> HostError {
+    HostError("device \(device.name): \(reason)", code: code)
   }
 
   /// A name that clashes with somebody else's node registers all the same: compare the numbers.
@@ -108,7 +108,7 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
     for _ in 0..<200 {
       if lstat(path, &status) == 0 {
         guard status.st_mode & S_IFMT == S_IFCHR, DeviceNumber(UInt64(status.st_rdev)) == number
-        else { throw refusal("\(path) is somebody else's; choose another channel name") }
+        else { throw refusal("\(path) is somebody else's; choose another channel name", code: EEXIST) }
         return
       }
       Glibc.poll(nil, 0, 10)

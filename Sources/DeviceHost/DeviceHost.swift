@@ -3,7 +3,7 @@
 // takes them down again.
 
 internal import CFuse
-internal import Glibc
+public import Glibc
 internal import LinuxIO
 public import Relay
 internal import Synchronization
@@ -16,7 +16,14 @@ public enum HostBackend: String, Sendable {
 
 /// Why devices cannot be served: which one, and what to do.
 public struct HostError: Error, CustomStringConvertible {
+  /// An errno value, positive.
+  public let code: CInt
   public let description: String
+
+  init(_ description: String, code: CInt = EIO) {
+    self.code = code
+    self.description = description
+  }
 }
 
 /// What the two front ends have in common. Called by the host's owner.
@@ -127,11 +134,11 @@ public final class DeviceHost {
       try result.get()
     } catch {
       remove([device])
-      throw HostError(description: "device \(device.name): \(error)")
+      throw HostError("device \(device.name): \(error)", code: error.code)
     }
   }
 
-  /// Takes these devices away. Who has one open reads on until it is closed; `collect` then tells.
+  /// Takes these devices away. Who has one open reads on until it is closed; `collect` then lets go.
   public func remove(_ devices: [Device]) {
     for device in devices {
       frontEnd.remove(device)
@@ -139,21 +146,21 @@ public final class DeviceHost {
     }
   }
 
-  /// Readable when `collect` may have something to tell.
+  /// Readable when `collect` may have something to do.
   public var changeDescriptor: CInt { changes.raw }
 
-  /// The removed devices that nobody has open any more; each is told once.
-  public func collect() -> [Device] {
+  /// Lets go of the removed devices that nobody has open any more.
+  public func collect() {
     changes.drain()
-    var gone: [Device] = []
     for (id, place) in places where place.isLeaving && !place.thread.run({ place.device.isOpen }) {
       places[id] = nil
       place.thread.load -= 1
       unwatch(place.device)
-      gone.append(place.device)
     }
-    return gone
   }
+
+  /// Whether the device was added and, if it was removed, somebody still has it open.
+  public func isServed(_ device: Device) -> Bool { places[ObjectIdentifier(device)] != nil }
 
   private func unwatch(_ device: Device) {
     let fd = device.reader.channel.wakeDescriptor

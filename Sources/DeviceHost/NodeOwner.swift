@@ -24,7 +24,7 @@ struct NodeOwner {
       poll(nil, 0, 10)
     }
     throw HostError(
-      description: """
+      """
         \(path) is \(now) and should be \(text(wanted.uid, wanted.gid, wanted.permissions)): run \
         relayd as root, or install its udev rule (60-relayd.rules)
         """)

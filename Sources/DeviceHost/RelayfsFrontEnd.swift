@@ -40,14 +40,14 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
     } catch {
       stop()
       throw HostError(
-        description: "\(error); is /dev/fuse open to this user, and may it mount there?")
+        "\(error); is /dev/fuse open to this user, and may it mount there?")
     }
   }
 
   func add(_ device: Device, on thread: ServingThread) throws(HostError) {
     guard thread.run({ tree.add(device) }) else {
       throw HostError(
-        description: """
+        """
           device \(device.name): \(pathPrefix)\(device.name) exists already; choose another \
           channel name
           """)
@@ -90,23 +90,23 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
         log("removed the mount that a killed relayd left on \(mountPoint)")
       } else {
         throw HostError(
-          description: """
+          """
             mount point \(mountPoint): \(String(cString: strerror(errno))); create the directory, \
             or name another with --mount
             """)
       }
     } else if status.st_mode & S_IFMT != S_IFDIR {
-      throw HostError(description: "mount point \(mountPoint) is not a directory")
+      throw HostError("mount point \(mountPoint) is not a directory")
     }
     guard cfuse_is_fuse(mountPoint) == 0 else {
       throw HostError(
-        description: """
+        """
           mount point \(mountPoint): a FUSE file system is mounted there already; does another \
           relayd run? Name another directory with --mount
           """)
     }
     guard access("/dev/fuse", F_OK) == 0 else {
-      throw HostError(description: "/dev/fuse is missing: load the module with `modprobe fuse`")
+      throw HostError("/dev/fuse is missing: load the module with `modprobe fuse`")
     }
   }
 }

@@ -1,66 +1,78 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the daemon does for each request on the control socket.
+// What the daemon does for each request on the control socket: checks who asks, then has it done.
 
+internal import DeviceHost
 internal import Glibc
 internal import LinuxIO
 internal import Relay
 internal import RelayControl
 
-/// One channel as the daemon serves it.
-struct ServedChannel {
-  let channel: Channel
-  /// One for each of the channel's buffers.
-  let readers: [Reader]
-  /// The path of a buffer's file without its CPU number.
-  let pathPrefix: String
-}
-
-/// Answers the control socket.
 final class ControlRequests: ControlHandler {
-  private let channels: [ServedChannel]
+  private let table: ChannelTable
+  private let host: DeviceHost
   private let producers: Producers
-  private let backendName: String
+  /// Reads the configuration again; returns what could not be done.
+  private let reloadConfiguration: () -> [String]
+  var access: Access
 
-  init(channels: [ServedChannel], producers: Producers, backendName: String) {
-    self.channels = channels
+  init(
+    table: ChannelTable, host: DeviceHost, producers: Producers, access: Access,
+    reload: @escaping () -> [String]
+  ) {
+    self.table = table
+    self.host = host
     self.producers = producers
-    self.backendName = backendName
+    self.access = access
+    reloadConfiguration = reload
   }
 
   func attach(
-    channel: String, connection: ConnectionID, peer: PeerCredentials,
-    process: consuming ProcessHandle
+    channel: String, client: Client, process: consuming ProcessHandle
   ) throws(ControlRefusal) -> Attachment {
     let served = try find(channel)
-    let owner = try producers.attach(served.channel, process: process, pid: peer.pid)
+    try access.checkWrite(client.peer, served)
+    let owner = try producers.attach(
+      served.channel, limit: served.options.maximumProducers, process: process,
+      pid: client.peer.pid)
+    served.attached.insert(client.connection)
     let files = served.channel.descriptors!
     return Attachment(
       owner: owner, geometry: files.geometry, ring: files.ring, wake: files.wake)
   }
 
-  func describe(index: Int) throws(ControlRefusal) -> ChannelDescription? {
-    guard channels.indices.contains(index) else { return nil }
-    let served = channels[index]
+  func disconnected(_ connection: ConnectionID) {
+    for served in table.channels where served.attached.remove(connection) != nil {
+      // The last detach. Who wrote may live on, with memory that nobody reads any more.
+      if served.isTemporary, served.attached.isEmpty { table.close(served) }
+    }
+  }
+
+  func describe(index: Int, client: Client) throws(ControlRefusal) -> ChannelDescription? {
+    guard table.channels.indices.contains(index) else { return nil }
+    let served = table.channels[index]
     let geometry = served.channel.geometry
     return ChannelDescription(
       name: served.channel.name, subbufSize: geometry.subbufSize,
       subbufCount: geometry.subbufCount, isOverwrite: geometry.mode == .overwrite,
-      isGlobal: geometry.isGlobal, cpus: geometry.cpus, frontEnd: backendName,
-      pathPrefix: served.pathPrefix)
+      isGlobal: geometry.isGlobal, cpus: served.devices.map(\.cpu),
+      frontEnd: host.backend.rawValue, pathPrefix: served.pathPrefix,
+      readMode: served.options.read.rawValue, wakeup: served.options.wakeup.rawValue,
+      isTemporary: served.isTemporary)
   }
 
   func statistics(
-    channel: String, bufferIndex: Int
+    channel: String, bufferIndex: Int, client: Client
   ) throws(ControlRefusal) -> BufferStatistics? {
     let served = try find(channel)
-    guard served.readers.indices.contains(bufferIndex) else { return nil }
-    let reader = served.readers[bufferIndex]
-    let cpu = reader.buffer.cpu
-    return BufferStatistics(reader.statistics(), cpu: cpu, path: served.pathPrefix + "\(cpu)")
+    guard served.devices.indices.contains(bufferIndex) else { return nil }
+    let (cpu, device) = served.devices[bufferIndex]
+    let statistics = host.use(device) { $0.statistics() }
+    return BufferStatistics(statistics, cpu: cpu, path: served.path(cpu: cpu))
   }
 
-  func flush(channel: String) throws(ControlRefusal) {
+  func flush(channel: String, client: Client) throws(ControlRefusal) {
     let served = try find(channel)
+    try access.checkWrite(client.peer, served)
     switch served.channel.flush() {
     case .flushed: return
     case .full:
@@ -73,17 +85,63 @@ final class ControlRequests: ControlHandler {
     }
   }
 
-  func reset(channel: String) throws(ControlRefusal) {
-    for reader in try find(channel).readers { reader.reset() }
+  func reset(channel: String, client: Client) throws(ControlRefusal) {
+    let served = try find(channel)
+    try access.checkOwner(client.peer, served, to: "reset")
+    for (_, device) in served.devices { host.use(device) { $0.reset() } }
   }
 
-  // A producer's end is its process's, not its connection's.
-  func disconnected(_ connection: ConnectionID) {}
+  func create(
+    channel: String, options text: String, keep: Bool, client: Client
+  ) throws(ControlRefusal) {
+    try access.checkCreate(client.peer, channel)
+    var options: ChannelOptions
+    let files: FileOptions
+    do throws(OptionError) {
+      options = try ChannelOptions(parsing: text.isEmpty ? channel : "\(channel):\(text)")
+      // Its creator's, as a file would be.
+      if options.owner == nil { options.owner = "\(client.peer.uid)" }
+      if options.group == nil { options.group = "\(client.peer.gid)" }
+      files = try FileOptions(options)
+    } catch {
+      throw ControlRefusal(code: EINVAL, message: error.description)
+    }
+    try access.checkFiles(client.peer, uid: files.uid, gid: files.gid, channel)
+    try table.open(options, .created(uid: client.peer.uid, isKept: keep), files: files)
+  }
+
+  func close(channel: String, client: Client) throws(ControlRefusal) {
+    let served = try find(channel)
+    try access.checkOwner(client.peer, served, to: "close")
+    table.close(served)
+  }
+
+  func reload(client: Client) throws(ControlRefusal) {
+    try access.checkReload(client.peer)
+    let complaints = reloadConfiguration()
+    guard !complaints.isEmpty else { return }
+    throw ControlRefusal(code: EINVAL, message: complaints.joined(separator: "\n"))
+  }
 
   private func find(_ name: String) throws(ControlRefusal) -> ServedChannel {
-    if let served = channels.first(where: { $0.channel.name == name }) { return served }
-    let names = channels.map(\.channel.name).joined(separator: ", ")
-    throw ControlRefusal(code: ENOENT, message: "no channel \(name); there are: \(names)")
+    if let served = table[name] { return served }
+    let names = table.channels.prefix(20).map(\.channel.name).joined(separator: ", ")
+    let all = table.channels.count > 20 ? names + " …" : names
+    throw ControlRefusal(
+      code: ENOENT,
+      message: "no channel \(name); there \(all.isEmpty ? "is none" : "are: \(all)")")
+  }
+}
+
+extension FileOptions {
+  /// Names to numbers; throws for one that does not exist.
+  init(_ options: ChannelOptions) throws(OptionError) {
+    self.init()
+    blocks = options.read == .block
+    wakeup = options.wakeup
+    permissions = options.permissions
+    if let owner = options.owner { uid = try options.userID(owner) }
+    if let group = options.group { gid = try options.groupID(group) }
   }
 }
 

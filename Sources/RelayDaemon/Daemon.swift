@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The daemon's composition: opens the channels, brings up their files and the control socket, says
-// that it is ready, serves, and takes everything down again. Owns no request's details.
+// that it is ready, serves, reloads, and takes everything down again. Owns no request's details.
 
 internal import DeviceHost
 internal import Glibc
@@ -14,195 +14,282 @@ public struct DaemonError: Error, CustomStringConvertible {
   public let description: String
 }
 
-extension Configuration {
-  /// `$RELAY_SOCKET`, else /run/relayd/control.
-  public static var defaultSocketPath: String { ControlClient.defaultPath }
-}
-
 /// A relayd.
 public final class Daemon {
-  private let configuration: Configuration
+  private var configuration: Configuration
+  private let sources: ConfigurationSources
   private let logger: Logger
   private let loop: EventLoop
   private let signals: SignalFD
-  private var channels: [ServedChannel] = []
+  private let host: DeviceHost
+  private let table: ChannelTable
+  private let producers: Producers
 
-  /// Serves until SIGTERM or SIGINT.
+  /// Serves until SIGTERM or SIGINT; SIGHUP loads the configuration again from `sources`.
   /// - Throws: `OptionError` for a channel that cannot be, `DaemonError` for everything else.
-  public static func run(_ configuration: Configuration, logger: Logger) throws {
+  public static func run(
+    _ configuration: Configuration, sources: ConfigurationSources, logger: Logger
+  ) throws {
     do {
-      let daemon = try Daemon(configuration, logger)
+      let daemon = try Daemon(configuration, sources, logger)
       try daemon.serve()
     } catch let error as SystemError {
       throw DaemonError(description: "\(error)")
     } catch let error as HostError {
       throw DaemonError(description: "\(error)")
+    } catch let error as ControlRefusal {
+      throw DaemonError(description: "\(error)")
     }
   }
 
-  private init(_ configuration: Configuration, _ logger: Logger) throws {
+  private init(
+    _ configuration: Configuration, _ sources: ConfigurationSources, _ logger: Logger
+  ) throws {
     self.configuration = configuration
+    self.sources = sources
     self.logger = logger
     // Before any thread, so that every thread has them blocked.
-    signals = try SignalFD([SIGTERM, SIGINT])
-    loop = try EventLoop()
-  }
-
-  private func serve() throws {
+    signals = try SignalFD([SIGTERM, SIGINT, SIGHUP])
     // A reader or client that goes away is an error code, not a signal.
     signal(SIGPIPE, SIG_IGN)
     raiseDescriptorLimit()
-    let host = try DeviceHost(
-      backend: hostBackend, mountPoint: mountPoint, threadCount: 2,
-      log: { [logger] in logger.warning("\($0)") })
-    var opened: [Channel] = []
-    for options in configuration.channels { opened.append(try open(options)) }
-    try checkMemory(opened)
-    try createParent(of: configuration.socketPath)
-    if host.backend == .fuse { createMountPoint() }
-
-    var devices: [Device] = []
-    for channel in opened {
-      let readers = channel.buffers.map { Reader(channel, $0) }
-      devices += readers.map { Device(name: "\(channel.name)\($0.buffer.cpu)", reader: $0) }
-      channels.append(
-        ServedChannel(
-          channel: channel, readers: readers, pathPrefix: host.pathPrefix + channel.name))
+    loop = try EventLoop()
+    let backend = Daemon.backend(configuration)
+    if backend == .fuse { createMountPoint(configuration.mountPoint) }
+    host = try DeviceHost(
+      backend: backend, mountPoint: resolved(configuration.mountPoint),
+      threadCount: min(try Processors.online().cpus.count, 16),
+      readerLimit: configuration.limits.readers, log: { [logger] in logger.warning("\($0)") })
+    table = ChannelTable(host: host, limits: configuration.limits) { [logger] level, message in
+      logger.log(level: level == .info ? .info : .warning, "\(message)")
     }
-    let producers = Producers(loop: loop) { [logger] in logger.notice("\($0)") }
-    let requests = ControlRequests(
-      channels: channels, producers: producers, backendName: host.backend.rawValue)
-    // The socket first: it decides which of two daemons goes on.
-    let server = try ControlServer(loop: loop, path: configuration.socketPath, handler: requests)
-    defer { server.stop() }
-    try host.start(); try host.add(devices)
-    defer { host.stop() }
-    announce(host, devices)
-    try serveUntilSignal()
-    try shutDown(host)
+    producers = Producers(loop: loop, limit: configuration.limits.producers) { [logger] in
+      logger.notice("\($0)")
+    }
+    table.onGone = { [producers] in producers.forget($0) }
   }
 
-  /// Each device, channel, connection and producer takes descriptors; the soft limit is for
-  /// programs that use select(2).
-  private func raiseDescriptorLimit() {
-    var limit = rlimit()
-    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
-    limit.rlim_cur = limit.rlim_max
-    setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
-  }
-
-  private var hostBackend: HostBackend {
+  private static func backend(_ configuration: Configuration) -> HostBackend {
     switch configuration.backend {
-    case .auto: DeviceHost.hasCUSE ? .cuse : .fuse
+    case .auto: configuration.waitsForCUSE || DeviceHost.hasCUSE ? .cuse : .fuse
     case .cuse: .cuse
     case .fuse: .fuse
     }
   }
 
-  private func open(_ options: ChannelOptions) throws -> Channel {
-    do {
-      let geometry = try Geometry(
-        subbufSize: options.subbufSize, subbufCount: options.subbufCount, mode: options.mode,
-        isGlobal: options.isGlobal, online: Processors.online(), possible: Processors.possible())
-      return try Channel.openShared(options.name, geometry)
-    } catch let error as GeometryError {
-      throw OptionError("channel \(options.name): \(error)")
-    } catch let error as ChannelError {
-      throw DaemonError(description: "channel \(options.name): \(error)")
+  private func serve() throws {
+    for options in configuration.channels { try open(options) }
+    try createParent(of: configuration.socketPath)
+    let requests = ControlRequests(
+      table: table, host: host, producers: producers,
+      access: Access(createGroup: try groupID(configuration.createGroup)),
+      reload: { [unowned self] in reload() })
+    // The socket first: it decides which of two daemons goes on.
+    let server = try ControlServer(loop: loop, path: configuration.socketPath, handler: requests)
+    defer { server.stop() }
+    let changes = Handler { [table] in table.collect() }
+    try loop.add(host.changeDescriptor, .read, changes)
+    let watch = try MachineWatch(
+      loop: loop, onCPUs: { [unowned self] in addCPUs() },
+      onCUSE: { [unowned self] in startWhenCUSEIsThere() })
+    try watch.start(watchingCUSE: configuration.waitsForCUSE)
+    defer { watch.stop() }
+    try host.start()
+    defer { host.stop() }
+    // What came up between the count and the watch.
+    addCPUs()
+    if !configuration.waitsForCUSE || DeviceHost.hasCUSE { try table.startServing() }
+    announce()
+    try serveUntilSignal()
+    try shutDown()
+  }
+
+  private func open(_ options: ChannelOptions) throws {
+    try table.open(options, .configured, files: FileOptions(options))
+  }
+
+  private func addCPUs() {
+    do throws(SystemError) {
+      table.addCPUs(try Processors.online())
+    } catch {
+      logger.warning("\(error)")
     }
   }
 
-  /// Each channel fits by itself; so must all of them.
-  private func checkMemory(_ channels: [Channel]) throws(OptionError) {
-    let bytes = channels.reduce(0) { $0 + $1.geometry.worstCaseBytes }
-    guard bytes > Geometry.physicalMemory else { return }
-    throw OptionError(
-      "the \(channels.count) channels can take \(bytes) bytes together, and this machine has "
-        + "\(Geometry.physicalMemory)")
+  private func startWhenCUSEIsThere() {
+    guard !table.isServing, DeviceHost.hasCUSE else { return }
+    table.startServingLate()
+    logger.notice("/dev/cuse is there: \(deviceCount(table)) are served")
+    ServiceManager.notify("STATUS=\(deviceCount(table)) through CUSE")
   }
 
-  /// The directory of the default socket is the daemon's own; any other has to exist.
-  private func createParent(of path: String) throws {
-    guard path == "/run/relayd/control", mkdir("/run/relayd", 0o755) != 0, errno != EEXIST else {
-      return
-    }
-    throw DaemonError(
-      description: "create /run/relayd: \(String(cString: strerror(errno))); run as root, or name "
-        + "another socket with --socket")
-  }
-
-  /// So with the default mount point.
-  private func createMountPoint() {
-    guard configuration.mountPoint == Configuration.defaultMountPoint else { return }
-    mkdir("/run/relayd", 0o755)
-    mkdir(configuration.mountPoint, 0o755)
-  }
-
-  /// The mount point as any process may name it, whatever directory it is in.
-  private var mountPoint: String {
-    guard let resolved = realpath(configuration.mountPoint, nil) else {
-      return configuration.mountPoint
-    }
-    defer { free(resolved) }
-    return String(cString: resolved)
-  }
-
-  private func announce(_ host: DeviceHost, _ devices: [Device]) {
+  private func announce() {
+    for served in table.channels { logger.info("\(summary(served))") }
     let how = host.backend == .cuse ? "CUSE" : "relayfs on \(configuration.mountPoint)"
-    for served in channels {
-      let geometry = served.channel.geometry
-      let names = geometry.cpus.map { served.pathPrefix + "\($0)" }
-      let all =
-        names.count > 2 ? "\(names[0]) … \(names[names.count - 1])" : names.joined(separator: " ")
-      logger.info(
-        """
-        channel \(served.channel.name): \(geometry.subbufCount) sub-buffers of \
-        \(ByteSize.format(geometry.subbufSize)) for each of \(names.count) \
-        buffer\(names.count == 1 ? "" : "s"), mode \(geometry.mode.rawValue): \(all)
-        """)
-    }
-    logger.notice(
-      """
-      ready: \(devices.count) device\(devices.count == 1 ? "" : "s") through \(how), \
-      control on \(configuration.socketPath)
-      """)
-    ServiceManager.notify("READY=1")
+    let what =
+      table.isServing
+      ? "\(deviceCount(table)) through \(how)"
+      : "channels take writes; their \(deviceCount(table)) appear once /dev/cuse does"
+    logger.notice("ready: \(what), control on \(configuration.socketPath)")
+    ServiceManager.notify("READY=1\nSTATUS=\(what)")
   }
 
   private func serveUntilSignal() throws {
-    let stopper = SignalHandler { [self] in
-      guard let signal = signals.next() else { return }
-      logger.notice("\(signal == SIGTERM ? "SIGTERM" : "SIGINT"): ending")
-      loop.stop()
+    let receiver = Handler { [unowned self] in
+      switch signals.next() {
+      case nil: return
+      case SIGHUP:
+        logger.notice("SIGHUP: reloading")
+        for complaint in reload() { logger.error("\(complaint)") }
+      case let signal:
+        logger.notice("\(signal == SIGTERM ? "SIGTERM" : "SIGINT"): ending")
+        loop.stop()
+      }
     }
-    try loop.add(signals.raw, .read, stopper)
+    try loop.add(signals.raw, .read, receiver)
     defer { loop.remove(signals.raw) }
     try loop.run()
   }
 
   /// Writers are refused from here on, readers are told and get a moment to drain; what nobody
   /// read is said.
-  private func shutDown(_ host: DeviceHost) throws {
+  private func shutDown() throws {
     ServiceManager.notify("STOPPING=1")
-    for served in channels { served.channel.close() }
+    table.closeAll()
     for _ in 0..<50 where host.openFileCount > 0 { try loop.runOnce(timeoutMilliseconds: 10) }
-    for served in channels {
-      for reader in served.readers {
-        let unread = reader.statistics().recordsUnread
-        guard unread > 0 else { continue }
-        logger.warning(
-          "\(unread) records of \(served.pathPrefix)\(reader.buffer.cpu) were not read and are lost"
-        )
-      }
-    }
+    table.reportUnread()
   }
 }
 
-/// Runs a closure when a signal is pending.
-private final class SignalHandler: EventHandler {
-  private let onSignal: () -> Void
+// SIGHUP and relayctl reload.
+extension Daemon {
+  /// Makes the channels what the configuration says now. Returns what could not be done.
+  private func reload() -> [String] {
+    let new: Configuration
+    do throws(ConfigurationError) {
+      new = try sources.load()
+    } catch {
+      return error.complaints.map { "\($0); nothing was changed" }
+    }
+    ServiceManager.notifyReloading()
+    defer { ServiceManager.notify("READY=1") }
+    var complaints = fixedSettings(new)
+    closeVanished(new)
+    for options in new.channels {
+      do {
+        try openOrCompare(options)
+      } catch {
+        complaints.append("\(error)")
+      }
+    }
+    return complaints
+  }
 
-  init(onSignal: @escaping () -> Void) { self.onSignal = onSignal }
+  /// What cannot change while relayd runs is refused by name; the rest holds from now on.
+  private func fixedSettings(_ new: Configuration) -> [String] {
+    let fixed = [
+      ("backend", new.backend.rawValue, configuration.backend.rawValue),
+      ("mount", new.mountPoint, configuration.mountPoint),
+      ("socket", new.socketPath, configuration.socketPath),
+      ("max_readers", "\(new.limits.readers)", "\(configuration.limits.readers)"),
+      ("create_group", new.createGroup ?? "none", configuration.createGroup ?? "none"),
+    ]
+    table.limits = new.limits
+    producers.limit = min(new.limits.producers, Producers.highestLimit)
+    return fixed.filter { $0.1 != $0.2 }.map { key, wanted, now in
+      "\(key) stays \(now) until relayd is restarted (and would then be \(wanted))"
+    }
+  }
 
-  func handle(_ events: Events, from fd: CInt) { onSignal() }
+  private func closeVanished(_ new: Configuration) {
+    let names = Set(new.channels.map(\.name))
+    for served in table.channels
+    where served.origin == .configured && !names.contains(served.channel.name) {
+      logger.notice("channel \(served.channel.name) is not configured any more: closed")
+      table.close(served)
+    }
+  }
+
+  private func openOrCompare(_ options: ChannelOptions) throws {
+    guard let served = table[options.name] else {
+      try open(options)
+      logger.notice("\(summary(table[options.name]!))")
+      return
+    }
+    guard served.origin == .configured else {
+      throw DaemonError(
+        description: "channel \(options.name): exists already, created at run time; close it first")
+    }
+    let changed = options.differences(from: served.options)
+    guard !changed.isEmpty else { return }
+    throw DaemonError(
+      description: """
+        channel \(options.name): \(changed.joined(separator: ", ")) cannot change while it is \
+        open; it stays as it was
+        """)
+  }
+}
+
+/// What a log says of a channel.
+private func summary(_ served: ServedChannel) -> String {
+  let geometry = served.channel.geometry
+  let names = served.devices.map { served.path(cpu: $0.cpu) }
+  let all =
+    names.count > 2 ? "\(names[0]) … \(names[names.count - 1])" : names.joined(separator: " ")
+  return """
+    channel \(served.channel.name): \(geometry.subbufCount) sub-buffers of \
+    \(ByteSize.format(geometry.subbufSize)) for each of \(names.count) \
+    buffer\(names.count == 1 ? "" : "s"), mode \(geometry.mode.rawValue): \(all)
+    """
+}
+
+private func deviceCount(_ table: ChannelTable) -> String {
+  let count = table.channels.reduce(0) { $0 + $1.devices.count }
+  return "\(count) device\(count == 1 ? "" : "s")"
+}
+
+/// Each device, channel, connection and producer takes descriptors; the soft limit is for programs
+/// that use select(2).
+private func raiseDescriptorLimit() {
+  var limit = rlimit()
+  guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+  limit.rlim_cur = limit.rlim_max
+  setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+}
+
+/// The directory of the default socket is the daemon's own; any other has to exist.
+private func createParent(of path: String) throws {
+  guard path == "/run/relayd/control", mkdir("/run/relayd", 0o755) != 0, errno != EEXIST else {
+    return
+  }
+  throw DaemonError(
+    description: "create /run/relayd: \(String(cString: strerror(errno))); run as root, or name "
+      + "another socket with --socket")
+}
+
+/// So with the default mount point.
+private func createMountPoint(_ path: String) {
+  guard path == Configuration.defaultMountPoint else { return }
+  mkdir("/run/relayd", 0o755)
+  mkdir(path, 0o755)
+}
+
+/// A mount point as any process may name it, whatever directory it is in.
+private func resolved(_ path: String) -> String {
+  guard let resolved = realpath(path, nil) else { return path }
+  defer { free(resolved) }
+  return String(cString: resolved)
+}
+
+private func groupID(_ name: String?) throws(SystemError) -> UInt32? {
+  try name.flatMap { name throws(SystemError) in try Accounts.groupID(named: name) }
+}
+
+/// Runs a closure when its descriptor is ready.
+private final class Handler: EventHandler {
+  private let onEvent: () -> Void
+
+  init(_ onEvent: @escaping () -> Void) { self.onEvent = onEvent }
+
+  func handle(_ events: Events, from fd: CInt) { onEvent() }
 }

@@ -22,8 +22,9 @@ final class Producers: EventHandler {
     }
   }
 
-  /// A bound on processes attached at once: each costs two descriptors and an owner id.
-  static let limit = 4096
+  /// Processes attached at once: each costs two descriptors and an owner id.
+  var limit: Int
+  static let highestLimit = Int(Channel.highestOwner) - 1
 
   private let loop: EventLoop
   private let log: (String) -> Void
@@ -33,42 +34,66 @@ final class Producers: EventHandler {
   private var lastOwner: UInt16 = 0
   private var owners: Set<UInt16> = []
 
-  init(loop: EventLoop, log: @escaping (String) -> Void) {
+  init(loop: EventLoop, limit: Int, log: @escaping (String) -> Void) {
     self.loop = loop
+    self.limit = limit
     self.log = log
   }
 
-  /// The owner id of a process, which now may write into `channel`, too.
+  /// The owner id of a process, which now may write into `channel`, too; at most `channelLimit`
+  /// processes may.
   func attach(
-    _ channel: Channel, process: consuming ProcessHandle, pid: Int32
+    _ channel: Channel, limit channelLimit: Int?, process: consuming ProcessHandle, pid: Int32
   ) throws(ControlRefusal) -> UInt16 {
     // 0: outside our pid namespace, where a number identifies nobody.
     if pid > 0, let known = byPID[pid] {
       if known.process.hasExited {
         bury(known)
       } else {
-        if !known.channels.contains(where: { $0 === channel }) { known.channels.append(channel) }
+        try add(channel, limit: channelLimit, to: known)
         return known.owner
       }
     }
-    guard byHandle.count < Producers.limit else {
+    guard byHandle.count < limit else {
       throw ControlRefusal(
-        code: EMFILE, message: "\(Producers.limit) processes write already, and that is the limit")
+        code: EMFILE,
+        message: "\(limit) processes write already, and that is the limit (max_producers)")
     }
     guard !process.hasExited else {
       throw ControlRefusal(code: ESRCH, message: "the process that asked is gone")
     }
     let producer = Producer(owner: freeOwner(), process: process, pid: pid)
+    try add(channel, limit: channelLimit, to: producer)
     do throws(SystemError) {
       try loop.add(producer.process.raw, .read, self)
     } catch {
       throw ControlRefusal(code: error.code, message: "cannot watch process \(pid): \(error)")
     }
-    producer.channels = [channel]
     byHandle[producer.process.raw] = producer
     if pid > 0 { byPID[pid] = producer }
     owners.insert(producer.owner)
     return producer.owner
+  }
+
+  private func add(
+    _ channel: Channel, limit: Int?, to producer: Producer
+  ) throws(ControlRefusal) {
+    guard !producer.channels.contains(where: { $0 === channel }) else { return }
+    let count = byHandle.values.count { $0.channels.contains { $0 === channel } }
+    if let limit, count >= limit {
+      throw ControlRefusal(
+        code: EMFILE,
+        message: """
+          \(limit) processes write into channel \(channel.name) already, and that is its limit \
+          (its max_producers)
+          """)
+    }
+    producer.channels.append(channel)
+  }
+
+  /// A channel is gone: nobody reads it any more, so nobody has to be swept out of it.
+  func forget(_ channel: Channel) {
+    for producer in byHandle.values { producer.channels.removeAll { $0 === channel } }
   }
 
   /// An id in use is not given again before its sweep is done; the limit leaves free ones.

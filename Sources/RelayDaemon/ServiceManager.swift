@@ -5,6 +5,13 @@ internal import Glibc
 internal import LinuxIO
 
 enum ServiceManager {
+  /// That what follows until READY=1 is a reload.
+  static func notifyReloading() {
+    var now = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    notify("RELOADING=1\nMONOTONIC_USEC=\(now.tv_sec * 1_000_000 + now.tv_nsec / 1000)")
+  }
+
   /// Tells systemd, if it started us, for example "READY=1". Nobody listens: nothing happens.
   static func notify(_ state: String) {
     guard let value = getenv("NOTIFY_SOCKET") else { return }

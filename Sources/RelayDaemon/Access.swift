@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who may ask for what on the control socket, to which everybody can connect. root and the daemon's
+// own user may do everything; listing and counting anybody may.
+
+internal import Glibc
+internal import LinuxIO
+internal import RelayControl
+
+struct Access {
+  /// Whose members may create channels; nil: nobody else's.
+  var createGroup: UInt32?
+
+  static func isAdministrator(_ peer: PeerCredentials) -> Bool {
+    peer.uid == 0 || peer.uid == geteuid()
+  }
+
+  func checkReload(_ peer: PeerCredentials) throws(ControlRefusal) {
+    guard !Access.isAdministrator(peer) else { return }
+    throw Access.refusal(peer, "reload the configuration", "root and relayd's own user")
+  }
+
+  func checkCreate(_ peer: PeerCredentials, _ name: String) throws(ControlRefusal) {
+    guard !Access.isAdministrator(peer), !isMember(peer, createGroup) else { return }
+    throw Access.refusal(
+      peer, "create channel \(name)",
+      "root, relayd's own user and members of create_group\(named(createGroup))")
+  }
+
+  func checkWrite(_ peer: PeerCredentials, _ served: ServedChannel) throws(ControlRefusal) {
+    guard !Access.isAdministrator(peer), served.creator != peer.uid,
+      !isMember(peer, served.writers)
+    else { return }
+    throw Access.refusal(
+      peer, "write into channel \(served.channel.name)",
+      "root, relayd's own user, its creator and members of its writers\(named(served.writers))")
+  }
+
+  /// Closing and resetting end or forget what others wrote: for whose channel it is.
+  func checkOwner(
+    _ peer: PeerCredentials, _ served: ServedChannel, to action: String
+  ) throws(ControlRefusal) {
+    guard !Access.isAdministrator(peer), served.creator != peer.uid else { return }
+    throw Access.refusal(
+      peer, "\(action) channel \(served.channel.name)", "root, relayd's own user and its creator")
+  }
+
+  /// A user's channel is the user's: nothing is given to whom they could not give a file.
+  func checkFiles(
+    _ peer: PeerCredentials, uid: UInt32, gid: UInt32, _ name: String
+  ) throws(ControlRefusal) {
+    guard !Access.isAdministrator(peer) else { return }
+    guard uid == peer.uid else {
+      throw Access.refusal(peer, "give channel \(name) to owner \(uid)", "root")
+    }
+    guard peer.isMember(of: gid) else {
+      throw Access.refusal(peer, "give channel \(name) to group \(gid)", "root and its members")
+    }
+  }
+
+  private func isMember(_ peer: PeerCredentials, _ group: UInt32?) -> Bool {
+    group.map { peer.isMember(of: $0) } ?? false
+  }
+
+  private func named(_ group: UInt32?) -> String {
+    group.map { ", group \(Accounts.groupName($0))" } ?? ", of which there is none"
+  }
+
+  private static func refusal(
+    _ peer: PeerCredentials, _ action: String, _ allowed: String
+  ) -> ControlRefusal {
+    ControlRefusal(
+      code: EPERM, message: "user \(peer.uid) may not \(action); those who may: \(allowed)")
+  }
+}

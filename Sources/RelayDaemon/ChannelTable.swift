@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+// The channels that are there now: opened, closed, given files and buffers for new CPUs. Who may
+// ask for that is Access's business, when is the daemon's.
+
+internal import DeviceHost
+internal import Glibc
+internal import LinuxIO
+internal import Relay
+internal import RelayControl
+
+final class ChannelTable {
+  private let host: DeviceHost
+  private let log: (Level, String) -> Void
+  var limits: Configuration.Limits
+  /// By name, and in the order in which they came.
+  private var byName: [String: ServedChannel] = [:]
+  private(set) var channels: [ServedChannel] = []
+  /// Closed, and still open at some reader.
+  private var closing: [ServedChannel] = []
+  /// Whether the host takes devices: with CUSE, only once /dev/cuse is there.
+  private(set) var isServing = false
+  /// A closed channel is gone for good.
+  var onGone: (Channel) -> Void = { _ in }
+
+  enum Level {
+    case info, warning
+  }
+
+  init(host: DeviceHost, limits: Configuration.Limits, log: @escaping (Level, String) -> Void) {
+    self.host = host
+    self.limits = limits
+    self.log = log
+  }
+
+  subscript(name: String) -> ServedChannel? { byName[name] }
+
+  /// Opens a channel and serves it; throws why it cannot be, and leaves nothing of it.
+  func open(
+    _ options: ChannelOptions, _ origin: ServedChannel.Origin, files: FileOptions
+  ) throws(ControlRefusal) {
+    try checkName(options.name)
+    guard channels.count < limits.channels else {
+      throw refusal(
+        options.name, ENOSPC,
+        "\(limits.channels) channels are open already, and that is the limit (max_channels)")
+    }
+    let geometry = try geometry(options)
+    try checkMemory(options.name, additional: geometry.bufferBytes * geometry.initialCPUs.count)
+    let channel: Channel
+    do throws(ChannelError) {
+      channel = try Channel.openShared(options.name, geometry)
+    } catch {
+      throw refusal(options.name, errorCode(error), "\(error)")
+    }
+    let served = ServedChannel(
+      options, origin, channel, files: files, pathPrefix: host.pathPrefix + options.name)
+    if isServing { try serve(served) }
+    byName[options.name] = served
+    channels.append(served)
+  }
+
+  private func refusal(_ name: String, _ code: CInt, _ reason: String) -> ControlRefusal {
+    ControlRefusal(code: code, message: "channel \(name): \(reason)")
+  }
+
+  private func errorCode(_ error: ChannelError) -> CInt {
+    if case .system(let error) = error { return error.code }
+    return EINVAL
+  }
+
+  private func checkName(_ name: String) throws(ControlRefusal) {
+    guard byName[name] == nil else { throw refusal(name, EEXIST, "exists already") }
+    // A device node stays for who has it open, and with it its name.
+    guard host.backend == .fuse || !closing.contains(where: { $0.channel.name == name }) else {
+      throw refusal(
+        name, EBUSY, "was closed, and its devices are still open; try again once they are closed")
+    }
+  }
+
+  private func geometry(_ options: ChannelOptions) throws(ControlRefusal) -> Geometry {
+    do {
+      return try options.geometry()
+    } catch let error as GeometryError {
+      throw refusal(options.name, EINVAL, "\(error)")
+    } catch {
+      throw refusal(options.name, EIO, "\(error)")
+    }
+  }
+
+  private func checkMemory(_ name: String, additional: Int) throws(ControlRefusal) {
+    let limit = MemoryLimit.current(configured: limits.memory)
+    let taken = (channels + closing).reduce(0) { $0 + $1.worstCaseBytes }
+    guard taken + additional > limit.bytes else { return }
+    throw refusal(
+      name, ENOMEM,
+      """
+      it can take \(additional) bytes, the other channels \(taken), and \(limit.source) \
+      \(limit.bytes)
+      """)
+  }
+
+  private func serve(_ served: ServedChannel) throws(ControlRefusal) {
+    do throws(HostError) {
+      try host.add(served.devices.map(\.device))
+    } catch {
+      host.collect()
+      throw ControlRefusal(code: error.code, message: error.description)
+    }
+  }
+}
+
+extension ChannelTable {
+  /// Serves all channels from now on; throws the first that cannot be.
+  func startServing() throws(ControlRefusal) {
+    isServing = true
+    for served in channels { try serve(served) }
+  }
+
+  /// The same when channels are being written to already: what cannot be served is said.
+  func startServingLate() {
+    isServing = true
+    for served in channels {
+      do throws(ControlRefusal) {
+        try serve(served)
+      } catch {
+        log(.warning, "\(error); its records are kept, and nobody can read them")
+      }
+    }
+  }
+
+  /// Gives every channel a buffer and a file for each CPU that has none yet.
+  func addCPUs(_ online: CPUSet) {
+    for served in channels where !served.channel.geometry.isGlobal {
+      let present = Set(served.devices.map(\.cpu))
+      for cpu in online.cpus where !present.contains(cpu) { addCPU(cpu, to: served) }
+    }
+  }
+
+  private func addCPU(_ cpu: Int, to served: ServedChannel) {
+    do throws(ControlRefusal) {
+      try checkMemory(served.channel.name, additional: served.channel.geometry.bufferBytes)
+      let device = served.addDevice(for: served.channel.addBuffer(cpu: cpu))
+      guard isServing else { return }
+      do throws(HostError) {
+        try host.add([device])
+      } catch {
+        throw ControlRefusal(code: error.code, message: error.description)
+      }
+      log(.info, "CPU \(cpu) came up: \(served.path(cpu: cpu))")
+    } catch {
+      log(.warning, "CPU \(cpu) came up, but: \(error)")
+    }
+  }
+}
+
+extension ChannelTable {
+  /// Finalizes a channel: writers are refused from here on, who has a device open reads what is
+  /// left and then gets the end, and the name is free.
+  func close(_ served: ServedChannel) {
+    byName[served.channel.name] = nil
+    channels.removeAll { $0 === served }
+    served.channel.close()
+    closing.append(served)
+    host.remove(served.devices.map(\.device))
+    collect()
+  }
+
+  /// Lets go of closed channels that nobody has open any more.
+  func collect() {
+    host.collect()
+    let gone = closing.filter { !$0.devices.contains { host.isServed($0.device) } }
+    closing.removeAll { served in gone.contains { $0 === served } }
+    for served in gone {
+      reportUnread(served)
+      onGone(served.channel)
+    }
+  }
+
+  /// What nobody read is said before it is lost.
+  private func reportUnread(_ served: ServedChannel) {
+    for (cpu, device) in served.devices {
+      let unread = host.use(device) { $0.statistics().recordsUnread }
+      guard unread > 0 else { continue }
+      log(.warning, "\(unread) records of \(served.path(cpu: cpu)) were not read and are lost")
+    }
+  }
+
+  /// Finalizes all of them, for a daemon that ends.
+  func closeAll() { for served in channels { served.channel.close() } }
+
+  func reportUnread() { for served in channels + closing { reportUnread(served) } }
+}

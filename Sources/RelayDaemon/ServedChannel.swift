@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// One channel as the daemon has it: its memory, its devices, and whose it is.
+
+internal import DeviceHost
+internal import Relay
+internal import RelayControl
+
+final class ServedChannel {
+  /// Where a channel comes from, and with that when it ends.
+  enum Origin: Equatable {
+    /// The configuration: there until that changes.
+    case configured
+    /// Somebody's request; unless kept, it ends when nobody is attached any more.
+    case created(uid: UInt32, isKept: Bool)
+  }
+
+  let options: ChannelOptions
+  let origin: Origin
+  let channel: Channel
+  let files: FileOptions
+  /// The path of a buffer's file without its CPU number.
+  let pathPrefix: String
+  /// One for each buffer, by ascending CPU.
+  private(set) var devices: [(cpu: Int, device: Device)] = []
+  /// Connections that attached and are still there.
+  var attached: Set<ConnectionID> = []
+
+  init(
+    _ options: ChannelOptions, _ origin: Origin, _ channel: Channel, files: FileOptions,
+    pathPrefix: String
+  ) {
+    self.options = options
+    self.origin = origin
+    self.channel = channel
+    self.files = files
+    self.pathPrefix = pathPrefix
+    for buffer in channel.buffers { _ = addDevice(for: buffer) }
+  }
+
+  func addDevice(for buffer: ChannelBuffer) -> Device {
+    let device = Device(
+      name: "\(channel.name)\(buffer.cpu)", reader: Reader(channel, buffer), options: files)
+    let place = devices.firstIndex { $0.cpu > buffer.cpu } ?? devices.endIndex
+    devices.insert((buffer.cpu, device), at: place)
+    return device
+  }
+
+  func path(cpu: Int) -> String { "\(pathPrefix)\(cpu)" }
+
+  var isTemporary: Bool {
+    if case .created(_, isKept: false) = origin { return true }
+    return false
+  }
+
+  var creator: UInt32? {
+    if case .created(let uid, _) = origin { return uid }
+    return nil
+  }
+
+  /// The most memory it can take.
+  var worstCaseBytes: Int { devices.count * channel.geometry.bufferBytes }
+}
