@@ -28,17 +28,16 @@ final class ControlRequests: ControlHandler {
   }
 
   func attach(
-    channel: String, connection: ConnectionID, peer: PeerCredentials,
-    process: consuming ProcessHandle
+    channel: String, client: Client, process: consuming ProcessHandle
   ) throws(ControlRefusal) -> Attachment {
     let served = try find(channel)
-    let owner = try producers.attach(served.channel, process: process, pid: peer.pid)
+    let owner = try producers.attach(served.channel, process: process, pid: client.peer.pid)
     let files = served.channel.descriptors!
     return Attachment(
       owner: owner, geometry: files.geometry, ring: files.ring, wake: files.wake)
   }
 
-  func describe(index: Int) throws(ControlRefusal) -> ChannelDescription? {
+  func describe(index: Int, client: Client) throws(ControlRefusal) -> ChannelDescription? {
     guard channels.indices.contains(index) else { return nil }
     let served = channels[index]
     let geometry = served.channel.geometry
@@ -46,11 +45,12 @@ final class ControlRequests: ControlHandler {
       name: served.channel.name, subbufSize: geometry.subbufSize,
       subbufCount: geometry.subbufCount, isOverwrite: geometry.mode == .overwrite,
       isGlobal: geometry.isGlobal, cpus: geometry.cpus, frontEnd: backendName,
-      pathPrefix: served.pathPrefix)
+      pathPrefix: served.pathPrefix, readMode: "eof", wakeup: "data", isTemporary: false,
+      isClosed: false)
   }
 
   func statistics(
-    channel: String, bufferIndex: Int
+    channel: String, bufferIndex: Int, client: Client
   ) throws(ControlRefusal) -> BufferStatistics? {
     let served = try find(channel)
     guard served.readers.indices.contains(bufferIndex) else { return nil }
@@ -59,7 +59,7 @@ final class ControlRequests: ControlHandler {
     return BufferStatistics(reader.statistics(), cpu: cpu, path: served.pathPrefix + "\(cpu)")
   }
 
-  func flush(channel: String) throws(ControlRefusal) {
+  func flush(channel: String, client: Client) throws(ControlRefusal) {
     let served = try find(channel)
     switch served.channel.flush() {
     case .flushed: return
@@ -73,9 +73,22 @@ final class ControlRequests: ControlHandler {
     }
   }
 
-  func reset(channel: String) throws(ControlRefusal) {
+  func reset(channel: String, client: Client) throws(ControlRefusal) {
     for reader in try find(channel).readers { reader.reset() }
   }
+
+  func create(
+    channel: String, options: String, keep: Bool, client: Client
+  ) throws(ControlRefusal) { throw ControlRequests.unsupported }
+
+  func close(channel: String, client: Client) throws(ControlRefusal) {
+    throw ControlRequests.unsupported
+  }
+
+  func reload(client: Client) throws(ControlRefusal) { throw ControlRequests.unsupported }
+
+  private static let unsupported = ControlRefusal(
+    code: EOPNOTSUPP, message: "the channels of this relayd are those it was started with")
 
   // A producer's end is its process's, not its connection's.
   func disconnected(_ connection: ConnectionID) {}
