@@ -59,8 +59,9 @@ public final class ControlServer: EventHandler {
   private let packet = UnsafeMutableRawBufferPointer.allocate(
     byteCount: ControlLimits.packetBytes + 1, alignment: 8)
 
-  /// Starts to serve `path` for every user who can reach it (mode 0666). EADDRINUSE if a daemon serves it already, EEXIST if
-  /// something that is no socket stands there; the error names the path.
+  /// Starts to serve `path` for every user who can reach it (mode 0666). EADDRINUSE if a daemon
+  /// serves it already, EEXIST if something that is no socket stands there; the error names the
+  /// path.
   public init(
     loop: EventLoop, path: String, handler: any ControlHandler, limits: Limits = Limits()
   ) throws(SystemError) {

@@ -40,7 +40,8 @@ var someStatistics: BufferStatistics {
   return buffer
 }
 
-/// Knows `someChannels`. Its descriptors are real, so that what arrives can be looked at.
+/// Knows `someChannels`, and refuses everybody the channel "forbidden". Its descriptors are real,
+/// so that what arrives can be looked at.
 final class Channels: ControlHandler, Sendable {
   static let owner: UInt16 = 513
 
@@ -49,6 +50,7 @@ final class Channels: ControlHandler, Sendable {
   let wake: EventFD
   /// Signalled for each connection that ended.
   let ended: EventFD
+  let known = Mutex<[ChannelDescription]>(someChannels)
   /// What was asked, with who asked.
   let calls = Mutex<[(what: String, client: Client)]>([])
   let disconnected = Mutex<[ConnectionID]>([])
@@ -80,7 +82,7 @@ final class Channels: ControlHandler, Sendable {
 
   func describe(index: Int, client: Client) -> ChannelDescription? {
     calls.withLock { $0.append(("describe \(index)", client)) }
-    return someChannels.indices.contains(index) ? someChannels[index] : nil
+    return known.withLock { $0.indices.contains(index) ? $0[index] : nil }
   }
 
   func statistics(
@@ -130,7 +132,10 @@ final class Channels: ControlHandler, Sendable {
     _ what: String, _ channel: String, _ client: Client
   ) throws(ControlRefusal) {
     calls.withLock { $0.append(("\(what) \(channel)", client)) }
-    if !someChannels.contains(where: { $0.name == channel }) {
+    if channel == "forbidden" {
+      throw ControlRefusal(code: EPERM, message: "channel forbidden is not yours")
+    }
+    if !known.withLock({ $0.contains { $0.name == channel } }) {
       throw ControlRefusal(code: ENOENT, message: "no channel \(channel)")
     }
   }
@@ -140,6 +145,15 @@ final class Channels: ControlHandler, Sendable {
 final class TemporaryDirectory: Sendable {
   let path: String
   var socket: String { path + "/control" }
+  private let fifos = Mutex<[String]>([])
+
+  /// Makes a named pipe and returns its path.
+  func fifo(_ name: String) -> String {
+    let path = "\(path)/\(name)"
+    #expect(mkfifo(path, 0o600) == 0)
+    fifos.withLock { $0.append(path) }
+    return path
+  }
 
   init() {
     var template = Array("/tmp/control-XXXXXX".utf8CString)
@@ -147,6 +161,7 @@ final class TemporaryDirectory: Sendable {
   }
 
   deinit {
+    for name in fifos.withLock({ $0 }) { unlink(name) }
     unlink(socket)
     unlink(socket + ".lock")
     rmdir(path)
@@ -281,7 +296,8 @@ struct SeededGenerator: RandomNumberGenerator {
     var bytes = (0..<count).map { _ in UInt8.random(in: 0...255, using: &self) }
     if count >= 8, Bool.random(using: &self) {
       let types: [UInt8] = [1, 2, 3, 4, 5, 6, 7, 8, 128, 129, 130, 131, 132, 255]
-      bytes.replaceSubrange(0..<4, with: [ControlLimits.version, types.randomElement(using: &self)!, 0, 0])
+      let type = types.randomElement(using: &self)!
+      bytes.replaceSubrange(0..<4, with: [ControlLimits.version, type, 0, 0])
       for shift in 0..<4 {
         bytes[4 + shift] = UInt8(truncatingIfNeeded: (count - 8) >> (8 * shift))
       }
