@@ -188,6 +188,14 @@ int clinux_peer_credentials(int socket, int32_t *pid, uint32_t *uid, uint32_t *g
   return 0;
 }
 
+int clinux_peer_groups(int socket, uint32_t *groups, size_t capacity) {
+  socklen_t size = (socklen_t)(capacity * sizeof *groups);
+  int result = RETRY(getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, groups, &size));
+  // The kernel says what would have been enough.
+  if (result < 0 && result != -ERANGE) return result;
+  return (int)(size / sizeof *groups);
+}
+
 int clinux_seqpacket(int nonblocking) {
   int type = SOCK_SEQPACKET | SOCK_CLOEXEC | (nonblocking ? SOCK_NONBLOCK : 0);
   return RETRY(socket(AF_UNIX, type, 0));

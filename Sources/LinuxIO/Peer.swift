@@ -10,12 +10,18 @@ public struct PeerCredentials: Equatable, Sendable {
   public let pid: Int32
   public let uid: UInt32
   public let gid: UInt32
+  /// Its supplementary groups; `gid` may be among them.
+  public let groups: [UInt32]
 
-  public init(pid: Int32, uid: UInt32, gid: UInt32) {
+  public init(pid: Int32, uid: UInt32, gid: UInt32, groups: [UInt32] = []) {
     self.pid = pid
     self.uid = uid
     self.gid = gid
+    self.groups = groups
   }
+
+  /// Whether `gid` is its primary or one of its supplementary groups.
+  public func isMember(of gid: UInt32) -> Bool { self.gid == gid || groups.contains(gid) }
 
   public static func of(socket: CInt) throws(SystemError) -> PeerCredentials {
     var pid: Int32 = 0
@@ -23,7 +29,21 @@ public struct PeerCredentials: Equatable, Sendable {
     var gid: UInt32 = 0
     try check(
       clinux_peer_credentials(socket, &pid, &uid, &gid), "read the credentials of a peer")
-    return PeerCredentials(pid: pid, uid: uid, gid: gid)
+    return PeerCredentials(pid: pid, uid: uid, gid: gid, groups: try groups(of: socket))
+  }
+
+  private static func groups(of socket: CInt) throws(SystemError) -> [UInt32] {
+    var groups = [UInt32](repeating: 0, count: 32)
+    var count = 0
+    // They never change: if there is no room the first time, there is the second.
+    for _ in 0..<2 {
+      count = Int(
+        try check(
+          clinux_peer_groups(socket, &groups, groups.count), "read the groups of a peer"))
+      if count <= groups.count { break }
+      groups = [UInt32](repeating: 0, count: count)
+    }
+    return Array(groups.prefix(count))
   }
 }
 

@@ -8,7 +8,8 @@ import Glibc
 extension UnixSocket {
   /// Serves `path`, non-blocking, with exactly the file mode `mode`. A socket file that nobody
   /// serves any more is replaced. EADDRINUSE: another process serves it; EEXIST: something
-  /// else stands there; ENAMETOOLONG: over `maximumPathLength` bytes.
+  /// else stands there; ENAMETOOLONG: over `maximumPathLength` bytes. Whatever the mode, other
+  /// users can take the path away only where they may remove files from its directory.
   public static func listen(
     path: String, mode: UInt32 = 0o600, backlog: Int = 128
   ) throws(SystemError) -> UnixListener {
@@ -54,7 +55,8 @@ public struct UnixListener: ~Copyable, Sendable {
 
   private static func lock(_ path: String) throws(SystemError) -> FileDescriptor {
     let name = lockPath(path)
-    // Each turn is one predecessor that removed the file between our open and our lock.
+    // Each turn is one predecessor that removed the file between our open and our lock, or a file
+    // that we removed.
     for _ in 0..<100 {
       let lock = try FileDescriptor.open(name, O_RDWR | O_CREAT | O_NOFOLLOW, mode: 0o600)
       if flock(lock.raw, LOCK_EX | LOCK_NB) != 0 {
@@ -64,9 +66,11 @@ public struct UnixListener: ~Copyable, Sendable {
       var held = stat()
       var named = stat()
       try system(fstat(lock.raw, &held), "lock \(name)")
-      if lstat(name, &named) == 0, named.st_ino == held.st_ino, named.st_dev == held.st_dev {
-        return lock
-      }
+      guard lstat(name, &named) == 0, named.st_ino == held.st_ino, named.st_dev == held.st_dev
+      else { continue }
+      if held.st_uid == geteuid(), held.st_mode & 0o077 == 0 { return lock }
+      // Another user could open it and keep every daemon out by locking it.
+      try system(unlink(name), "remove \(name), which others may lock")
     }
     throw SystemError(code: EADDRINUSE, operation: "listen on \(path)")
   }

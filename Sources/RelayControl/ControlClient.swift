@@ -127,6 +127,11 @@ public final class ControlClient {
     return channels
   }
 
+  /// The channel of this name; nil if there is none.
+  public func describe(_ channel: String) throws(ControlError) -> ChannelDescription? {
+    try list().first { $0.name == channel }
+  }
+
   /// The `bufferIndex`-th buffer of `channel`; nil past the last.
   public func stat(
     _ channel: String, bufferIndex: Int
@@ -152,6 +157,23 @@ public final class ControlClient {
   public func reset(_ channel: String) throws(ControlError) {
     try expectDone(.reset(channel: channel))
   }
+
+  /// Makes a channel. `options` as relayd's --channel takes them behind the name, such as
+  /// "subbuf_size=4KiB,global"; empty for the defaults. Unless `keep`, the channel is gone when the
+  /// last process that attached to it has ended.
+  public func create(
+    _ channel: String, options: String = "", keep: Bool = false
+  ) throws(ControlError) {
+    try expectDone(.create(channel: channel, options: options, keep: keep))
+  }
+
+  public func close(_ channel: String) throws(ControlError) {
+    try expectDone(.close(channel: channel))
+  }
+
+  /// Makes the daemon read its configuration again. Refused with one line for each change that
+  /// cannot be made.
+  public func reload() throws(ControlError) { try expectDone(.reload) }
 
   private func expectDone(_ request: Request) throws(ControlError) {
     guard case .done = try exchange(request) else { throw unexpected() }

@@ -10,6 +10,17 @@ public struct ConnectionID: Hashable, Sendable {
   public init(_ rawValue: UInt64) { self.rawValue = rawValue }
 }
 
+/// Who asks.
+public struct Client: Sendable {
+  public let connection: ConnectionID
+  public let peer: PeerCredentials
+
+  public init(connection: ConnectionID, peer: PeerCredentials) {
+    self.connection = connection
+    self.peer = peer
+  }
+}
+
 /// What an attached client gets. The descriptors stay the handler's and must be open until it
 /// returns to the event loop.
 public struct Attachment: Sendable {
@@ -30,27 +41,37 @@ public struct Attachment: Sendable {
   }
 }
 
-/// Does what clients ask. Called on the loop's thread, one call at a time; must not wait.
+/// Does what clients ask. Called on the loop's thread, one call at a time; must not wait. Any user
+/// of the machine can connect: who may ask for what is the handler's to decide, by `client.peer`.
 public protocol ControlHandler: AnyObject {
   /// A client wants to write into `channel`. May come repeatedly on one connection, for the same
   /// channel too: what each call costs is the handler's to bound. `process` is the one that
   /// connected; its exit, not the end of the connection, proves that it no longer writes.
   func attach(
-    channel: String, connection: ConnectionID, peer: PeerCredentials,
-    process: consuming ProcessHandle
+    channel: String, client: Client, process: consuming ProcessHandle
   ) throws(ControlRefusal) -> Attachment
 
   /// The `index`-th channel; nil past the last.
-  func describe(index: Int) throws(ControlRefusal) -> ChannelDescription?
+  func describe(index: Int, client: Client) throws(ControlRefusal) -> ChannelDescription?
 
   /// The `bufferIndex`-th buffer of `channel`; nil past the last.
   func statistics(
-    channel: String, bufferIndex: Int
+    channel: String, bufferIndex: Int, client: Client
   ) throws(ControlRefusal) -> BufferStatistics?
 
-  func flush(channel: String) throws(ControlRefusal)
+  func flush(channel: String, client: Client) throws(ControlRefusal)
 
-  func reset(channel: String) throws(ControlRefusal)
+  func reset(channel: String, client: Client) throws(ControlRefusal)
+
+  /// A new channel with `options` in text form, which may be nonsense, as `channel` may.
+  func create(
+    channel: String, options: String, keep: Bool, client: Client
+  ) throws(ControlRefusal)
+
+  func close(channel: String, client: Client) throws(ControlRefusal)
+
+  /// Read the configuration again. A refusal names each change that cannot be made, one a line.
+  func reload(client: Client) throws(ControlRefusal)
 
   /// A connection that attached at least once is over, for whatever reason; its process may live.
   func disconnected(_ connection: ConnectionID)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The daemon's side of the control socket: accepts, reads requests, answers. Bounded in memory
-// and time whatever clients send; what a request does is the handler's.
+// and time whatever clients send; what a request does, and for whom, is the handler's.
 
 internal import Glibc
 public import LinuxIO
@@ -8,10 +8,14 @@ public import LinuxIO
 /// Serves a control socket on an event loop. Every reply is sent at once or the client dropped,
 /// so nothing is ever queued. All calls on the loop's thread.
 public final class ControlServer: EventHandler {
+  /// Open connections. One more than each of the limits takes the place of the oldest that counts
+  /// to it and never asked anything; where all have asked, it is told so and closed.
   public struct Limits: Sendable {
-    /// Open connections. One more takes the place of the oldest that never asked anything; where
-    /// all have asked, it is told so and closed.
-    public var connections = 512
+    public var connections = 1024
+    /// Of all users together but root and the daemon's own, who thus always find a place.
+    public var connectionsOfOthers = 896
+    /// Of each user but root and the daemon's own.
+    public var connectionsPerUser = 128
     /// Time for a new connection to make its first valid request.
     public var firstRequestMilliseconds = 10_000
     /// Pause when the process has no descriptor left for a new connection.
@@ -22,13 +26,15 @@ public final class ControlServer: EventHandler {
 
   private final class Connection {
     let id: ConnectionID
+    let uid: UInt32
     let socket: FileDescriptor
     // When it must have made its first request, milliseconds; nil once it has.
     var deadline: Int?
     var hasAttached = false
 
-    init(id: ConnectionID, socket: consuming FileDescriptor, deadline: Int) {
+    init(id: ConnectionID, uid: UInt32, socket: consuming FileDescriptor, deadline: Int) {
       self.id = id
+      self.uid = uid
       self.socket = socket
       self.deadline = deadline
     }
@@ -53,8 +59,9 @@ public final class ControlServer: EventHandler {
   private let packet = UnsafeMutableRawBufferPointer.allocate(
     byteCount: ControlLimits.packetBytes + 1, alignment: 8)
 
-  /// Starts to serve `path` (mode 0600). EADDRINUSE if a daemon serves it already, EEXIST if
-  /// something that is no socket stands there; the error names the path.
+  /// Starts to serve `path` for every user who can reach it (mode 0666). EADDRINUSE if a daemon
+  /// serves it already, EEXIST if something that is no socket stands there; the error names the
+  /// path.
   public init(
     loop: EventLoop, path: String, handler: any ControlHandler, limits: Limits = Limits()
   ) throws(SystemError) {
@@ -79,7 +86,7 @@ public final class ControlServer: EventHandler {
 
   private static func listen(_ path: String) throws(SystemError) -> UnixListener {
     do {
-      return try UnixSocket.listen(path: path, mode: 0o600)
+      return try UnixSocket.listen(path: path, mode: 0o666)
     } catch {
       guard error.code == EADDRINUSE else { throw error }
       throw SystemError(
@@ -127,16 +134,15 @@ public final class ControlServer: EventHandler {
   }
 
   private func admit(_ socket: consuming FileDescriptor) {
-    if connections.count >= limits.connections, let oldest = oldestSilent { close(oldest) }
-    guard connections.count < limits.connections else {
-      let refusal = ControlRefusal(
-        code: EMFILE, message: "\(limits.connections) connections are open already")
-      _ = send(.refused(refusal), to: socket.raw)
+    let raw = socket.raw
+    guard let uid = try? PeerCredentials.of(socket: raw).uid else { return }
+    if let limit = limitReached(by: uid) {
+      _ = send(.refused(ControlRefusal(code: EMFILE, message: limit)), to: raw)
       return
     }
-    let raw = socket.raw
     let deadline = now() + limits.firstRequestMilliseconds
-    let connection = Connection(id: ConnectionID(nextID), socket: socket, deadline: deadline)
+    let connection = Connection(
+      id: ConnectionID(nextID), uid: uid, socket: socket, deadline: deadline)
     guard (try? loop.add(raw, [.read, .hangup], self)) != nil else { return }
     nextID += 1
     connections[raw] = connection
@@ -146,9 +152,31 @@ public final class ControlServer: EventHandler {
     }
   }
 
-  private var oldestSilent: Connection? {
-    connections.values.lazy.filter { $0.deadline != nil }
+  /// Makes room for a connection of `uid`, or says which limit keeps it out.
+  private func limitReached(by uid: UInt32) -> String? {
+    let own = geteuid()
+    if uid != 0, uid != own {
+      guard hasRoom(limits.connectionsPerUser, for: { $0.uid == uid }) else {
+        return "user \(uid) has \(limits.connectionsPerUser) connections open already"
+      }
+      guard hasRoom(limits.connectionsOfOthers, for: { $0.uid != 0 && $0.uid != own }) else {
+        return "\(limits.connectionsOfOthers) connections of other users are open already"
+      }
+    }
+    guard hasRoom(limits.connections, for: { _ in true }) else {
+      return "\(limits.connections) connections are open already"
+    }
+    return nil
+  }
+
+  /// Whether there are fewer than `limit` of those connections, or one that never asked gave way.
+  private func hasRoom(_ limit: Int, for counts: (Connection) -> Bool) -> Bool {
+    guard connections.values.count(where: counts) >= limit else { return true }
+    let oldest = connections.values.filter { $0.deadline != nil && counts($0) }
       .min { $0.id.rawValue < $1.id.rawValue }
+    guard let oldest else { return false }
+    close(oldest)
+    return true
   }
 
   private func close(_ connection: Connection) {
@@ -233,19 +261,26 @@ public final class ControlServer: EventHandler {
   private func answer(_ request: Request, _ connection: Connection) -> Bool {
     let raw = connection.socket.raw
     do throws(ControlRefusal) {
+      let client = try client(connection)
       switch request {
       case .attach(let channel):
-        let attachment = try attach(channel, connection)
+        let attachment = try attach(channel, connection, client)
         return send(
           .attached(owner: attachment.owner), to: raw,
           descriptors: [attachment.geometry, attachment.ring, attachment.wake])
       case .list(let index):
-        return send(try handler.describe(index: index).map { .channel($0) } ?? .end, to: raw)
+        let description = try handler.describe(index: index, client: client)
+        return send(description.map { .channel($0) } ?? .end, to: raw)
       case .stat(let channel, let bufferIndex):
-        let statistics = try handler.statistics(channel: channel, bufferIndex: bufferIndex)
+        let statistics = try handler.statistics(
+          channel: channel, bufferIndex: bufferIndex, client: client)
         return send(statistics.map { .statistics($0) } ?? .end, to: raw)
-      case .flush(let channel): try handler.flush(channel: channel)
-      case .reset(let channel): try handler.reset(channel: channel)
+      case .flush(let channel): try handler.flush(channel: channel, client: client)
+      case .reset(let channel): try handler.reset(channel: channel, client: client)
+      case .create(let channel, let options, let keep):
+        try handler.create(channel: channel, options: options, keep: keep, client: client)
+      case .close(let channel): try handler.close(channel: channel, client: client)
+      case .reload: try handler.reload(client: client)
       }
       return send(.done, to: raw)
     } catch {
@@ -253,20 +288,26 @@ public final class ControlServer: EventHandler {
     }
   }
 
+  /// Asked for anew each time: they never change, and a list of groups can be long.
+  private func client(_ connection: Connection) throws(ControlRefusal) -> Client {
+    do {
+      return Client(
+        connection: connection.id, peer: try PeerCredentials.of(socket: connection.socket.raw))
+    } catch {
+      throw ControlRefusal(code: error.code, message: "cannot tell who asks: \(error)")
+    }
+  }
+
   private func attach(
-    _ channel: String, _ connection: Connection
+    _ channel: String, _ connection: Connection, _ client: Client
   ) throws(ControlRefusal) -> Attachment {
-    let raw = connection.socket.raw
-    let peer: PeerCredentials
     let process: ProcessHandle
-    do throws(SystemError) {
-      peer = try PeerCredentials.of(socket: raw)
-      process = try ProcessHandle.peer(of: raw)
+    do {
+      process = try ProcessHandle.peer(of: connection.socket.raw)
     } catch {
       throw ControlRefusal(code: error.code, message: "cannot watch the client: \(error)")
     }
-    let attachment = try handler.attach(
-      channel: channel, connection: connection.id, peer: peer, process: process)
+    let attachment = try handler.attach(channel: channel, client: client, process: process)
     connection.hasAttached = true
     return attachment
   }

@@ -11,6 +11,12 @@ public enum Request: Equatable, Sendable {
   case stat(channel: String, bufferIndex: Int)
   case flush(channel: String)
   case reset(channel: String)
+  /// A new channel. `options` is text such as "subbuf_size=4KiB,n_subbufs=4,global"; empty for
+  /// the defaults. Unless `keep`, the channel is gone at the last detach.
+  case create(channel: String, options: String, keep: Bool)
+  case close(channel: String)
+  /// Reads the configuration again.
+  case reload
 }
 
 /// What the daemon answers. Any request may be answered by `.refused`.
@@ -29,7 +35,7 @@ public enum Reply: Equatable, Sendable {
 public struct ControlRefusal: Error, Equatable, Sendable, CustomStringConvertible {
   /// An errno value, positive.
   public let code: CInt
-  /// For a person. Cut to `ControlLimits.messageBytes` on the wire.
+  /// For a person; may have several lines. Cut to `ControlLimits.messageBytes` on the wire.
   public let message: String
 
   public init(code: CInt, message: String) {
@@ -57,10 +63,19 @@ public struct ChannelDescription: Equatable, Sendable {
   public var frontEnd: String
   /// The path of a buffer's file without its CPU number, such as "/dev/relay".
   public var pathPrefix: String
+  /// What a read of an empty buffer does: "eof" ends, "block" waits.
+  public var readMode: String
+  /// What wakes a poll: "data" any, "subbuffer" a whole sub-buffer.
+  public var wakeup: String
+  /// Gone at the last detach.
+  public var isTemporary: Bool
+  /// Takes no more records; what it holds can still be read.
+  public var isClosed: Bool
 
   public init(
     name: String, subbufSize: Int, subbufCount: Int, isOverwrite: Bool, isGlobal: Bool,
-    cpus: [Int], frontEnd: String, pathPrefix: String
+    cpus: [Int], frontEnd: String, pathPrefix: String, readMode: String, wakeup: String,
+    isTemporary: Bool, isClosed: Bool
   ) {
     self.name = name
     self.subbufSize = subbufSize
@@ -70,6 +85,10 @@ public struct ChannelDescription: Equatable, Sendable {
     self.cpus = cpus
     self.frontEnd = frontEnd
     self.pathPrefix = pathPrefix
+    self.readMode = readMode
+    self.wakeup = wakeup
+    self.isTemporary = isTemporary
+    self.isClosed = isClosed
   }
 }
 
@@ -112,13 +131,15 @@ public struct BufferStatistics: Equatable, Sendable {
 
 /// The protocol's bounds.
 public enum ControlLimits {
-  public static let version: UInt8 = 1
+  public static let version: UInt8 = 2
   /// Longest packet, both ways.
   public static let packetBytes = 4096
   /// Longest channel name.
   public static let nameBytes = 255
   public static let pathBytes = 1023
-  public static let messageBytes = 1023
+  /// Longest text of a channel's options.
+  public static let optionsBytes = 1023
+  public static let messageBytes = 3000
   /// CPU numbers are below this.
   public static let cpus = 8192
   /// Descriptors of an `.attached` reply.

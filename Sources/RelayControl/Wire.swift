@@ -12,7 +12,10 @@
 //   3 stat    name, index UInt32      130 statistics  see encode(_: BufferStatistics)
 //   4 flush   name                    131 done
 //   5 reset   name                    132 end
-//                                     255 refused     code UInt32, message
+//   6 create  name, options,          255 refused     code UInt32, message
+//             keep UInt8 0 or 1
+//   7 close   name
+//   8 reload
 
 /// Why bytes are no message.
 public enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -26,7 +29,8 @@ public enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
   public var description: String {
     switch self {
     case .unknownVersion(let version):
-      "control protocol version \(version); this is \(ControlLimits.version)"
+      "control protocol version \(version) instead of \(ControlLimits.version): the programs are "
+        + "of different releases"
     case .unknownType(let type): "unknown control message type \(type)"
     case .malformed: "malformed control message"
     case .tooLong: "control message longer than \(ControlLimits.packetBytes) bytes"
@@ -40,6 +44,9 @@ private enum MessageType: UInt8 {
   case stat = 3
   case flush = 4
   case reset = 5
+  case create = 6
+  case close = 7
+  case reload = 8
   case attached = 128
   case channel = 129
   case statistics = 130
@@ -49,7 +56,7 @@ private enum MessageType: UInt8 {
 }
 
 extension Request {
-  /// The packet; `.tooLong` for a name or index that has no place in one.
+  /// The packet; `.tooLong` for a name, text or index that has no place in one.
   public func encoded() throws(WireError) -> [UInt8] {
     var encoder = Encoder()
     switch self {
@@ -69,6 +76,15 @@ extension Request {
     case .reset(let channel):
       encoder.begin(.reset)
       try encoder.string(channel, limit: ControlLimits.nameBytes)
+    case .create(let channel, let options, let keep):
+      encoder.begin(.create)
+      try encoder.string(channel, limit: ControlLimits.nameBytes)
+      try encoder.string(options, limit: ControlLimits.optionsBytes)
+      encoder.flag(keep)
+    case .close(let channel):
+      encoder.begin(.close)
+      try encoder.string(channel, limit: ControlLimits.nameBytes)
+    case .reload: encoder.begin(.reload)
     }
     return try encoder.finish()
   }
@@ -85,6 +101,12 @@ extension Request {
       self = .stat(channel: channel, bufferIndex: try decoder.count(bytes))
     case .flush: self = .flush(channel: try decoder.name(bytes))
     case .reset: self = .reset(channel: try decoder.name(bytes))
+    case .create:
+      let channel = try decoder.name(bytes)
+      let options = try decoder.line(bytes, limit: ControlLimits.optionsBytes)
+      self = .create(channel: channel, options: options, keep: try decoder.flag(bytes))
+    case .close: self = .close(channel: try decoder.name(bytes))
+    case .reload: self = .reload
     default: throw .unknownType(type.rawValue)
     }
     try decoder.finish(bytes)
@@ -162,6 +184,8 @@ private struct Encoder {
     integer(value)
   }
 
+  mutating func flag(_ value: Bool) { integer(UInt8(value ? 1 : 0)) }
+
   mutating func string(_ text: String, limit: Int) throws(WireError) {
     guard text.utf8.count <= limit else { throw .tooLong }
     integer(UInt16(text.utf8.count))
@@ -172,8 +196,8 @@ private struct Encoder {
     try string(channel.name, limit: ControlLimits.nameBytes)
     integer(UInt64(channel.subbufSize))
     integer(UInt64(channel.subbufCount))
-    integer(UInt8(channel.isOverwrite ? 1 : 0))
-    integer(UInt8(channel.isGlobal ? 1 : 0))
+    flag(channel.isOverwrite)
+    flag(channel.isGlobal)
     try string(channel.frontEnd, limit: ControlLimits.nameBytes)
     try string(channel.pathPrefix, limit: ControlLimits.pathBytes)
     // A bit for each CPU: UInt16 byte count, then the bytes.
@@ -185,6 +209,10 @@ private struct Encoder {
     }
     integer(UInt16(bitmap.count))
     bytes += bitmap
+    try string(channel.readMode, limit: ControlLimits.nameBytes)
+    try string(channel.wakeup, limit: ControlLimits.nameBytes)
+    flag(channel.isTemporary)
+    flag(channel.isClosed)
   }
 
   mutating func encode(_ buffer: BufferStatistics) throws(WireError) {
@@ -278,12 +306,16 @@ private struct Decoder {
     return text
   }
 
-  /// A name ends up in messages and logs: it holds something, and no control characters.
+  /// Text that ends up in messages and logs: it holds no control characters.
+  mutating func line(_ bytes: RawSpan, limit: Int) throws(WireError) -> String {
+    let line = try string(bytes, limit: limit)
+    guard line.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7f }) else { throw .malformed }
+    return line
+  }
+
   mutating func name(_ bytes: RawSpan) throws(WireError) -> String {
-    let name = try string(bytes, limit: ControlLimits.nameBytes)
-    guard !name.isEmpty, name.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7f }) else {
-      throw .malformed
-    }
+    let name = try line(bytes, limit: ControlLimits.nameBytes)
+    guard !name.isEmpty else { throw .malformed }
     return name
   }
 
@@ -292,11 +324,16 @@ private struct Decoder {
       name: try name(bytes), subbufSize: try size(bytes), subbufCount: try size(bytes),
       isOverwrite: try flag(bytes), isGlobal: try flag(bytes), cpus: [],
       frontEnd: try string(bytes, limit: ControlLimits.nameBytes),
-      pathPrefix: try string(bytes, limit: ControlLimits.pathBytes))
+      pathPrefix: try string(bytes, limit: ControlLimits.pathBytes), readMode: "", wakeup: "",
+      isTemporary: false, isClosed: false)
     let bitmap = try blob(bytes, limit: ControlLimits.cpus / 8)
     for cpu in 0..<(bitmap.count * 8) where bitmap[cpu / 8] & (1 << UInt8(cpu % 8)) != 0 {
       channel.cpus.append(cpu)
     }
+    channel.readMode = try string(bytes, limit: ControlLimits.nameBytes)
+    channel.wakeup = try string(bytes, limit: ControlLimits.nameBytes)
+    channel.isTemporary = try flag(bytes)
+    channel.isClosed = try flag(bytes)
     return channel
   }
 

@@ -18,22 +18,28 @@ struct ListCommand: ParsableCommand {
         try printJSON(channels.map(ListedChannel.init))
         return
       }
-      var rows = [["CHANNEL", "MODE", "SUB-BUFFERS", "DEVICES"]]
+      var rows = [["CHANNEL", "MODE", "READ", "WAKEUP", "STATE", "SUB-BUFFERS", "DEVICES"]]
       for channel in channels {
         rows.append([
-          channel.name, channel.isOverwrite ? "overwrite" : "discard",
-          "\(channel.subbufCount) × \(channel.subbufSize)", devices(channel),
+          channel.name, channel.isOverwrite ? "overwrite" : "discard", channel.readMode,
+          channel.wakeup, state(channel), "\(channel.subbufCount) × \(channel.subbufSize)",
+          devices(channel),
         ])
       }
       printTable(rows)
     }
   }
 
+  private func state(_ channel: ChannelDescription) -> String {
+    channel.isClosed ? "closed" : channel.isTemporary ? "temporary" : "open"
+  }
+
   /// "/dev/relay0 … /dev/relay3", or each by name where the numbers have holes.
   private func devices(_ channel: ChannelDescription) -> String {
     let paths = channel.cpus.map { channel.pathPrefix + "\($0)" }
-    let isDense = channel.cpus == Array(channel.cpus[0]...channel.cpus[channel.cpus.count - 1])
-    guard paths.count > 2, isDense else { return paths.joined(separator: " ") }
+    guard paths.count > 2, let first = channel.cpus.first, let last = channel.cpus.last,
+      last - first == paths.count - 1
+    else { return paths.joined(separator: " ") }
     return "\(paths[0]) … \(paths[paths.count - 1])"
   }
 }
@@ -44,6 +50,10 @@ private struct ListedChannel: Encodable {
   let subbufSize: Int
   let nSubbufs: Int
   let global: Bool
+  let read: String
+  let wakeup: String
+  let temporary: Bool
+  let closed: Bool
   let backend: String
   let devices: [String]
 
@@ -53,6 +63,10 @@ private struct ListedChannel: Encodable {
     subbufSize = channel.subbufSize
     nSubbufs = channel.subbufCount
     global = channel.isGlobal
+    read = channel.readMode
+    wakeup = channel.wakeup
+    temporary = channel.isTemporary
+    closed = channel.isClosed
     backend = channel.frontEnd
     devices = channel.cpus.map { channel.pathPrefix + "\($0)" }
   }

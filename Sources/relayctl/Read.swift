@@ -11,7 +11,8 @@ struct ReadCommand: ParsableCommand {
     commandName: "read", abstract: "Reads a channel's devices to standard output.",
     discussion: """
       Reads all buffers, one after the other, until they are drained; what is read is consumed. \
-      With --follow it waits for more. Records stay whole; their order across CPUs is not kept.
+      With --follow it waits for more, also from CPUs that come up meanwhile: it looks for them \
+      each 2 seconds. Records stay whole; their order across CPUs is not kept.
       """)
 
   @Argument(help: "The channel.") var channel: String
@@ -20,8 +21,8 @@ struct ReadCommand: ParsableCommand {
 
   func run() throws {
     try reporting {
-      let channels = try ControlClient().list()
-      guard let found = channels.first(where: { $0.name == channel }) else {
+      let client = try ControlClient()
+      guard let found = try client.describe(channel) else {
         throw CommandFailure.failed("no channel \(channel)")
       }
       let cpus = cpu.map { [$0] } ?? found.cpus
@@ -30,51 +31,104 @@ struct ReadCommand: ParsableCommand {
           "channel \(channel) has no buffer for CPU \(cpus[0]); there are "
             + found.cpus.map(String.init).joined(separator: ", "))
       }
-      try DeviceReader(paths: cpus.map { found.pathPrefix + "\($0)" }).run(isFollowing: follow)
+      let reader = ChannelReader(found, client)
+      for cpu in cpus { try reader.open(cpu) }
+      try reader.drain()
+      if follow { try reader.follow(isSeekingCPUs: cpu == nil && !found.isGlobal) }
     }
   }
 }
 
-/// Copies devices to standard output.
-private final class DeviceReader {
-  private let paths: [String]
-  private var pollers: [pollfd]
+/// Copies a channel's devices to standard output.
+private final class ChannelReader {
+  private let channel: ChannelDescription
+  private let client: ControlClient
+  /// Those that were opened, in the order of `pollers`.
+  private var cpus: [Int] = []
+  /// The fd is negative once the channel is closed and this device drained.
+  private var pollers: [pollfd] = []
+  /// CPUs whose device could not be opened, which was said.
+  private var refused: Set<Int> = []
   private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 128 << 10, alignment: 4096)
 
-  init(paths: [String]) throws(SystemError) {
-    self.paths = paths
-    pollers = []
-    for path in paths {
-      let device = try FileDescriptor.open(path, O_RDONLY)
-      pollers.append(pollfd(fd: device.take(), events: Int16(POLLIN), revents: 0))
-    }
+  init(_ channel: ChannelDescription, _ client: ControlClient) {
+    self.channel = channel
+    self.client = client
   }
 
   deinit {
-    for poller in pollers { close(poller.fd) }
+    for poller in pollers where poller.fd >= 0 { close(poller.fd) }
     buffer.deallocate()
   }
 
-  func run(isFollowing: Bool) throws {
-    for i in pollers.indices { try drain(i) }
-    guard isFollowing else { return }
-    // A device whose channel is closed and drained is left out: its fd becomes negative.
+  private func path(_ cpu: Int) -> String { channel.pathPrefix + "\(cpu)" }
+
+  /// Non-blocking, so that a channel with blocking reads says when it is drained.
+  func open(_ cpu: Int) throws(SystemError) {
+    let device = try FileDescriptor.open(path(cpu), O_RDONLY | O_NONBLOCK)
+    pollers.append(pollfd(fd: device.take(), events: Int16(POLLIN), revents: 0))
+    cpus.append(cpu)
+  }
+
+  func drain() throws { for i in pollers.indices { try drain(i) } }
+
+  /// Goes on until the channel is closed and drained. A CPU that comes up sends no event to a
+  /// client, so those are looked for from time to time.
+  func follow(isSeekingCPUs: Bool) throws {
+    let interval = 2000
+    var nextLook = ContinuousClock.now
     while pollers.contains(where: { $0.fd >= 0 }) {
-      guard poll(&pollers, nfds_t(pollers.count), -1) >= 0 else { continue }
+      if isSeekingCPUs, ContinuousClock.now >= nextLook {
+        try openNewCPUs()
+        nextLook = .now + .milliseconds(interval)
+      }
+      let timeout = isSeekingCPUs ? CInt(interval) : -1
+      guard poll(&pollers, nfds_t(pollers.count), timeout) > 0 else { continue }
       for i in pollers.indices where pollers[i].fd >= 0 && pollers[i].revents != 0 {
-        if pollers[i].revents & Int16(POLLERR) != 0 { throw daemonIsGone(i) }
-        if pollers[i].revents & Int16(POLLIN) != 0 { try drain(i) }
-        guard pollers[i].revents & Int16(POLLHUP) != 0,
-          pollers[i].revents & Int16(POLLIN) == 0
-        else { continue }
-        close(pollers[i].fd)
-        pollers[i].fd = -1
+        try serve(i)
       }
     }
   }
 
-  private func daemonIsGone(_ i: Int) -> CommandFailure {
-    CommandFailure(status: EX_UNAVAILABLE, message: "relayd is gone: \(paths[i]) is dead")
+  private func serve(_ i: Int) throws {
+    let events = CInt(pollers[i].revents)
+    if events & POLLERR == 0 { try drain(i) } else { try endOrThrow(i) }
+    // The end, unless there was more to read.
+    if events & POLLHUP != 0, events & POLLIN == 0 { end(i) }
+  }
+
+  /// The daemon is asked only when there is a CPU that it may have a device for.
+  private func openNewCPUs() throws {
+    guard try Processors.online().cpus.contains(where: { !cpus.contains($0) }),
+      // Without an answer there is nothing new; the devices tell if the daemon is gone.
+      let found = try? client.describe(channel.name)
+    else { return }
+    for cpu in found.cpus where !cpus.contains(cpu) {
+      do throws(SystemError) {
+        try open(cpu)
+      } catch {
+        // The next look tries again.
+        if error.code != ENOENT, refused.insert(cpu).inserted { complain("\(error)") }
+        continue
+      }
+      try drain(cpus.count - 1)
+    }
+  }
+
+  private func end(_ i: Int) {
+    guard pollers[i].fd >= 0 else { return }
+    close(pollers[i].fd)
+    pollers[i].fd = -1
+  }
+
+  /// A device died. With its channel, it was closed before we saw its end; else the daemon did.
+  private func endOrThrow(_ i: Int) throws {
+    do throws(ControlError) {
+      let found = try client.describe(channel.name)
+      if found?.isClosed ?? true { return end(i) }
+    } catch {}
+    throw CommandFailure(
+      status: EX_UNAVAILABLE, message: "relayd is gone: \(path(cpus[i])) is dead")
   }
 
   /// Until there is nothing left: a full read may end inside a record, so another device's bytes
@@ -83,8 +137,11 @@ private final class DeviceReader {
     while true {
       let count = read(pollers[i].fd, buffer.baseAddress, buffer.count)
       if count < 0, errno == EINTR { continue }
-      if count < 0, errno == ENOTCONN || errno == ECONNABORTED { throw daemonIsGone(i) }
-      guard count >= 0 else { throw SystemError(code: errno, operation: "read \(paths[i])") }
+      if count < 0, errno == EAGAIN { return }
+      if count < 0, errno == ENOTCONN || errno == ECONNABORTED { return try endOrThrow(i) }
+      guard count >= 0 else {
+        throw SystemError(code: errno, operation: "read \(path(cpus[i]))")
+      }
       guard count > 0 else { return }
       try writeOut(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
       if count < buffer.count { return }

@@ -10,7 +10,7 @@ import RelayControl
 struct Relayctl: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "relayctl",
-    abstract: "Writes to, reads and inspects the relay channels of a running relayd.",
+    abstract: "Writes to, reads, inspects and manages the relay channels of a running relayd.",
     discussion: """
       The daemon is found through its control socket: $RELAY_SOCKET, else /run/relayd/control.
 
@@ -19,7 +19,7 @@ struct Relayctl: ParsableCommand {
     version: "relayctl 0.1",
     subcommands: [
       ListCommand.self, StatCommand.self, WriteCommand.self, ReadCommand.self, FlushCommand.self,
-      ResetCommand.self,
+      ResetCommand.self, CreateCommand.self, CloseCommand.self, ReloadCommand.self,
     ])
 }
 
@@ -47,7 +47,7 @@ struct CommandFailure: Error {
     case .notPermitted(let path):
       self.init(
         status: EX_NOPERM,
-        message: "no permission to use \(path): it belongs to the user who runs relayd")
+        message: "no permission to use \(path): its directory is not open to this user")
     case .refused(let refusal) where refusal.code == EACCES || refusal.code == EPERM:
       self.init(status: EX_NOPERM, message: refusal.message)
     default: self.init(status: EXIT_FAILURE, message: error.description)
@@ -75,23 +75,4 @@ func reporting(_ body: () throws -> Void) throws {
 func complain(_ message: String) {
   let line = Array("relayctl: \(message)\n".utf8)
   _ = write(STDERR_FILENO, line, line.count)
-}
-
-struct FlushCommand: ParsableCommand {
-  static let configuration = CommandConfiguration(
-    commandName: "flush",
-    abstract: "Puts what the buffers of a channel hold into sub-buffers of their own.")
-
-  @Argument(help: "The channel.") var channel: String
-
-  func run() throws { try reporting { try ControlClient().flush(channel) } }
-}
-
-struct ResetCommand: ParsableCommand {
-  static let configuration = CommandConfiguration(
-    commandName: "reset", abstract: "Forgets all data and counts of a channel.")
-
-  @Argument(help: "The channel.") var channel: String
-
-  func run() throws { try reporting { try ControlClient().reset(channel) } }
 }

@@ -88,10 +88,36 @@ import Testing
   @Test func aPeerIsKnown() throws {
     let pair = try UnixSocket.pair()
     let peer = try PeerCredentials.of(socket: pair.first.raw)
-    #expect(peer == PeerCredentials(pid: getpid(), uid: getuid(), gid: getgid()))
+    #expect(peer.pid == getpid() && peer.uid == getuid() && peer.gid == getgid())
     let process = try ProcessHandle.peer(of: pair.first.raw)
     let hasExited = process.hasExited
     #expect(!hasExited)
+  }
+
+  @Test func aPeersGroupsAreTheProcesses() throws {
+    let pair = try UnixSocket.pair()
+    var groups = [gid_t](repeating: 0, count: 65_536)
+    let count = Int(getgroups(CInt(groups.count), &groups))
+    let peer = try PeerCredentials.of(socket: pair.first.raw)
+    #expect(peer.groups.sorted() == groups.prefix(max(0, count)).sorted())
+  }
+
+  // In a process of its own: groups are the whole process's.
+  @Test(.enabled(if: getuid() == 0, "needs to change its groups"), arguments: [0, 1, 32, 33, 3000])
+  func everyGroupOfAPeerIsKnown(count: Int) async {
+    await #expect(processExitsWith: .success) { [count = count as Int] in
+      let groups = (0..<count).map { gid_t(5_000 + $0) }
+      #expect(setgroups(count, groups) == 0 && setgid(70) == 0 && setuid(71) == 0)
+      let pair = try UnixSocket.pair()
+      let peer = try PeerCredentials.of(socket: pair.first.raw)
+      #expect(peer == PeerCredentials(pid: getpid(), uid: 71, gid: 70, groups: groups))
+    }
+  }
+
+  @Test func membershipIsByPrimaryOrSupplementaryGroup() {
+    let peer = PeerCredentials(pid: 1, uid: 2, gid: 3, groups: [4, 5])
+    #expect(peer.isMember(of: 3) && peer.isMember(of: 4) && peer.isMember(of: 5))
+    #expect(!peer.isMember(of: 2) && !peer.isMember(of: 0))
   }
 
   @Test func aProcessHandleTellsOfTheExit() throws {
@@ -113,6 +139,43 @@ import Testing
     var status = stat()
     #expect(lstat(listener.path, &status) == 0)
     #expect(status.st_mode & 0o777 == 0o660)
+  }
+
+  @Test(.enabled(if: getuid() == 0, "needs to become another user"))
+  func othersConnectButCannotTakeThePathAway() async {
+    await #expect(processExitsWith: .success) {
+      let directory = TemporaryDirectory()
+      let path = directory.path + "/socket"
+      #expect(chmod(directory.path, 0o755) == 0)
+      // A umask that would let others open the lock.
+      umask(0)
+      let listener = try UnixSocket.listen(path: path, mode: 0o666)
+      #expect(seteuid(65_534) == 0)
+      let client = try UnixSocket.connect(path: path)
+      #expect(open(path + ".lock", O_RDONLY) == -1 && errno == EACCES)
+      #expect(open(path + ".lock", O_RDWR) == -1 && errno == EACCES)
+      #expect(unlink(path) == -1 && unlink(path + ".lock") == -1)
+      #expect(rename(path, path + ".old") == -1)
+      #expect(code { () throws(SystemError) in _ = try UnixSocket.listen(path: path) } == EACCES)
+      #expect(seteuid(0) == 0)
+      #expect(directory.names.sorted() == ["socket", "socket.lock"])
+      _ = (listener.raw, client.raw)
+    }
+  }
+
+  @Test func aLockThatOthersCouldTakeIsReplaced() throws {
+    let path = path
+    for prepare in [
+      { name in chmod(name, 0o644) }, { name in getuid() == 0 ? chown(name, 65_534, 0) : 0 },
+    ] as [(String) -> CInt] {
+      _ = try FileDescriptor.open(path + ".lock", O_CREAT | O_WRONLY, mode: 0o600)
+      #expect(prepare(path + ".lock") == 0)
+      let listener = try UnixSocket.listen(path: path)
+      var status = stat()
+      #expect(lstat(path + ".lock", &status) == 0)
+      #expect(status.st_mode & 0o777 == 0o600 && status.st_uid == geteuid())
+      _ = listener.raw
+    }
   }
 
   @Test func aSecondListenerIsRefusedAndTheFirstGoesOn() throws {

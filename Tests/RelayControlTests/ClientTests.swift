@@ -16,8 +16,48 @@ import Testing
     #expect(try client.stat("relay") == [someStatistics])
     try client.flush("flight")
     try client.reset("relay")
-    #expect(live.channels.flushed.withLock { $0 } == ["flight"])
+    try client.create("new", options: "subbuf_size=4KiB,global", keep: true)
+    try client.create("newer")
+    try client.close("flight")
+    let asked = live.channels.calls.withLock { $0.map(\.what).suffix(5) }
+    #expect(
+      asked == [
+        "flush flight", "reset relay", "create new:subbuf_size=4KiB,global true",
+        "create newer: false", "close flight",
+      ])
     #expect(client.isConnected)
+  }
+
+  @Test func aChannelIsFoundByItsName() throws {
+    let live = try LiveServer()
+    let client = try live.client()
+    #expect(try client.describe("flight") == someChannels[1])
+    #expect(try client.describe("nothing") == nil)
+  }
+
+  @Test func aRefusalOfSeveralLinesArrivesWhole() throws {
+    let live = try LiveServer()
+    let client = try live.client()
+    let refusal = ControlRefusal(code: EINVAL, message: Channels.reloadRefusal)
+    #expect(throws: ControlError.refused(refusal)) { try client.reload() }
+  }
+
+  @Test func everyRequestSaysWhoAsks() throws {
+    let live = try LiveServer()
+    let client = try live.client()
+    _ = try client.attach("relay")
+    _ = try client.list(index: 0)
+    _ = try client.stat("relay", bufferIndex: 0)
+    try client.flush("relay")
+    try client.reset("relay")
+    try client.create("new")
+    try client.close("relay")
+    let clients = live.channels.calls.withLock { $0.map(\.client) }
+    #expect(clients.count == 7)
+    for client in clients {
+      #expect(client.peer.pid == getpid() && client.peer.uid == getuid())
+      #expect(client.connection == clients[0].connection)
+    }
   }
 
   @Test func attachingBringsTheDescriptors() throws {
@@ -30,8 +70,7 @@ import Testing
     #expect(try MemoryFile.count(of: ring) == 65_536)
     EventFD.signal(attached.wake.raw)
     #expect(Readiness.wait(live.channels.wake.raw, .read, timeoutMilliseconds: 0) == .read)
-    let peer = live.channels.attached.withLock { $0[0].peer }
-    #expect(peer == PeerCredentials(pid: getpid(), uid: getuid(), gid: getgid()))
+    #expect(live.channels.calls("attach")[0].peer.pid == getpid())
   }
 
   @Test func oneConnectionAttachesToSeveralChannels() throws {
@@ -39,7 +78,7 @@ import Testing
     let client = try live.client()
     _ = try client.attach("relay")
     _ = try client.attach("flight")
-    let connections = live.channels.attached.withLock { $0.map(\.connection) }
+    let connections = live.channels.calls("attach").map(\.connection)
     #expect(connections.count == 2 && connections[0] == connections[1])
   }
 
@@ -64,9 +103,9 @@ import Testing
 
   @Test(.enabled(if: getuid() == 0, "needs to become another user"))
   func noPermissionIsSaidSo() async throws {
+    // mkdtemp makes the directory for its owner only: that is what keeps others out.
     let live = try LiveServer()
     let path = live.directory.socket
-    #expect(chmod(live.directory.path, 0o755) == 0)
     await #expect(processExitsWith: .success) { [path = path as String] in
       guard setuid(65_534) == 0 else { exit(1) }
       do throws(ControlError) {
@@ -155,8 +194,7 @@ import Testing
     let process = live.channels.process.withLock { $0 }
     let events = Readiness.wait(process, .read, timeoutMilliseconds: 10_000)
     #expect(events.contains(.read))
-    let peer = live.channels.attached.withLock { $0[0].peer }
-    #expect(peer.pid != getpid())
+    #expect(live.channels.calls("attach")[0].peer.pid != getpid())
   }
 
   @Test(arguments: 1...4) func aGoodClientIsServedWhileOthersSendGarbage(seed: UInt64) throws {

@@ -11,10 +11,12 @@ import Testing
 let someChannels = [
   ChannelDescription(
     name: "relay", subbufSize: 262_144, subbufCount: 8, isOverwrite: false, isGlobal: false,
-    cpus: [0, 1, 8191], frontEnd: "cuse", pathPrefix: "/dev/relay"),
+    cpus: [0, 1, 8191], frontEnd: "cuse", pathPrefix: "/dev/relay", readMode: "eof",
+    wakeup: "data", isTemporary: false, isClosed: true),
   ChannelDescription(
     name: "flight", subbufSize: 4096, subbufCount: 2, isOverwrite: true, isGlobal: true,
-    cpus: [0], frontEnd: "fuse", pathPrefix: "/run/relay/flight"),
+    cpus: [0], frontEnd: "fuse", pathPrefix: "/run/relay/flight", readMode: "block",
+    wakeup: "subbuffer", isTemporary: true, isClosed: false),
 ]
 
 var someStatistics: BufferStatistics {
@@ -38,7 +40,8 @@ var someStatistics: BufferStatistics {
   return buffer
 }
 
-/// Knows `someChannels`. Its descriptors are real, so that what arrives can be looked at.
+/// Knows `someChannels`, and refuses everybody the channel "forbidden". Its descriptors are real,
+/// so that what arrives can be looked at.
 final class Channels: ControlHandler, Sendable {
   static let owner: UInt16 = 513
 
@@ -47,8 +50,9 @@ final class Channels: ControlHandler, Sendable {
   let wake: EventFD
   /// Signalled for each connection that ended.
   let ended: EventFD
-  let flushed = Mutex<[String]>([])
-  let attached = Mutex<[(connection: ConnectionID, peer: PeerCredentials)]>([])
+  let known = Mutex<[ChannelDescription]>(someChannels)
+  /// What was asked, with who asked.
+  let calls = Mutex<[(what: String, client: Client)]>([])
   let disconnected = Mutex<[ConnectionID]>([])
   /// The process of the last attach.
   let process = Mutex<CInt>(-1)
@@ -61,48 +65,77 @@ final class Channels: ControlHandler, Sendable {
     ended = try EventFD()
   }
 
-  deinit { process.withLock { if $0 >= 0 { close($0) } } }
+  deinit { process.withLock { if $0 >= 0 { Glibc.close($0) } } }
 
   func attach(
-    channel: String, connection: ConnectionID, peer: PeerCredentials,
-    process: consuming ProcessHandle
+    channel: String, client: Client, process: consuming ProcessHandle
   ) throws(ControlRefusal) -> RelayControl.Attachment {
-    try check(channel)
-    attached.withLock { $0.append((connection, peer)) }
+    try note("attach", channel, client)
     let copy = fcntl(process.raw, F_DUPFD_CLOEXEC, 0)
     self.process.withLock { (last: inout CInt) in
-      if last >= 0 { close(last) }
+      if last >= 0 { Glibc.close(last) }
       last = copy
     }
     return RelayControl.Attachment(
       owner: Channels.owner, geometry: geometry.raw, ring: ring.raw, wake: wake.raw)
   }
 
-  func describe(index: Int) -> ChannelDescription? {
-    someChannels.indices.contains(index) ? someChannels[index] : nil
+  func describe(index: Int, client: Client) -> ChannelDescription? {
+    calls.withLock { $0.append(("describe \(index)", client)) }
+    return known.withLock { $0.indices.contains(index) ? $0[index] : nil }
   }
 
   func statistics(
-    channel: String, bufferIndex: Int
+    channel: String, bufferIndex: Int, client: Client
   ) throws(ControlRefusal) -> BufferStatistics? {
-    try check(channel)
+    try note("statistics", channel, client)
     return bufferIndex == 0 ? someStatistics : nil
   }
 
-  func flush(channel: String) throws(ControlRefusal) {
-    try check(channel)
-    flushed.withLock { $0.append(channel) }
+  func flush(channel: String, client: Client) throws(ControlRefusal) {
+    try note("flush", channel, client)
   }
 
-  func reset(channel: String) throws(ControlRefusal) { try check(channel) }
+  func reset(channel: String, client: Client) throws(ControlRefusal) {
+    try note("reset", channel, client)
+  }
+
+  func create(
+    channel: String, options: String, keep: Bool, client: Client
+  ) throws(ControlRefusal) {
+    calls.withLock { $0.append(("create \(channel):\(options) \(keep)", client)) }
+  }
+
+  func close(channel: String, client: Client) throws(ControlRefusal) {
+    try note("close", channel, client)
+  }
+
+  func reload(client: Client) throws(ControlRefusal) {
+    throw ControlRefusal(code: EINVAL, message: Channels.reloadRefusal)
+  }
+
+  /// As long as a refusal may be, in several lines.
+  static let reloadRefusal = String(
+    repeating: "channel relay: n_subbufs changed\n", count: ControlLimits.messageBytes / 33)
 
   func disconnected(_ connection: ConnectionID) {
     disconnected.withLock { $0.append(connection) }
     ended.signal()
   }
 
-  private func check(_ channel: String) throws(ControlRefusal) {
-    if !someChannels.contains(where: { $0.name == channel }) {
+  /// The calls of one kind.
+  func calls(_ what: String) -> [Client] {
+    calls.withLock { $0.filter { $0.what.hasPrefix(what) }.map(\.client) }
+  }
+
+  private func note(
+    _ what: String, _ channel: String, _ client: Client
+  ) throws(ControlRefusal) {
+    calls.withLock { $0.append(("\(what) \(channel)", client)) }
+    if channel == "forbidden" {
+      throw ControlRefusal(code: EPERM, message: "channel forbidden is not yours")
+    }
+    if !known.withLock({ $0.contains { $0.name == channel } }) {
       throw ControlRefusal(code: ENOENT, message: "no channel \(channel)")
     }
   }
@@ -112,6 +145,15 @@ final class Channels: ControlHandler, Sendable {
 final class TemporaryDirectory: Sendable {
   let path: String
   var socket: String { path + "/control" }
+  private let fifos = Mutex<[String]>([])
+
+  /// Makes a named pipe and returns its path.
+  func fifo(_ name: String) -> String {
+    let path = "\(path)/\(name)"
+    #expect(mkfifo(path, 0o600) == 0)
+    fifos.withLock { $0.append(path) }
+    return path
+  }
 
   init() {
     var template = Array("/tmp/control-XXXXXX".utf8CString)
@@ -119,6 +161,7 @@ final class TemporaryDirectory: Sendable {
   }
 
   deinit {
+    for name in fifos.withLock({ $0 }) { unlink(name) }
     unlink(socket)
     unlink(socket + ".lock")
     rmdir(path)
@@ -135,13 +178,17 @@ final class LiveServer {
   private final class Start: EventHandler, Sendable {
     let path: String
     let channels: Channels
+    let limits: ControlServer.Limits
     let started: CInt
     let stop: CInt
     let loop = Mutex<Bool>(false)
 
-    init(path: String, channels: Channels, started: CInt, stop: CInt) {
+    init(
+      path: String, channels: Channels, limits: ControlServer.Limits, started: CInt, stop: CInt
+    ) {
       self.path = path
       self.channels = channels
+      self.limits = limits
       self.started = started
       self.stop = stop
     }
@@ -150,7 +197,8 @@ final class LiveServer {
 
     func run() throws {
       let loop = try EventLoop()
-      let server = try ControlServer(loop: loop, path: path, handler: channels)
+      let server = try ControlServer(
+        loop: loop, path: path, handler: channels, limits: limits)
       try loop.add(stop, .read, self)
       EventFD.signal(started)
       while !self.loop.withLock({ $0 }) { try loop.runOnce(timeoutMilliseconds: -1) }
@@ -158,12 +206,13 @@ final class LiveServer {
     }
   }
 
-  init() throws {
+  init(_ limits: ControlServer.Limits = .init()) throws {
     channels = try Channels()
     stop = try EventFD()
     let started = try EventFD()
     let start = Start(
-      path: directory.socket, channels: channels, started: started.raw, stop: stop.raw)
+      path: directory.socket, channels: channels, limits: limits, started: started.raw,
+      stop: stop.raw)
     var thread = pthread_t()
     let result = pthread_create(
       &thread, nil,
@@ -197,6 +246,38 @@ final class LiveServer {
   }
 }
 
+/// A bare connection: packets out, replies in, without waiting.
+final class RawClient {
+  let socket: FileDescriptor
+
+  init(_ path: String) throws { socket = try UnixSocket.connect(path: path) }
+
+  func send(_ bytes: [UInt8], descriptors: [CInt] = []) throws {
+    let sent = try bytes.withUnsafeBytes {
+      try UnixSocket.send(socket.raw, $0, descriptors: descriptors, dontWait: true)
+    }
+    #expect(sent)
+  }
+
+  func send(_ request: Request) throws { try send(request.encoded()) }
+
+  /// The reply that has arrived; nil when there is none, or the connection is over.
+  func reply() throws -> Reply? {
+    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 4096, alignment: 8)
+    defer { buffer.deallocate() }
+    guard let packet = try UnixSocket.receive(socket.raw, into: buffer, dontWait: true),
+      packet.count > 0
+    else { return nil }
+    return try Reply(decoding: UnsafeRawBufferPointer(rebasing: buffer[..<packet.count]).bytes)
+  }
+
+  /// Waits for the end: a child that another test starts holds copies of this process's
+  /// descriptors until it has called exec.
+  func isOver(withinMilliseconds timeout: Int) -> Bool {
+    Readiness.wait(socket.raw, .hangup, timeoutMilliseconds: timeout).contains(.hangup)
+  }
+}
+
 /// The same random bytes for the same seed (SplitMix64).
 struct SeededGenerator: RandomNumberGenerator {
   var state: UInt64
@@ -214,8 +295,9 @@ struct SeededGenerator: RandomNumberGenerator {
     let count = Int.random(in: 1...limit, using: &self)
     var bytes = (0..<count).map { _ in UInt8.random(in: 0...255, using: &self) }
     if count >= 8, Bool.random(using: &self) {
-      let types: [UInt8] = [1, 2, 3, 4, 5, 128, 129, 130, 131, 132, 255]
-      bytes.replaceSubrange(0..<4, with: [1, types.randomElement(using: &self)!, 0, 0])
+      let types: [UInt8] = [1, 2, 3, 4, 5, 6, 7, 8, 128, 129, 130, 131, 132, 255]
+      let type = types.randomElement(using: &self)!
+      bytes.replaceSubrange(0..<4, with: [ControlLimits.version, type, 0, 0])
       for shift in 0..<4 {
         bytes[4 + shift] = UInt8(truncatingIfNeeded: (count - 8) >> (8 * shift))
       }

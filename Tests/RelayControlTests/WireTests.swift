@@ -9,6 +9,12 @@ private let requests: [Request] = [
   .attach(channel: "relay"), .attach(channel: String(repeating: "x", count: 255)),
   .attach(channel: "spur-größe"), .list(index: 0), .list(index: Int(UInt32.max)),
   .stat(channel: "relay", bufferIndex: 7), .flush(channel: "relay"), .reset(channel: "relay"),
+  .create(channel: "relay", options: "", keep: false),
+  .create(channel: "net/rx", options: "subbuf_size=4KiB,n_subbufs=4,global", keep: true),
+  .create(
+    channel: String(repeating: "x", count: ControlLimits.nameBytes),
+    options: String(repeating: "o", count: ControlLimits.optionsBytes), keep: true),
+  .close(channel: "relay"), .reload,
 ]
 
 private let replies: [Reply] = [
@@ -16,6 +22,7 @@ private let replies: [Reply] = [
   .channel(someChannels[1]), .statistics(someStatistics), .done, .end,
   .refused(ControlRefusal(code: 2, message: "no channel relay")),
   .refused(ControlRefusal(code: .max, message: "")),
+  .refused(ControlRefusal(code: 22, message: "relay: mode changed\nflight: global changed")),
 ]
 
 @Suite struct WireTests {
@@ -32,10 +39,16 @@ private let replies: [Reply] = [
   @Test func theBytesAreThoseOfTheDocumentation() throws {
     #expect(
       try Request.stat(channel: "ab", bufferIndex: 0x0102).encoded() == [
-        1, 3, 0, 0, 8, 0, 0, 0, 2, 0, 97, 98, 2, 1, 0, 0,
+        2, 3, 0, 0, 8, 0, 0, 0, 2, 0, 97, 98, 2, 1, 0, 0,
       ])
-    #expect(try Reply.attached(owner: 0x0201).encoded() == [1, 128, 0, 0, 2, 0, 0, 0, 1, 2])
-    #expect(try Reply.end.encoded() == [1, 132, 0, 0, 0, 0, 0, 0])
+    #expect(
+      try Request.create(channel: "ab", options: "c", keep: true).encoded() == [
+        2, 6, 0, 0, 8, 0, 0, 0, 2, 0, 97, 98, 1, 0, 99, 1,
+      ])
+    #expect(try Request.close(channel: "a").encoded() == [2, 7, 0, 0, 3, 0, 0, 0, 1, 0, 97])
+    #expect(try Request.reload.encoded() == [2, 8, 0, 0, 0, 0, 0, 0])
+    #expect(try Reply.attached(owner: 0x0201).encoded() == [2, 128, 0, 0, 2, 0, 0, 0, 1, 2])
+    #expect(try Reply.end.encoded() == [2, 132, 0, 0, 0, 0, 0, 0])
   }
 
   @Test func theLargestDescriptionFitsAPacket() throws {
@@ -44,6 +57,8 @@ private let replies: [Reply] = [
     channel.frontEnd = channel.name
     channel.pathPrefix = String(repeating: "p", count: ControlLimits.pathBytes)
     channel.cpus = Array(0..<ControlLimits.cpus)
+    channel.readMode = channel.name
+    channel.wakeup = channel.name
     let bytes = try Reply.channel(channel).encoded()
     #expect(bytes.count <= ControlLimits.packetBytes)
     #expect(try Reply(decoding: bytes.span.bytes) == .channel(channel))
@@ -53,15 +68,19 @@ private let replies: [Reply] = [
     let name = String(repeating: "n", count: 256)
     #expect(throws: WireError.tooLong) { try Request.attach(channel: name).encoded() }
     #expect(throws: WireError.tooLong) { try Request.list(index: -1).encoded() }
+    let options = String(repeating: "o", count: ControlLimits.optionsBytes + 1)
+    #expect(throws: WireError.tooLong) {
+      try Request.create(channel: "relay", options: options, keep: false).encoded()
+    }
     var channel = someChannels[0]
     channel.cpus = [ControlLimits.cpus]
     #expect(throws: WireError.tooLong) { try Reply.channel(channel).encoded() }
   }
 
   @Test func aLongRefusalIsCutAtACharacter() throws {
-    let message = String(repeating: "é", count: 1000)
+    let message = "x" + String(repeating: "é", count: 2000)
     let bytes = try Reply.refused(ControlRefusal(code: 1, message: message)).encoded()
-    let expected = ControlRefusal(code: 1, message: String(repeating: "é", count: 511))
+    let expected = ControlRefusal(code: 1, message: "x" + String(repeating: "é", count: 1499))
     #expect(try Reply(decoding: bytes.span.bytes) == .refused(expected))
   }
 
@@ -88,23 +107,47 @@ private let replies: [Reply] = [
 
   @Test(
     arguments: [
-      ([2, 1, 0, 0, 0, 0, 0, 0], WireError.unknownVersion(2)),
-      ([1, 99, 0, 0, 0, 0, 0, 0], .unknownType(99)),
+      ([1, 1, 0, 0, 0, 0, 0, 0], WireError.unknownVersion(1)),
+      ([3, 1, 0, 0, 0, 0, 0, 0], .unknownVersion(3)),
+      ([2, 99, 0, 0, 0, 0, 0, 0], .unknownType(99)),
       // A reply is no request.
-      ([1, 131, 0, 0, 0, 0, 0, 0], .unknownType(131)),
-      ([1, 2, 1, 0, 4, 0, 0, 0, 0, 0, 0, 0], .malformed),
+      ([2, 131, 0, 0, 0, 0, 0, 0], .unknownType(131)),
+      ([2, 2, 1, 0, 4, 0, 0, 0, 0, 0, 0, 0], .malformed),
       // An empty name, a control character, broken UTF-8, a length beyond the packet.
-      ([1, 1, 0, 0, 2, 0, 0, 0, 0, 0], .malformed),
-      ([1, 1, 0, 0, 3, 0, 0, 0, 1, 0, 10], .malformed),
-      ([1, 1, 0, 0, 3, 0, 0, 0, 1, 0, 0xff], .malformed),
-      ([1, 1, 0, 0, 3, 0, 0, 0, 255, 0, 97], .malformed),
+      ([2, 1, 0, 0, 2, 0, 0, 0, 0, 0], .malformed),
+      ([2, 1, 0, 0, 3, 0, 0, 0, 1, 0, 10], .malformed),
+      ([2, 1, 0, 0, 3, 0, 0, 0, 1, 0, 0xff], .malformed),
+      ([2, 1, 0, 0, 3, 0, 0, 0, 255, 0, 97], .malformed),
+      // create: an empty name, a control character in the options, a keep that is neither.
+      ([2, 6, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0], .malformed),
+      ([2, 6, 0, 0, 7, 0, 0, 0, 1, 0, 97, 1, 0, 27, 0], .malformed),
+      ([2, 6, 0, 0, 6, 0, 0, 0, 1, 0, 97, 0, 0, 2], .malformed),
+      // close without a name, reload with something.
+      ([2, 7, 0, 0, 0, 0, 0, 0], .malformed),
+      ([2, 8, 0, 0, 1, 0, 0, 0, 0], .malformed),
     ] as [([UInt8], WireError)])
   func whatIsNoRequestSaysWhy(bytes: [UInt8], error: WireError) {
     #expect(throws: error) { try Request(decoding: bytes.span.bytes) }
   }
 
+  @Test func optionsBeyondTheirLimitAreMalformed() {
+    // The packet is long enough for them: only the limit is broken.
+    let count = ControlLimits.optionsBytes + 1
+    let body: [UInt8] =
+      [1, 0, 97, UInt8(count & 255), UInt8(count >> 8)]
+      + [UInt8](repeating: 111, count: count) + [0]
+    let header: [UInt8] = [2, 6, 0, 0, UInt8(body.count & 255), UInt8(body.count >> 8), 0, 0]
+    let bytes = header + body
+    #expect(throws: WireError.malformed) { try Request(decoding: bytes.span.bytes) }
+  }
+
+  @Test func anotherReleaseIsNamed() {
+    let description = "\(WireError.unknownVersion(1))"
+    #expect(description.hasPrefix("control protocol version 1 instead of 2"))
+  }
+
   @Test func aRefusalWithoutACodeIsMalformed() {
-    let bytes: [UInt8] = [1, 255, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    let bytes: [UInt8] = [2, 255, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     #expect(throws: WireError.malformed) { try Reply(decoding: bytes.span.bytes) }
   }
 

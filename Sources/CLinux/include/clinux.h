@@ -57,6 +57,8 @@ int clinux_pidfd_open(pid_t pid);
 // SO_PEERPIDFD; -ENOPROTOOPT before Linux 6.5.
 int clinux_peer_pidfd(int socket);
 int clinux_peer_credentials(int socket, int32_t *pid, uint32_t *uid, uint32_t *gid);
+// How many supplementary groups the peer has; they are stored if that is at most capacity.
+int clinux_peer_groups(int socket, uint32_t *groups, size_t capacity);
 
 // SOCK_SEQPACKET, close-on-exec; non-blocking if asked.
 int clinux_seqpacket(int nonblocking);

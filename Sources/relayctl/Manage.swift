@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// create, close, reload, flush and reset: what changes channels. Each is one request; the daemon
+// decides whether it may be.
+
+import ArgumentParser
+import RelayControl
+
+struct CreateCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "create", abstract: "Makes a channel while relayd runs.",
+    discussion: """
+      For root, the user who runs relayd and members of its create_group. Without --keep the \
+      channel is gone when the last process that attached to it has ended. What is not given is as \
+      relayd has it by default.
+      """)
+
+  enum Mode: String, CaseIterable, ExpressibleByArgument { case discard, overwrite }
+  enum ReadMode: String, CaseIterable, ExpressibleByArgument { case eof, block }
+  enum Wakeup: String, CaseIterable, ExpressibleByArgument { case data, subbuffer }
+
+  @Argument(help: "The channel's name.") var channel: String
+  @Option(help: "Bytes of a sub-buffer, such as 65536 or 256KiB.") var subbufSize: String?
+  @Option(help: "Sub-buffers of each buffer.") var nSubbufs: Int?
+  @Option(help: "What a full buffer loses: new records or its oldest.") var mode: Mode?
+  @Flag(name: .customLong("global"), help: "One buffer for all CPUs.") var isGlobal = false
+  @Option(help: "What a read does when there is nothing: end or wait.") var read: ReadMode?
+  @Option(help: "What wakes a reader: any data or a whole sub-buffer.") var wakeup: Wakeup?
+  @Option(help: "The user whom the devices belong to.") var owner: String?
+  @Option(help: "The group of the devices.") var group: String?
+  @Option(help: "The mode of the devices, such as 0440.") var permissions: String?
+  @Option(help: "The group whose members may write.") var writers: String?
+  @Option(help: "Processes that may be attached at once.") var maxProducers: Int?
+  @Flag(help: "The channel stays until it is closed.") var keep = false
+
+  /// Those that were given, with the daemon's names for them.
+  private var given: [(key: String, value: String)] {
+    let all: [(String, String?)] = [
+      ("subbuf_size", subbufSize), ("n_subbufs", nSubbufs.map(String.init)),
+      ("mode", mode?.rawValue), ("read", read?.rawValue), ("wakeup", wakeup?.rawValue),
+      ("owner", owner), ("group", group), ("permissions", permissions), ("writers", writers),
+      ("max_producers", maxProducers.map(String.init)),
+    ]
+    return all.compactMap { key, value in value.map { (key, $0) } }
+  }
+
+  func validate() throws {
+    for (key, value) in given where value.isEmpty || value.contains(",") {
+      let option = "--" + String(key.map { $0 == "_" ? "-" : $0 })
+      throw ValidationError("\(option) \"\(value)\": one value, without commas")
+    }
+  }
+
+  func run() throws {
+    let options = given.map { "\($0.key)=\($0.value)" } + (isGlobal ? ["global"] : [])
+    try reporting {
+      try ControlClient().create(channel, options: options.joined(separator: ","), keep: keep)
+    }
+  }
+}
+
+struct CloseCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "close", abstract: "Closes a channel.",
+    discussion: """
+      For those who may create one. Writers are refused from then on; readers get what is left, \
+      then the end.
+      """)
+
+  @Argument(help: "The channel.") var channel: String
+
+  func run() throws { try reporting { try ControlClient().close(channel) } }
+}
+
+struct ReloadCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "reload", abstract: "Makes relayd read its configuration again.",
+    discussion: """
+      Channels that are new in it appear, those no longer in it close. Those that changed stay as \
+      they are: each is named, and the exit status is 1. SIGHUP does the same.
+      """)
+
+  // Many channels may have to be made before the answer comes.
+  private static let timeoutMilliseconds = 60_000
+
+  func run() throws {
+    try reporting {
+      try ControlClient(timeoutMilliseconds: ReloadCommand.timeoutMilliseconds).reload()
+    }
+  }
+}
+
+struct FlushCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "flush",
+    abstract: "Puts what the buffers of a channel hold into sub-buffers of their own.")
+
+  @Argument(help: "The channel.") var channel: String
+
+  func run() throws { try reporting { try ControlClient().flush(channel) } }
+}
+
+struct ResetCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "reset", abstract: "Forgets all data and counts of a channel.")
+
+  @Argument(help: "The channel.") var channel: String
+
+  func run() throws { try reporting { try ControlClient().reset(channel) } }
+}

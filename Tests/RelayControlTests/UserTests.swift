@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// Other users at the socket: they are served and known, and none of them keeps others out. Each
+// test in a process of its own, because that process becomes those users.
+
+import Glibc
+import LinuxIO
+import Synchronization
+import Testing
+
+@testable import RelayControl
+
+/// Connections of several users to a server that runs as root, step by step on this thread.
+private final class Crowd {
+  private let directory = TemporaryDirectory()
+  let channels: Channels
+  private let loop: EventLoop
+  private let server: ControlServer
+  // Open until the end.
+  private var clients: [RawClient] = []
+
+  /// - Parameter owner: the user that the server runs as.
+  init(
+    connections: Int = 1024, ofOthers: Int = 896, perUser: Int = 128, owner: UInt32 = 0
+  ) throws {
+    var limits = ControlServer.Limits()
+    limits.connections = connections
+    limits.connectionsOfOthers = ofOthers
+    limits.connectionsPerUser = perUser
+    channels = try Channels()
+    loop = try EventLoop()
+    #expect(chmod(directory.path, 0o755) == 0)
+    #expect(chown(directory.path, owner, owner) == 0)
+    #expect(seteuid(owner) == 0)
+    server = try ControlServer(
+      loop: loop, path: directory.socket, handler: channels, limits: limits)
+  }
+
+  deinit {
+    server.stop()
+    seteuid(0)
+  }
+
+  var connectionCount: Int { server.connectionCount }
+
+  /// A connection of `uid`; with `asking` one that has made a request and got its answer.
+  @discardableResult
+  func client(_ uid: UInt32, asking: Bool) throws -> RawClient {
+    let server = geteuid()
+    #expect(seteuid(0) == 0 && seteuid(uid) == 0)
+    let client = try RawClient(directory.socket)
+    #expect(seteuid(0) == 0 && seteuid(server) == 0)
+    clients.append(client)
+    if asking {
+      try client.send(.list(index: 0))
+      try serve()
+      #expect(try client.reply() == .channel(someChannels[0]))
+    }
+    try serve()
+    return client
+  }
+
+  private func serve() throws {
+    while try loop.runOnce(timeoutMilliseconds: 0) > 0 {}
+  }
+}
+
+@Suite(.enabled(if: getuid() == 0, "needs to become other users")) struct UserTests {
+  @Test func anotherUserIsServedAndKnown() async {
+    await #expect(processExitsWith: .success) {
+      #expect(setegid(4_000) == 0)
+      #expect(setgroups(2, [4_001, 4_002]) == 0)
+      let crowd = try Crowd()
+      try crowd.client(65_534, asking: true)
+      let peer = crowd.channels.calls("describe")[0].peer
+      #expect(
+        peer == PeerCredentials(pid: getpid(), uid: 65_534, gid: 4_000, groups: [4_001, 4_002]))
+    }
+  }
+
+  @Test func aUserWithTooManyConnectionsIsToldSoAndOthersAreServed() async {
+    await #expect(processExitsWith: .success) {
+      let crowd = try Crowd(perUser: 2)
+      for _ in 1...2 { try crowd.client(65_534, asking: true) }
+      let third = try crowd.client(65_534, asking: false)
+      let refusal = ControlRefusal(
+        code: EMFILE, message: "user 65534 has 2 connections open already")
+      #expect(try third.reply() == .refused(refusal))
+      for uid: UInt32 in [65_533, 0, 0, 0] { try crowd.client(uid, asking: true) }
+      #expect(crowd.connectionCount == 6)
+    }
+  }
+
+  @Test func aUsersOwnSilentConnectionGivesWay() async {
+    await #expect(processExitsWith: .success) {
+      let crowd = try Crowd(perUser: 2)
+      let neighbour = try crowd.client(65_533, asking: false)
+      let silent = try crowd.client(65_534, asking: false)
+      for _ in 1...2 { try crowd.client(65_534, asking: true) }
+      #expect(silent.isOver(withinMilliseconds: 10_000))
+      #expect(!neighbour.isOver(withinMilliseconds: 0))
+    }
+  }
+
+  @Test func allOthersTogetherLeaveRoomForRoot() async {
+    await #expect(processExitsWith: .success) {
+      let crowd = try Crowd(connections: 3, ofOthers: 2)
+      let rootsSilent = try crowd.client(0, asking: false)
+      for uid: UInt32 in [65_533, 65_534] { try crowd.client(uid, asking: true) }
+      let third = try crowd.client(65_532, asking: false)
+      let refusal = ControlRefusal(
+        code: EMFILE, message: "2 connections of other users are open already")
+      #expect(try third.reply() == .refused(refusal))
+      #expect(!rootsSilent.isOver(withinMilliseconds: 0))
+    }
+  }
+
+  @Test func theDaemonsOwnUserAndRootHaveNoLimitOfTheirOwn() async {
+    await #expect(processExitsWith: .success) {
+      let crowd = try Crowd(perUser: 1, owner: 65_533)
+      for uid: UInt32 in [65_533, 65_533, 0, 0, 65_534] {
+        try crowd.client(uid, asking: true)
+      }
+      let tooMany = try crowd.client(65_534, asking: false)
+      guard case .refused = try tooMany.reply() else {
+        Issue.record("one too many was let in")
+        return
+      }
+      #expect(crowd.connectionCount == 5)
+    }
+  }
+}
