@@ -45,7 +45,7 @@ final class ControlRequests: ControlHandler {
     return ChannelDescription(
       name: served.channel.name, subbufSize: geometry.subbufSize,
       subbufCount: geometry.subbufCount, isOverwrite: geometry.mode == .overwrite,
-      isGlobal: geometry.isGlobal, cpus: geometry.cpus, frontEnd: backendName,
+      isGlobal: geometry.isGlobal, cpus: served.channel.cpus, frontEnd: backendName,
       pathPrefix: served.pathPrefix)
   }
 

@@ -151,7 +151,7 @@ public final class Daemon {
     let how = host.backend == .cuse ? "CUSE" : "relayfs on \(configuration.mountPoint)"
     for served in channels {
       let geometry = served.channel.geometry
-      let names = geometry.cpus.map { served.pathPrefix + "\($0)" }
+      let names = served.channel.cpus.map { served.pathPrefix + "\($0)" }
       let all =
         names.count > 2 ? "\(names[0]) … \(names[names.count - 1])" : names.joined(separator: " ")
       logger.info(
