@@ -5,12 +5,14 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
+#include <linux/netlink.h>
 #include <linux/sockios.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
@@ -309,6 +311,48 @@ ssize_t clinux_receive(
 }
 
 int clinux_pipe(int ends[2]) { return pipe2(ends, O_CLOEXEC) < 0 ? -errno : 0; }
+
+int clinux_uevents(int receiveBytes) {
+  int type = SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK;
+  int fd = RETRY(socket(AF_NETLINK, type, NETLINK_KOBJECT_UEVENT));
+  if (fd < 0) return fd;
+  // Beyond the limit takes CAP_NET_ADMIN.
+  int result = RETRY(
+      setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &receiveBytes, sizeof receiveBytes));
+  if (result == -EPERM) {
+    result = RETRY(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receiveBytes, sizeof receiveBytes));
+  }
+  struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = 1};
+  if (result >= 0) result = RETRY(bind(fd, (struct sockaddr *)&address, sizeof address));
+  if (result < 0) {
+    close(fd);
+    return result;
+  }
+  return fd;
+}
+
+ssize_t clinux_uevents_receive(
+    int socket, void *bytes, size_t capacity, int *fromKernel, int *truncated) {
+  struct sockaddr_nl sender = {.nl_pid = UINT32_MAX};
+  struct iovec vector = {.iov_base = bytes, .iov_len = capacity};
+  struct msghdr message = {
+      .msg_name = &sender,
+      .msg_namelen = sizeof sender,
+      .msg_iov = &vector,
+      .msg_iovlen = 1,
+  };
+  ssize_t result = RETRY(recvmsg(socket, &message, MSG_DONTWAIT));
+  if (result < 0) return result;
+  *fromKernel = sender.nl_pid == 0 && sender.nl_groups == 1;
+  *truncated = (message.msg_flags & MSG_TRUNC) != 0;
+  return result;
+}
+
+int clinux_inotify(void) { return RETRY(inotify_init1(IN_CLOEXEC | IN_NONBLOCK)); }
+
+int clinux_inotify_add(int inotify, const char *path, uint32_t mask) {
+  return RETRY(inotify_add_watch(inotify, path, mask));
+}
 
 uint32_t clinux_major(uint64_t rdev) { return major(rdev); }
 uint32_t clinux_minor(uint64_t rdev) { return minor(rdev); }

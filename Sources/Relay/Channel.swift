@@ -4,6 +4,7 @@
 
 internal import CRelayABI
 public import LinuxIO
+internal import Synchronization
 
 /// Why a channel cannot be opened or attached.
 public enum ChannelError: Error, Equatable, CustomStringConvertible {
@@ -22,18 +23,23 @@ public enum ChannelError: Error, Equatable, CustomStringConvertible {
 }
 
 /// A relay channel: one buffer for each CPU, or one global one.
-// Sendable: immutable after init; the memory behind it is accessed atomically.
+// Sendable: what changes after init is atomic or behind the mutex.
 public final class Channel: @unchecked Sendable {
   public let name: String
   public let geometry: Geometry
-  /// The buffers that exist, by ascending CPU.
-  public let buffers: [ChannelBuffer]
+  /// The geometry page; mapped read-only where the channel was attached.
+  private let page: Mapping
   private let memory: Mapping
+  private let present: PresentCPUs
+  /// Whether this side may change the page: it opened the channel.
+  private let isOpener: Bool
+  /// Held while buffers are closed or added, so that a closed channel gets no open one.
+  private let isClosed = Mutex(false)
   private let files: Files?
   /// The files to send to a producer; nil for a channel in private memory. Borrowed.
   public let descriptors: (geometry: CInt, ring: CInt, wake: CInt)?
   private let wakeEvent: EventFD
-  /// Where each CPU's buffer is; a CPU without one uses the lowest.
+  /// Where each CPU's slot is, whether it has a buffer or not.
   private let slots: UnsafeMutablePointer<UnsafeMutableRawPointer>
   private let layout: UnsafeMutablePointer<ChannelBuffer.Layout>
   private let owner: UInt16
@@ -55,21 +61,22 @@ public final class Channel: @unchecked Sendable {
   public static let highestOwner: UInt16 = 0x3fff
 
   private init(
-    name: String, geometry: Geometry, memory: consuming Mapping, files: consuming Files?,
-    wakeEvent: consuming EventFD, owner: UInt16
+    name: String, geometry: Geometry, page: consuming Mapping, memory: consuming Mapping,
+    files: consuming Files?, wakeEvent: consuming EventFD, owner: UInt16, isOpener: Bool
   ) {
     let base = memory.base
+    present = PresentCPUs(page: page.base, slotCount: geometry.slotCount)
     let layout = UnsafeMutablePointer<ChannelBuffer.Layout>.allocate(capacity: 1)
-    layout.initialize(to: ChannelBuffer.Layout(geometry, memory: base))
+    layout.initialize(to: ChannelBuffer.Layout(geometry, memory: base, present: present))
     let slots = UnsafeMutablePointer<UnsafeMutableRawPointer>.allocate(capacity: geometry.slotCount)
-    let buffers = geometry.cpus.map { cpu in
-      ChannelBuffer(base: base + cpu * geometry.stride, layout: layout)
+    for cpu in 0..<geometry.slotCount {
+      (slots + cpu).initialize(to: base + cpu * geometry.stride)
     }
-    slots.initialize(repeating: buffers[0].base, count: geometry.slotCount)
-    for buffer in buffers { slots[buffer.cpu] = buffer.base }
     self.name = name
     self.geometry = geometry
+    self.page = page
     self.memory = memory
+    self.isOpener = isOpener
     if let files {
       descriptors = (files.raw.geometry, files.raw.ring, wakeEvent.raw)
       self.files = consume files
@@ -78,7 +85,6 @@ public final class Channel: @unchecked Sendable {
       self.files = nil
     }
     self.wakeEvent = wakeEvent
-    self.buffers = buffers
     self.slots = slots
     self.layout = layout
     self.owner = owner
@@ -96,10 +102,12 @@ extension Channel {
     // Before the first write: the reader's membarrier has to reach this process's writers.
     _ = Membarrier.register()
     return try system { () throws(SystemError) in
-      Channel(
-        name: name, geometry: geometry,
+      let page = try Mapping.anonymous(count: Geometry.fileBytes)
+      geometry.store(to: page.base)
+      return Channel(
+        name: name, geometry: geometry, page: page,
         memory: try Mapping.anonymous(count: geometry.totalBytes), files: nil,
-        wakeEvent: try EventFD(), owner: 1)
+        wakeEvent: try EventFD(), owner: 1, isOpener: true)
     }
   }
 
@@ -110,20 +118,19 @@ extension Channel {
     try system { () throws(SystemError) in
       let geometryFile = try MemoryFile.create(
         name: "relay-geometry:\(name)", count: Geometry.fileBytes)
-      do {
-        let page = try Mapping.shared(
-          geometryFile.raw, count: Geometry.fileBytes, writable: true, inheritedByChildren: false)
-        geometry.store(to: page.base)
-      }
-      // The mapping is gone, so the file can be sealed against all writing.
-      try MemoryFile.seal(geometryFile.raw, [.write, .shrink, .grow, .seal])
+      let page = try Mapping.shared(
+        geometryFile.raw, count: Geometry.fileBytes, writable: true, inheritedByChildren: false)
+      geometry.store(to: page.base)
+      // From here on only the mapping above can change the page.
+      try MemoryFile.seal(geometryFile.raw, [.futureWrite, .shrink, .grow, .seal])
       let ringFile = try MemoryFile.create(name: "relay:\(name)", count: geometry.totalBytes)
       try MemoryFile.seal(ringFile.raw, [.shrink, .grow, .seal])
       let memory = try Mapping.shared(
         ringFile.raw, count: geometry.totalBytes, writable: true, inheritedByChildren: false)
       return Channel(
-        name: name, geometry: geometry, memory: memory,
-        files: Files(geometry: geometryFile, ring: ringFile), wakeEvent: try EventFD(), owner: 0)
+        name: name, geometry: geometry, page: page, memory: memory,
+        files: Files(geometry: geometryFile, ring: ringFile), wakeEvent: try EventFD(), owner: 0,
+        isOpener: true)
     }
   }
 
@@ -136,7 +143,13 @@ extension Channel {
     guard (1...highestOwner).contains(owner) else {
       throw .untrusted("owner id \(owner) is not between 1 and \(highestOwner)")
     }
-    let geometry = try readGeometry(geometryFile.raw)
+    let page = try mapGeometry(geometryFile.raw)
+    let geometry: Geometry
+    do throws(GeometryError) {
+      geometry = try Geometry(copyingUntrusted: page.base)
+    } catch {
+      throw .geometry(error)
+    }
     let ring = ringFile.raw
     let seals = try system { () throws(SystemError) in try MemoryFile.seals(of: ring) }
     let count = try system { () throws(SystemError) in try MemoryFile.count(of: ring) }
@@ -150,23 +163,22 @@ extension Channel {
         ring, count: geometry.totalBytes, writable: true, inheritedByChildren: false)
     }
     return Channel(
-      name: name, geometry: geometry, memory: memory,
-      files: Files(geometry: geometryFile, ring: ringFile), wakeEvent: EventFD(wake), owner: owner)
+      name: name, geometry: geometry, page: page, memory: memory,
+      files: Files(geometry: geometryFile, ring: ringFile), wakeEvent: EventFD(wake), owner: owner,
+      isOpener: false)
   }
 
-  private static func readGeometry(_ fd: CInt) throws(ChannelError) -> Geometry {
+  /// Read-only: the seals allow nothing else.
+  private static func mapGeometry(_ fd: CInt) throws(ChannelError) -> Mapping {
     let seals = try system { () throws(SystemError) in try MemoryFile.seals(of: fd) }
     let count = try system { () throws(SystemError) in try MemoryFile.count(of: fd) }
-    guard seals.contains([.write, .shrink]), count >= Geometry.fileBytes else {
+    guard seals.contains(.shrink), !seals.isDisjoint(with: [.futureWrite, .write]),
+      count >= Geometry.fileBytes
+    else {
       throw .untrusted("the geometry file is not sealed, or too short")
     }
-    let page = try system { () throws(SystemError) in
-      try Mapping.shared(fd, count: Geometry.fileBytes, writable: false, inheritedByChildren: true)
-    }
-    do throws(GeometryError) {
-      return try Geometry(copyingUntrusted: page.base)
-    } catch {
-      throw .geometry(error)
+    return try system { () throws(SystemError) in
+      try Mapping.shared(fd, count: Geometry.fileBytes, writable: false, inheritedByChildren: false)
     }
   }
 
@@ -178,6 +190,35 @@ extension Channel {
 }
 
 extension Channel {
+  /// The CPUs that have a buffer now, ascending; [0] for a global channel. Never fewer than before.
+  public var cpus: [Int] { present.all }
+
+  /// Their buffers, by ascending CPU.
+  public var buffers: [ChannelBuffer] { cpus.map(buffer) }
+
+  private func buffer(cpu: Int) -> ChannelBuffer {
+    ChannelBuffer(base: slots[cpu], layout: layout)
+  }
+
+  /// Gives a CPU that came up its buffer, for every process that writes: until now its writers
+  /// used the lowest CPU's. A CPU that goes away keeps the buffer and finds it again.
+  ///
+  /// nil, and nothing done, where there is nothing new to serve: the CPU has its buffer already,
+  /// the channel is global, or no memory was laid out because the CPU was not possible.
+  /// - Precondition: this side opened the channel.
+  public func addBuffer(cpu: Int) -> ChannelBuffer? {
+    precondition(isOpener, "an attached producer cannot add buffers")
+    return isClosed.withLock { isClosed in
+      guard !geometry.isGlobal, (0..<geometry.slotCount).contains(cpu), !present.contains(cpu)
+      else { return nil }
+      let buffer = buffer(cpu: cpu)
+      // Before the CPU is present: no record gets into a closed channel.
+      if isClosed { buffer.close(wakeFD: wakeEvent.raw) }
+      present.insert(cpu)
+      return buffer
+    }
+  }
+
   /// The write side for this process.
   public func writer() -> Writer {
     precondition(owner != 0, "the daemon's own view of a shared channel does not write")
@@ -210,9 +251,14 @@ extension Channel {
   }
 
   /// Finalizes the channel for everyone: later writes are refused, readers drain what is left and
-  /// then get end of file.
+  /// then get end of file. So do buffers added later.
+  /// - Precondition: this side opened the channel.
   public func close() {
-    for buffer in buffers { buffer.close(wakeFD: wakeEvent.raw) }
+    precondition(isOpener, "an attached producer cannot close the channel")
+    isClosed.withLock { isClosed in
+      isClosed = true
+      for buffer in buffers { buffer.close(wakeFD: wakeEvent.raw) }
+    }
     wake()
   }
 }

@@ -19,7 +19,7 @@ public struct ChannelBuffer: @unchecked Sendable {
     layoutPointer = layout
   }
 
-  /// The CPU whose records go here; 0 for a global channel.
+  /// The CPU whose slot this is; 0 for a global channel.
   public var cpu: Int { (base - layout.memory) / layout.stride }
 
   @inlinable @inline(__always) var layout: Layout { layoutPointer.pointee }
@@ -37,8 +37,9 @@ public struct ChannelBuffer: @unchecked Sendable {
     /// Where the first slot's buffer is, and how far apart they are.
     @usableFromInline let memory: UnsafeMutableRawPointer
     @usableFromInline let stride: Int
+    @usableFromInline let present: PresentCPUs
 
-    init(_ geometry: Geometry, memory: UnsafeMutableRawPointer) {
+    init(_ geometry: Geometry, memory: UnsafeMutableRawPointer, present: PresentCPUs) {
       subbufSize = geometry.subbufSize
       subbufCount = geometry.subbufCount
       entryCount = geometry.entryCount
@@ -47,6 +48,7 @@ public struct ChannelBuffer: @unchecked Sendable {
       overwrites = geometry.mode == .overwrite
       self.memory = memory
       stride = geometry.stride
+      self.present = present
     }
   }
 }

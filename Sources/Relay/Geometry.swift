@@ -29,8 +29,9 @@ public struct Geometry: Equatable, Sendable {
   public let mode: ChannelMode
   /// One buffer for all CPUs instead of one each.
   public let isGlobal: Bool
-  /// The CPUs that have a buffer of their own, ascending; [0] for a global channel.
-  public let cpus: [Int]
+  /// The CPUs that had a buffer of their own when the channel was opened, or when this process
+  /// attached, ascending; [0] for a global channel. `Channel.cpus` are those that have one now.
+  public let initialCPUs: [Int]
   /// Buffers laid out: highest possible CPU + 1, or 1. Untouched ones cost nothing.
   public let slotCount: Int
 
@@ -40,7 +41,7 @@ public struct Geometry: Equatable, Sendable {
   static let pageSize = 4096
 
   /// - Parameters:
-  ///   - online: CPUs that get a buffer; ignored for a global channel.
+  ///   - online: CPUs that get a buffer at once; ignored for a global channel.
   ///   - possible: CPUs that memory is laid out for.
   ///   - memory: bytes this machine has; nil skips that check.
   /// - Throws: `GeometryError` that names the limit.
@@ -55,7 +56,7 @@ public struct Geometry: Equatable, Sendable {
     guard let memory, worstCaseBytes > memory else { return }
     throw GeometryError(
       description: """
-        \(cpus.count) × \(subbufCount) sub-buffers of \(subbufSize) bytes can take \
+        \(initialCPUs.count) × \(subbufCount) sub-buffers of \(subbufSize) bytes can take \
         \(worstCaseBytes) bytes with their index, and this machine has \(memory)
         """)
   }
@@ -95,7 +96,7 @@ public struct Geometry: Equatable, Sendable {
     self.entryCount = entryCount
     self.mode = mode
     self.isGlobal = isGlobal
-    self.cpus = cpus
+    initialCPUs = cpus
     self.slotCount = slotCount
     guard !stride.multipliedReportingOverflow(by: slotCount).overflow else {
       throw refuse(
@@ -108,10 +109,10 @@ public struct Geometry: Equatable, Sendable {
     sysconf(CInt(_SC_PHYS_PAGES)) * sysconf(CInt(_SC_PAGESIZE))
   }
 
-  /// Payload bytes of all buffers.
-  public var payloadBytes: Int { cpus.count * subbufCount * subbufSize }
-  /// The most memory the channel can touch: payload, a full index, and the headers.
-  public var worstCaseBytes: Int { cpus.count * stride }
+  /// Payload bytes of the buffers there are at the start.
+  public var payloadBytes: Int { initialCPUs.count * subbufCount * subbufSize }
+  /// The most memory those can touch: payload, a full index, and the headers.
+  public var worstCaseBytes: Int { initialCPUs.count * stride }
 
   // Where the parts of one buffer lie, in bytes from its base.
   var indexOffset: Int {
@@ -130,10 +131,11 @@ public struct Geometry: Equatable, Sendable {
   }
 }
 
-// The geometry file: written once by the daemon, sealed, then read by every producer.
+// The geometry page: written by the side that opens the channel, read by every producer.
 extension Geometry {
   static let fileBytes = pageSize
 
+  /// - Precondition: `page` is all zero.
   func store(to page: UnsafeMutableRawPointer) {
     var words = relay_abi_geometry()
     words.magic = RELAY_ABI_MAGIC
@@ -144,10 +146,9 @@ extension Geometry {
     words.n_subbufs = UInt32(subbufCount)
     words.n_entries = UInt32(entryCount)
     words.n_slots = UInt32(slotCount)
-    withUnsafeMutableBytes(of: &words.present) { bytes in
-      for cpu in cpus { bytes[cpu / 8] |= 1 << UInt8(cpu % 8) }
-    }
     page.copyMemory(from: &words, byteCount: MemoryLayout<relay_abi_geometry>.size)
+    let present = PresentCPUs(page: page, slotCount: slotCount)
+    for cpu in initialCPUs { present.insert(cpu) }
   }
 
   /// Reads what another process stored, and trusts none of it.
@@ -162,13 +163,14 @@ extension Geometry {
           shared-memory layout version \(words.version); this program knows \(RELAY_ABI_VERSION)
           """)
     }
-    let cpus = withUnsafeBytes(of: words.present) { bytes in
-      (0..<bytes.count * 8).filter { bytes[$0 / 8] & 1 << UInt8($0 % 8) != 0 }
-    }
     let isGlobal = words.flags & RELAY_ABI_GLOBAL != 0
-    guard !cpus.isEmpty, words.n_entries >= 2, words.n_entries <= 1 << 24,
+    guard words.n_entries >= 2, words.n_entries <= 1 << 24,
       !isGlobal || words.n_slots == 1, words.n_slots <= RELAY_ABI_CPU_WORDS * 64
     else { throw GeometryError(description: "a damaged geometry") }
+    let cpus = PresentCPUs(page: page, slotCount: Int(words.n_slots)).all
+    guard !cpus.isEmpty else {
+      throw GeometryError(description: "a damaged geometry: no CPU has a buffer")
+    }
     try self.init(
       subbufSize: Int(words.subbuf_size), subbufCount: Int(words.n_subbufs),
       entryCount: Int(words.n_entries),

@@ -50,7 +50,8 @@ public enum ReserveResult: ~Copyable {
   case refused(WriteResult)
 }
 
-/// Writes records into the buffer of the CPU it runs on. Immutable: any number of threads may
+/// Writes records into the buffer of the CPU it runs on, or of the lowest one that has a buffer if
+/// that one has none yet. Immutable: any number of threads may
 /// write through one, and none ever waits for another.
 ///
 /// A record costs one locked instruction, no system call and no allocation.
@@ -77,7 +78,7 @@ public struct Writer: ~Copyable, Sendable {
     self.wakeFD = wakeFD
   }
 
-  /// The buffer of each CPU slot, in memory the channel owns.
+  /// Where each CPU's slot is, in memory the channel owns: a load is faster than a product.
   // Sendable: written once, before the first writer exists.
   @frozen @usableFromInline
   struct Slots: @unchecked Sendable {
@@ -117,7 +118,8 @@ extension Writer {
     // A thousand years are without limit.
     let deadline = Clock.milliseconds() + min(timeoutMilliseconds, 1 << 45)
     while true {
-      let buffer = thisCPU
+      // Where it waits, and looked up anew each time round: a buffer may have been added.
+      let buffer = thisCPU.home
       let current = buffer.loadCurrent()
       let result = buffer.write(record, owner: owner, wakeFD: wakeFD)
       let left = deadline - Clock.milliseconds()
@@ -132,11 +134,16 @@ extension Writer {
   /// Counts a record that the caller gave up after `.full` from a waiting write.
   public func countLostFull() { thisCPU.countRefusal(.full) }
 
-  /// The buffer a record written now goes to. A CPU without one uses the lowest.
+  /// The slot of the CPU this thread runs on; a CPU beyond all slots uses the first. Whether there
+  /// is a buffer in it is looked at only where a write leaves the fast path.
   @inlinable
   var thisCPU: ChannelBuffer {
-    let cpu = Int(relay_cpu(rseqOffset))
-    return ChannelBuffer(base: slots.first[cpu < slots.count ? cpu : 0], layout: layout)
+    slot(Int(relay_cpu(rseqOffset)))
+  }
+
+  @inlinable @inline(__always)
+  func slot(_ cpu: Int) -> ChannelBuffer {
+    ChannelBuffer(base: slots.first[cpu < slots.count ? cpu : 0], layout: layout)
   }
 }
 
@@ -248,9 +255,16 @@ extension ChannelBuffer {
     return reserveByWalking(length, owner: owner, wakeFD: wakeFD, points)
   }
 
-  /// The general way: finds the frontier by walking, switches where the record doesn't fit.
+  /// The general way: finds the right buffer, the frontier by walking, and switches where the
+  /// record doesn't fit.
   @usableFromInline @inline(never)
   func reserveByWalking<P: TestPoints>(
+    _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type
+  ) -> Reserved {
+    home.walkAndReserve(length, owner: owner, wakeFD: wakeFD, points)
+  }
+
+  private func walkAndReserve<P: TestPoints>(
     _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type
   ) -> Reserved {
     guard length <= layout.subbufSize else { return .stopped(.tooBig) }
@@ -360,13 +374,15 @@ extension ChannelBuffer {
     }
   }
 
-  /// Counts a refused record by its cause. After close there is nothing to lose.
+  /// Counts a refused record by its cause, where it would have gone. After close there is nothing
+  /// to lose.
   @usableFromInline
   func countRefusal(_ result: WriteResult) {
+    let home = home
     switch result {
-    case .full: count(lostFull)
-    case .tooBig: count(lostTooBig)
-    case .corrupt: count(corrupt)
+    case .full: home.count(home.lostFull)
+    case .tooBig: home.count(home.lostTooBig)
+    case .corrupt: home.count(home.corrupt)
     case .closed, .written: break
     }
   }

@@ -78,6 +78,19 @@ ssize_t clinux_send(
 ssize_t clinux_receive(
     int socket, void *bytes, size_t capacity, int *fds, size_t maxFds, size_t *fdCount,
     int *truncated, int dontWait);
+
+// A NETLINK_KOBJECT_UEVENT socket in the kernel's group, non-blocking, close-on-exec. The receive
+// buffer goes beyond the system's limit where we may.
+int clinux_uevents(int receiveBytes);
+// One datagram. *fromKernel: 1 if the kernel sent it to its group, 0 if anybody else did.
+// *truncated: 1 if it was longer than `capacity`. -ENOBUFS: some were lost before.
+ssize_t clinux_uevents_receive(
+    int socket, void *bytes, size_t capacity, int *fromKernel, int *truncated);
+
+// Non-blocking, close-on-exec.
+int clinux_inotify(void);
+int clinux_inotify_add(int inotify, const char *path, uint32_t mask);
+
 uint32_t clinux_major(uint64_t rdev);
 uint32_t clinux_minor(uint64_t rdev);
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The layout of a relay channel in shared memory, and the few instructions Swift cannot spell.
 //
-// A channel is two memory files. The geometry file is one page, sealed against writing: what the
-// channel is. The ring file holds one channel buffer per CPU slot (or one, for a global channel),
-// each `relay_buffer_stride()` bytes, written by every producer and so trusted by nobody:
+// A channel is two memory files. The geometry file is one page that only the side which opened the
+// channel can write (a seal refuses everybody else): what the channel is, which never changes, and
+// which CPUs have a buffer, which grows. The ring file holds one channel buffer per CPU slot (or
+// one, for a global channel), written by every producer and so trusted by nobody:
 //
 //   buffer:  | header | descriptor 0 … N-1 | index 0 … N-1 | payload 0 … N-1 |
 //                      one per sub-buffer    M words each    S bytes each
@@ -26,6 +27,12 @@
 //     │◀── lost race, sweep ───┘                                    │                    │
 //     │◀── reader, once current is beyond it and nothing in it is BUSY ──────────────────┤
 //                              CLAIMED ◀── writer, overwrite mode: unpinned, nothing BUSY┘
+//
+// Slots are laid out for all possible CPUs from the start; those never touched cost nothing. A CPU
+// has a buffer from when its bit in `present` is set, and for good: one that goes away and comes
+// back finds its own again. Until then its slot is all zero, which is what sends a writer there to
+// the bitmap, and from it to the buffer of the lowest present CPU. Its bit is set after everything
+// else about the buffer is done (on a closed channel: `current` says closed).
 #ifndef RELAY_ABI_H
 #define RELAY_ABI_H
 
@@ -49,7 +56,11 @@ struct relay_abi_geometry {
   uint32_t n_subbufs;     // N
   uint32_t n_entries;     // M, index words per sub-buffer; the last only ever holds a SEAL
   uint32_t n_slots;       // buffers laid out: highest possible CPU + 1, or 1
-  uint64_t present[RELAY_ABI_CPU_WORDS];  // bit c: CPU c has a buffer of its own
+};
+
+struct relay_abi_geometry_page {
+  struct relay_abi_geometry fixed;        // copied and checked once
+  uint64_t present[RELAY_ABI_CPU_WORDS];  // bit c: CPU c has a buffer of its own; looked at live
 };
 
 struct relay_abi_header {
@@ -77,8 +88,9 @@ struct relay_abi_descriptor {
   uint64_t pad0[4];
 };
 
-_Static_assert(sizeof(struct relay_abi_geometry) == 32 + 8 * RELAY_ABI_CPU_WORDS, "geometry");
-_Static_assert(offsetof(struct relay_abi_geometry, present) == 32, "present");
+_Static_assert(sizeof(struct relay_abi_geometry) == 32, "geometry");
+_Static_assert(offsetof(struct relay_abi_geometry_page, present) == 32, "present");
+_Static_assert(sizeof(struct relay_abi_geometry_page) <= 4096, "a page");
 // What every record touches stands on one line, at addresses that depend on nothing else.
 _Static_assert(offsetof(struct relay_abi_header, waiters) == 8, "waiters");
 _Static_assert(offsetof(struct relay_abi_header, switch_waiters) == 24, "switch_waiters");
