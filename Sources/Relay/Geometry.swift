@@ -109,10 +109,12 @@ public struct Geometry: Equatable, Sendable {
     sysconf(CInt(_SC_PHYS_PAGES)) * sysconf(CInt(_SC_PAGESIZE))
   }
 
+  /// The most memory that one CPU's buffer can touch: payload, a full index, and the headers.
+  public var bufferBytes: Int { stride }
   /// Payload bytes of the buffers there are at the start.
   public var payloadBytes: Int { initialCPUs.count * subbufCount * subbufSize }
-  /// The most memory those can touch: payload, a full index, and the headers.
-  public var worstCaseBytes: Int { initialCPUs.count * stride }
+  /// The most memory those can touch.
+  public var worstCaseBytes: Int { initialCPUs.count * bufferBytes }
 
   // Where the parts of one buffer lie, in bytes from its base.
   var indexOffset: Int {

@@ -34,6 +34,14 @@ final class ChannelTable {
 
   subscript(name: String) -> ServedChannel? { byName[name] }
 
+  /// The `index`-th of all that are open, and those that are closed and still being read; nil past
+  /// the last.
+  func listed(_ index: Int) -> (served: ServedChannel, isClosed: Bool)? {
+    if index < channels.count { return (channels[index], false) }
+    guard index - channels.count < closing.count else { return nil }
+    return (closing[index - channels.count], true)
+  }
+
   /// Opens a channel and serves it; throws why it cannot be, and leaves nothing of it.
   func open(
     _ options: ChannelOptions, _ origin: ServedChannel.Origin, files: FileOptions
@@ -139,7 +147,9 @@ extension ChannelTable {
   private func addCPU(_ cpu: Int, to served: ServedChannel) {
     do throws(ControlRefusal) {
       try checkMemory(served.channel.name, additional: served.channel.geometry.bufferBytes)
-      let device = served.addDevice(for: served.channel.addBuffer(cpu: cpu))
+      // nil: more CPUs than were possible when the channel was opened.
+      guard let buffer = served.channel.addBuffer(cpu: cpu) else { return }
+      let device = served.addDevice(for: buffer)
       guard isServing else { return }
       do throws(HostError) {
         try host.add([device])

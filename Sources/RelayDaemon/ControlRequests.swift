@@ -48,8 +48,7 @@ final class ControlRequests: ControlHandler {
   }
 
   func describe(index: Int, client: Client) throws(ControlRefusal) -> ChannelDescription? {
-    guard table.channels.indices.contains(index) else { return nil }
-    let served = table.channels[index]
+    guard let (served, isClosed) = table.listed(index) else { return nil }
     let geometry = served.channel.geometry
     return ChannelDescription(
       name: served.channel.name, subbufSize: geometry.subbufSize,
@@ -57,7 +56,7 @@ final class ControlRequests: ControlHandler {
       isGlobal: geometry.isGlobal, cpus: served.devices.map(\.cpu),
       frontEnd: host.backend.rawValue, pathPrefix: served.pathPrefix,
       readMode: served.options.read.rawValue, wakeup: served.options.wakeup.rawValue,
-      isTemporary: served.isTemporary)
+      isTemporary: served.isTemporary, isClosed: isClosed)
   }
 
   func statistics(
