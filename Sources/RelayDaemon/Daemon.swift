@@ -14,11 +14,6 @@ public struct DaemonError: Error, CustomStringConvertible {
   public let description: String
 }
 
-extension Configuration {
-  /// `$RELAY_SOCKET`, else /run/relayd/control.
-  public static var defaultSocketPath: String { ControlClient.defaultPath }
-}
-
 /// A relayd.
 public final class Daemon {
   private let configuration: Configuration
@@ -29,7 +24,9 @@ public final class Daemon {
 
   /// Serves until SIGTERM or SIGINT.
   /// - Throws: `OptionError` for a channel that cannot be, `DaemonError` for everything else.
-  public static func run(_ configuration: Configuration, logger: Logger) throws {
+  public static func run(
+    _ configuration: Configuration, sources: ConfigurationSources, logger: Logger
+  ) throws {
     do {
       let daemon = try Daemon(configuration, logger)
       try daemon.serve()
@@ -57,7 +54,8 @@ public final class Daemon {
       log: { [logger] in logger.warning("\($0)") })
     var opened: [Channel] = []
     for options in configuration.channels { opened.append(try open(options)) }
-    try checkMemory(opened)
+    try configuration.limits.check(channelCount: opened.count)
+    try configuration.limits.check(memoryOf: opened.map(\.geometry))
     try createParent(of: configuration.socketPath)
     if host.backend == .fuse { createMountPoint() }
 
@@ -100,25 +98,13 @@ public final class Daemon {
   }
 
   private func open(_ options: ChannelOptions) throws -> Channel {
+    let geometry = try options.geometry(
+      online: Processors.online(), possible: Processors.possible())
     do {
-      let geometry = try Geometry(
-        subbufSize: options.subbufSize, subbufCount: options.subbufCount, mode: options.mode,
-        isGlobal: options.isGlobal, online: Processors.online(), possible: Processors.possible())
       return try Channel.openShared(options.name, geometry)
-    } catch let error as GeometryError {
-      throw OptionError("channel \(options.name): \(error)")
-    } catch let error as ChannelError {
+    } catch {
       throw DaemonError(description: "channel \(options.name): \(error)")
     }
-  }
-
-  /// Each channel fits by itself; so must all of them.
-  private func checkMemory(_ channels: [Channel]) throws(OptionError) {
-    let bytes = channels.reduce(0) { $0 + $1.geometry.worstCaseBytes }
-    guard bytes > Geometry.physicalMemory else { return }
-    throw OptionError(
-      "the \(channels.count) channels can take \(bytes) bytes together, and this machine has "
-        + "\(Geometry.physicalMemory)")
   }
 
   /// The directory of the default socket is the daemon's own; any other has to exist.
