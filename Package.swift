@@ -13,6 +13,7 @@ let c: [CSetting] = [.treatAllWarnings(as: .error), .define("_GNU_SOURCE")]
 let arguments: Target.Dependency = .product(
   name: "ArgumentParser", package: "swift-argument-parser")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let toml: Target.Dependency = .product(name: "TOMLKit", package: "TOMLKit")
 
 // Dependencies point one way; DeviceHost and RelayControl never import each other.
 let package = Package(
@@ -26,6 +27,7 @@ let package = Package(
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", exact: "1.8.2"),
     .package(url: "https://github.com/apple/swift-log", exact: "1.16.2"),
+    .package(url: "https://github.com/LebJe/TOMLKit", exact: "0.6.0"),
   ],
   targets: [
     .target(name: "CRelayABI", cSettings: c),
@@ -40,7 +42,7 @@ let package = Package(
       name: "DeviceHost", dependencies: ["CFuse", "LinuxIO", "Relay"], swiftSettings: swift),
     .target(
       name: "RelayDaemon",
-      dependencies: ["DeviceHost", "RelayControl", "Relay", "LinuxIO", logging],
+      dependencies: ["DeviceHost", "RelayControl", "Relay", "LinuxIO", logging, toml],
       swiftSettings: swift),
     .executableTarget(
       name: "relayd", dependencies: ["RelayDaemon", arguments], swiftSettings: swift),

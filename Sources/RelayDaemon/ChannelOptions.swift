@@ -1,17 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// One channel as its user asks for it: NAME[:key=value,…]. Text to values and refusals; the limits
-// that depend on the machine are Geometry's.
+// One channel as its user asks for it: its name and options, from a file or from
+// NAME[:key=value,…]. The limits that depend on the machine are Geometry's.
 
 public import Relay
 
-/// What is wrong with a channel's name or options, and what would be right.
-public struct OptionError: Error, Equatable, CustomStringConvertible {
-  public let description: String
-  init(_ description: String) { self.description = description }
-}
-
 /// A channel to be opened.
 public struct ChannelOptions: Equatable, Sendable {
+  /// What a blocking read does when there is nothing.
+  public enum ReadMode: String, CaseIterable, Sendable {
+    /// Return 0, as at the end of a file.
+    case eof
+    /// Wait for data.
+    case block
+  }
+
+  /// What wakes those who poll or wait in a read.
+  public enum Wakeup: String, CaseIterable, Sendable {
+    /// Any committed record.
+    case data
+    /// A full sub-buffer, a flush or the end.
+    case subbuffer
+  }
+
   public var name: String
   /// Payload bytes per sub-buffer.
   public var subbufSize = 256 << 10
@@ -19,13 +29,30 @@ public struct ChannelOptions: Equatable, Sendable {
   public var mode = ChannelMode.discard
   /// One buffer for all CPUs.
   public var isGlobal = false
+  public var read = ReadMode.eof
+  public var wakeup = Wakeup.data
+  /// The user who owns the files, by name or number; nil: the daemon's.
+  public var owner: String?
+  /// The group of the files, by name or number; nil: the daemon's.
+  public var group: String?
+  /// The mode of the files; relay's default lets only the owner read.
+  public var permissions: UInt32 = 0o400
+  /// The group whose members may write, by name or number; nil: only root and the daemon's user.
+  public var writers: String?
+  /// Producers attached at one time; nil: as many as the daemon allows in all.
+  public var maximumProducers: Int?
 
   /// With relay's usual sizes: 8 sub-buffers of 256 KiB, no-overwrite mode, a buffer for each CPU.
   public init(name: String) throws(OptionError) {
-    self.name = try ChannelOptions.checked(name: name)
+    try ChannelOptions.check(name: name)
+    self.name = name
   }
 
-  /// Parses `NAME[:subbuf_size=256KiB,n_subbufs=8,mode=discard|overwrite,global]`.
+  /// For a name that is checked elsewhere.
+  init(unchecked name: String) { self.name = name }
+
+  /// Parses `NAME[:subbuf_size=256KiB,n_subbufs=8,mode=discard|overwrite,global,…]`: every key
+  /// that a configuration file takes.
   public init(parsing text: String) throws(OptionError) {
     let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
     try self.init(name: String(parts[0]))
@@ -33,87 +60,111 @@ public struct ChannelOptions: Equatable, Sendable {
     for option in parts[1].split(separator: ",", omittingEmptySubsequences: false) {
       let pair = option.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
       do throws(OptionError) {
-        try set(String(pair[0]), to: pair.count == 2 ? String(pair[1]) : nil)
+        let value = pair.count == 2 ? Setting.Value.word(String(pair[1])) : .absent
+        try set(Setting(key: String(pair[0]), value: value))
       } catch {
         throw OptionError("channel \(name): \(error)")
       }
     }
   }
 
-  private mutating func set(_ key: String, to value: String?) throws(OptionError) {
-    switch (key, value) {
-    case ("global", nil): isGlobal = true
-    case ("global", _): throw OptionError("global takes no value")
-    case ("subbuf_size", let value?): subbufSize = try ByteSize.parse(value, for: key)
-    case ("n_subbufs", let value?):
-      guard let count = Int(value) else {
-        throw OptionError("n_subbufs=\(value) is not a whole number such as 8")
-      }
+  /// Every key, in the order of the manual.
+  static let keys = [
+    "subbuf_size", "n_subbufs", "mode", "global", "read", "wakeup", "owner", "group",
+    "permissions", "writers", "max_producers",
+  ]
+
+  mutating func set(_ setting: Setting) throws(OptionError) {
+    switch setting.key {
+    case "subbuf_size":
+      let size = try setting.size()
+      try ChannelOptions.check(subbufSize: size, subbufCount: 2)
+      subbufSize = size
+    case "n_subbufs":
+      let count = try setting.wholeNumber(such: 8)
+      try ChannelOptions.check(subbufSize: 1, subbufCount: count)
       subbufCount = count
-    case ("mode", let value?):
-      guard let mode = ChannelMode(rawValue: value) else {
-        throw OptionError("mode=\(value) is neither discard nor overwrite")
-      }
-      self.mode = mode
-    case ("subbuf_size", nil), ("n_subbufs", nil), ("mode", nil):
-      throw OptionError("\(key) needs a value: \(key)=…")
+    case "mode": mode = try setting.choice(of: ChannelMode.self)
+    case "global": isGlobal = try setting.flag()
+    case "read": read = try setting.choice(of: ReadMode.self)
+    case "wakeup": wakeup = try setting.choice(of: Wakeup.self)
+    case "owner": owner = try setting.user()
+    case "group": group = try setting.group()
+    case "permissions": permissions = try setting.permissions()
+    case "writers": writers = try setting.group()
+    case "max_producers": maximumProducers = try setting.count(such: 16)
     default:
       throw OptionError(
-        "unknown option \(key.isEmpty ? "(empty)" : key); there are subbuf_size, n_subbufs, mode "
-          + "and global")
+        "unknown option \(setting.key.isEmpty ? "(empty)" : setting.key); there are "
+          + ChannelOptions.keys.joined(separator: ", "))
     }
   }
 
-  public static let maximumNameLength = 64
-
-  private static func checked(name: String) throws(OptionError) -> String {
-    func refuse(_ reason: String) -> OptionError {
-      OptionError("channel name \"\(name)\": \(reason)")
-    }
-    guard !name.isEmpty else { throw OptionError("a channel needs a name") }
-    guard name.utf8.count <= maximumNameLength else {
-      throw refuse("over \(maximumNameLength) bytes")
-    }
-    let isPlain = name.unicodeScalars.allSatisfy {
-      switch $0 {
-      case "a"..."z", "A"..."Z", "0"..."9", "_", ".", "-": true
-      default: false
-      }
-    }
-    guard isPlain, name.first != ".", name.first != "-" else {
-      throw refuse("use letters, digits, _, . and -, and begin with a letter, digit or _")
-    }
-    guard !("0"..."9" ~= name.last!) else {
-      throw refuse(
-        "a name may not end in a digit: \(name) + CPU 0 would look like another channel's CPU; "
-          + "use \(name)_ for example")
-    }
-    return name
+  private static func check(subbufSize: Int, subbufCount: Int) throws(OptionError) {
+    do {
+      _ = try Geometry(subbufSize: subbufSize, subbufCount: subbufCount, entryCount: nil)
+    } catch { throw OptionError(error.description) }
   }
 }
 
-/// Sizes in bytes, plain or with KiB, MiB, GiB.
-public enum ByteSize {
-  private static let units: [(suffix: String, factor: Int)] = [
-    ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30),
-  ]
+// Names: a path below /dev that, with a CPU's number behind it, is one device and no other's.
+extension ChannelOptions {
+  public static let maximumNameLength = 64
 
-  static func parse(_ text: String, for key: String) throws(OptionError) -> Int {
-    let unit = units.first { text.hasSuffix($0.suffix) }
-    let digits = text.dropLast(unit?.suffix.count ?? 0)
-    guard let number = Int(digits) else {
-      throw OptionError("\(key)=\(text) is not a size such as 262144, 256KiB or 1MiB")
+  static func check(name: String) throws(OptionError) {
+    func refusal(_ reason: String) -> OptionError {
+      OptionError("channel name \(TOMLText.string(name)): \(reason)")
     }
-    let (bytes, overflow) = number.multipliedReportingOverflow(by: unit?.factor ?? 1)
-    guard !overflow else { throw OptionError("\(key)=\(text) is over what 64 bits hold") }
-    return bytes
+    guard !name.isEmpty else { throw OptionError("a channel needs a name") }
+    guard name.utf8.count <= maximumNameLength else {
+      throw refusal("over \(maximumNameLength) bytes")
+    }
+    let components = name.split(separator: "/", omittingEmptySubsequences: false)
+    guard components.allSatisfy(isPlain) else {
+      throw refusal(
+        "use letters, digits, _, . and -, begin with a letter, digit or _, and put single / "
+          + "between such names where the device belongs into a directory")
+    }
+    guard !("0"..."9" ~= name.last!) else {
+      throw refusal(
+        "a name may not end in a digit: \(name) + CPU 0 would look like another channel's CPU; "
+          + "use \(name)_ for example")
+    }
   }
 
-  /// The shortest exact form: 262144 as "256 KiB".
-  public static func format(_ bytes: Int) -> String {
-    guard bytes > 0, let unit = units.last(where: { bytes % $0.factor == 0 }) else {
-      return "\(bytes) bytes"
+  private static func isPlain(_ component: Substring) -> Bool {
+    component.first != nil && component.first != "." && component.first != "-"
+      && component.unicodeScalars.allSatisfy {
+        switch $0 {
+        case "a"..."z", "A"..."Z", "0"..."9", "_", ".", "-": true
+        default: false
+        }
+      }
+  }
+
+  /// Why these channels cannot all be at the same time, each time with the name of one that is in
+  /// the way; empty if they can. Names differ, and no channel's device stands where another's
+  /// directory has to be.
+  static func clashes(_ names: [String]) -> [(name: String, what: String)] {
+    var taken: Set<String> = []
+    var clashes: [(name: String, what: String)] = []
+    for name in names where !taken.insert(name).inserted {
+      clashes.append((name, "channel \(name) is given twice"))
     }
-    return "\(bytes / unit.factor) \(unit.suffix)"
+    for name in taken.sorted() {
+      for end in name.indices where name[end] == "/" {
+        let directory = name[..<end]
+        let digits = directory.reversed().prefix { "0"..."9" ~= $0 }.count
+        let channel = String(directory.dropLast(digits))
+        guard digits > 0, taken.contains(channel) else { continue }
+        clashes.append(
+          (
+            name,
+            "channel \(name): its directory \(directory) would be a device of channel "
+              + "\(channel); rename one of them"
+          ))
+      }
+    }
+    return clashes
   }
 }

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a daemon is to do, as plain values.
+// What a daemon is to do, as plain values, and the checks that need all of them together.
+
+internal import LinuxIO
+internal import Relay
+internal import RelayControl
 
 /// Which kernel interface serves the files.
 public enum BackendChoice: String, Sendable, CaseIterable {
@@ -11,22 +15,102 @@ public enum BackendChoice: String, Sendable, CaseIterable {
   case fuse
 }
 
+/// What a daemon takes on at most.
+public struct Limits: Equatable, Sendable {
+  public var channels = 1024
+  /// Attached at one time, over all channels.
+  public var producers = 4096
+  /// Files open for reading at one time, over all channels.
+  public var readers = 4096
+  /// Bytes that all channels can touch together; nil: what the machine has.
+  public var memory: Int?
+
+  public init() {}
+}
+
 /// Everything relayd is told when it starts.
-public struct Configuration: Sendable {
+public struct Configuration: Equatable, Sendable {
   public var backend = BackendChoice.auto
   /// Where relayfs is mounted.
   public var mountPoint = defaultMountPoint
   public static let defaultMountPoint = "/run/relayd/relayfs"
-  public var socketPath: String
-  public var channels: [ChannelOptions]
+  public var socketPath = Configuration.defaultSocketPath
+  /// The group whose members may create channels at run time, by name or number; nil: only root
+  /// and the daemon's user.
+  public var createGroup: String?
+  public var limits = Limits()
+  /// Start without /dev/cuse and serve the files once it is there.
+  public var waitsForCUSE = false
+  public var channels: [ChannelOptions] = []
 
-  /// - Throws: `OptionError` for two channels of one name.
-  public init(socketPath: String, channels: [ChannelOptions]) throws(OptionError) {
-    self.socketPath = socketPath
-    self.channels = channels
-    for (index, channel) in channels.enumerated()
-    where channels[..<index].contains(where: { $0.name == channel.name }) {
-      throw OptionError("channel \(channel.name) is given twice")
+  public init() {}
+
+  /// `$RELAY_SOCKET`, else /run/relayd/control.
+  public static var defaultSocketPath: String { ControlClient.defaultPath }
+
+  /// Every key of a file but `channel`, in the order of the manual.
+  static let keys = [
+    "backend", "mount", "socket", "create_group", "max_channels", "max_producers", "max_readers",
+    "max_memory",
+  ]
+
+  mutating func set(_ setting: Setting) throws(OptionError) {
+    switch setting.key {
+    case "backend": backend = try setting.choice(of: BackendChoice.self)
+    case "mount": mountPoint = try setting.path()
+    case "socket":
+      let path = try setting.path()
+      guard path.utf8.count <= UnixSocket.maximumPathLength else {
+        throw setting.refusal("is over \(UnixSocket.maximumPathLength) bytes, a socket's limit")
+      }
+      socketPath = path
+    case "create_group": createGroup = try setting.group()
+    case "max_channels": limits.channels = try setting.count(such: 1024)
+    case "max_producers": limits.producers = try setting.count(such: 4096)
+    case "max_readers": limits.readers = try setting.count(such: 4096)
+    case "max_memory":
+      let bytes = try setting.size()
+      guard bytes > 0 else { throw setting.refusal("allows nothing; use 1 or more") }
+      limits.memory = bytes
+    default:
+      throw OptionError(
+        "unknown key \(setting.key); there are \(Configuration.keys.joined(separator: ", ")) and "
+          + "[channel.NAME]")
+    }
+  }
+}
+
+// The limits of this machine and of this daemon.
+extension ChannelOptions {
+  /// The channel on this machine.
+  /// - Throws: `OptionError` that names the limit it breaks.
+  func geometry(online: CPUSet, possible: CPUSet) throws(OptionError) -> Geometry {
+    do throws(GeometryError) {
+      return try Geometry(
+        subbufSize: subbufSize, subbufCount: subbufCount, mode: mode, isGlobal: isGlobal,
+        online: online, possible: possible)
+    } catch { throw OptionError("channel \(name): \(error)") }
+  }
+}
+
+extension Limits {
+  func check(channelCount: Int) throws(OptionError) {
+    guard channelCount <= channels else {
+      throw OptionError(
+        "\(channelCount) channels, and max_channels is \(channels); raise it, or take some out")
+    }
+  }
+
+  /// Each channel fits by itself; so must all of them.
+  func check(memoryOf geometries: [Geometry]) throws(OptionError) {
+    let bytes = geometries.reduce(0) { $0 + $1.worstCaseBytes }
+    let what = "the \(geometries.count) channels can take \(bytes) bytes together"
+    if let memory, bytes > memory {
+      throw OptionError("\(what), and max_memory is \(memory); raise it, or make them smaller")
+    }
+    guard bytes <= Geometry.physicalMemory else {
+      throw OptionError(
+        "\(what), and this machine has \(Geometry.physicalMemory); make them smaller")
     }
   }
 }

@@ -20,11 +20,32 @@ struct RelaydCommand: ParsableCommand {
       """,
     version: "relayd 0.1")
 
-  @Option(help: "auto, cuse or fuse; auto takes CUSE when /dev/cuse opens, else relayfs.")
-  var backend = BackendChoice.auto
+  @Option(
+    help: ArgumentHelp(
+      "Read only this file, and FILE.d/*.toml.",
+      discussion: """
+        Default: /etc/relayd/relayd.toml, and *.toml in /etc/relayd/relayd.toml.d and \
+        /usr/lib/relayd/relayd.toml.d; see relayd.toml(5). Options given here win over files.
+        """,
+      valueName: "file"))
+  var config: String?
 
-  @Option(help: "Where relayfs is mounted.")
-  var mount = Configuration.defaultMountPoint
+  @Flag(help: "Check the configuration, print what it comes to, and end: status 0, or 64.")
+  var check = false
+
+  @Option(
+    help: "auto, cuse or fuse; auto, the default, takes CUSE when /dev/cuse opens, else relayfs.")
+  var backend: BackendChoice?
+
+  @Flag(
+    name: .customLong("wait-for-cuse"),
+    help: """
+      Start without /dev/cuse: channels take writes at once, the nodes appear when it does.
+      """)
+  var waitForCUSE = false
+
+  @Option(help: "Where relayfs is mounted (default: \(Configuration.defaultMountPoint)).")
+  var mount: String?
 
   @Option(help: "The control socket (default: $RELAY_SOCKET, else /run/relayd/control).")
   var socket: String?
@@ -32,25 +53,42 @@ struct RelaydCommand: ParsableCommand {
   @Option(
     name: .customLong("channel"), parsing: .singleValue,
     help: ArgumentHelp(
-      "A channel; may be given several times (default: relay).",
+      "A channel; may be given several times (default: relay, if no file has one).",
       discussion: """
-        Defaults: subbuf_size=256KiB, n_subbufs=8, mode=discard, a buffer for each CPU.
+        Defaults: subbuf_size=256KiB, n_subbufs=8, mode=discard, a buffer for each CPU. Takes \
+        every option of a channel in relayd.toml(5).
         """,
       valueName: "name[:subbuf_size=256KiB,n_subbufs=8,mode=discard|overwrite,global]"))
   var channels: [String] = []
 
+  func validate() throws {
+    guard waitForCUSE, backend == .fuse else { return }
+    throw ValidationError("--wait-for-cuse is for CUSE; use it with --backend auto or cuse.")
+  }
+
   func run() throws {
-    var options: [ChannelOptions] = []
+    let sources = ConfigurationSources(
+      configPath: config, channelArguments: channels, backend: backend, mountPoint: mount,
+      socketPath: socket, waitsForCUSE: waitForCUSE)
     let logger = Logger(label: "relayd") { _ in SystemdLog() }
     do {
-      for text in channels.isEmpty ? ["relay"] : channels {
-        options.append(try ChannelOptions(parsing: text))
+      let configuration = try sources.load()
+      if check {
+        print(configuration.toml, terminator: "")
+      } else {
+        try Daemon.run(configuration, sources: sources, logger: logger)
       }
-      var configuration = try Configuration(
-        socketPath: socket ?? Configuration.defaultSocketPath, channels: options)
-      configuration.backend = backend
-      configuration.mountPoint = mount
-      try Daemon.run(configuration, logger: logger)
+    } catch let error as ConfigurationError {
+      for complaint in error.complaints {
+        guard check else {
+          logger.critical("\(complaint)")
+          continue
+        }
+        // Read by a person or an editor, which wants FILE:LINE first.
+        let line = Array("\(complaint)\n".utf8)
+        _ = write(STDERR_FILENO, line, line.count)
+      }
+      throw ExitCode(EX_USAGE)
     } catch let error as OptionError {
       logger.critical("\(error)")
       throw ExitCode(EX_USAGE)

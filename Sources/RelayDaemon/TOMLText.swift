@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// A configuration as TOML that a configuration file may hold: nothing is left to defaults.
+
+internal import Relay
+
+enum TOMLText {
+  /// A quoted string, one line whatever is in it.
+  static func string(_ text: String) -> String {
+    var result = "\""
+    for scalar in text.unicodeScalars {
+      switch scalar {
+      case "\"": result += "\\\""
+      case "\\": result += "\\\\"
+      case "\n": result += "\\n"
+      case "\t": result += "\\t"
+      case "\0"..."\u{1F}", "\u{7F}"..."\u{9F}":
+        let hex = String(scalar.value, radix: 16, uppercase: true)
+        result += "\\u" + String(repeating: "0", count: 4 - hex.count) + hex
+      default: result.unicodeScalars.append(scalar)
+      }
+    }
+    return result + "\""
+  }
+
+  static func key(_ text: String) -> String {
+    let isBare = text.utf8.allSatisfy {
+      switch $0 {
+      case 0x30...0x39, 0x41...0x5A, 0x61...0x7A, 0x5F, 0x2D: true
+      default: false
+      }
+    }
+    return isBare && !text.isEmpty ? text : string(text)
+  }
+
+  static func size(_ bytes: Int) -> String {
+    guard let (number, suffix) = ByteSize.shortest(bytes) else { return "\(bytes)" }
+    return "\"\(number)\(suffix)\""
+  }
+
+  static func permissions(_ mode: UInt32) -> String {
+    let octal = String(mode, radix: 8)
+    return "\"" + String(repeating: "0", count: max(0, 4 - octal.count)) + octal + "\""
+  }
+}
+
+extension Configuration {
+  /// What `relayd --check` prints.
+  public var toml: String {
+    var lines = [
+      "backend = \"\(backend.rawValue)\"",
+      "mount = \(TOMLText.string(mountPoint))",
+      "socket = \(TOMLText.string(socketPath))",
+    ]
+    if let createGroup { lines.append("create_group = \(TOMLText.string(createGroup))") }
+    lines += [
+      "max_channels = \(limits.channels)",
+      "max_producers = \(limits.producers)",
+      "max_readers = \(limits.readers)",
+    ]
+    if let memory = limits.memory { lines.append("max_memory = \(TOMLText.size(memory))") }
+    for channel in channels { lines += ["", "[channel.\(TOMLText.key(channel.name))]"] + channel.toml }
+    return lines.joined(separator: "\n") + "\n"
+  }
+}
+
+extension ChannelOptions {
+  fileprivate var toml: [String] {
+    var lines = [
+      "subbuf_size = \(TOMLText.size(subbufSize))",
+      "n_subbufs = \(subbufCount)",
+      "mode = \"\(mode.rawValue)\"",
+      "global = \(isGlobal)",
+      "read = \"\(read.rawValue)\"",
+      "wakeup = \"\(wakeup.rawValue)\"",
+    ]
+    if let owner { lines.append("owner = \(TOMLText.string(owner))") }
+    if let group { lines.append("group = \(TOMLText.string(group))") }
+    lines.append("permissions = \(TOMLText.permissions(permissions))")
+    if let writers { lines.append("writers = \(TOMLText.string(writers))") }
+    if let maximumProducers { lines.append("max_producers = \(maximumProducers)") }
+    return lines
+  }
+}
