@@ -41,15 +41,15 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
       case ENOENT, ENODEV, ENXIO:
         throw HostError(
           """
-            /dev/cuse is missing: load the module with `modprobe cuse`, or start with \
-            --wait-for-cuse; a kernel without it serves the same files with --backend fuse
-            """)
+          /dev/cuse is missing: load the module with `modprobe cuse`, or start with \
+          --wait-for-cuse; a kernel without it serves the same files with --backend fuse
+          """)
       case EACCES, EPERM:
         throw HostError(
           """
-            no permission to open /dev/cuse: run as root, or give the daemon's user write access \
-            to it
-            """)
+          no permission to open /dev/cuse: run as root, or give the daemon's user write access \
+          to it
+          """)
       default: throw HostError("\(error)", code: error.code)
       }
     }
@@ -60,7 +60,8 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
   func register(major: UInt32) throws(HostError) {
     let channel = try CuseNode.openChannelOrExplain()
     guard access(sysfsPath, F_OK) != 0 else {
-      throw refusal("another CUSE device of this name exists; does another relayd run?", code: EEXIST)
+      throw refusal(
+        "another CUSE device of this name exists; does another relayd run?", code: EEXIST)
     }
     var status = stat()
     guard lstat(path, &status) != 0 else {
@@ -108,7 +109,9 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
     for _ in 0..<200 {
       if lstat(path, &status) == 0 {
         guard status.st_mode & S_IFMT == S_IFCHR, DeviceNumber(UInt64(status.st_rdev)) == number
-        else { throw refusal("\(path) is somebody else's; choose another channel name", code: EEXIST) }
+        else {
+          throw refusal("\(path) is somebody else's; choose another channel name", code: EEXIST)
+        }
         return
       }
       Glibc.poll(nil, 0, 10)

@@ -3,7 +3,7 @@
 // takes them down again.
 
 internal import CFuse
-public import Glibc
+internal import Glibc
 internal import LinuxIO
 public import Relay
 internal import Synchronization
@@ -138,7 +138,7 @@ public final class DeviceHost {
     }
   }
 
-  /// Takes these devices away. Who has one open reads on until it is closed; `collect` then lets go.
+  /// Takes these devices away. Who has one open reads on until it is closed.
   public func remove(_ devices: [Device]) {
     for device in devices {
       frontEnd.remove(device)

@@ -25,9 +25,9 @@ struct NodeOwner {
     }
     throw HostError(
       """
-        \(path) is \(now) and should be \(text(wanted.uid, wanted.gid, wanted.permissions)): run \
-        relayd as root, or install its udev rule (60-relayd.rules)
-        """)
+      \(path) is \(now) and should be \(text(wanted.uid, wanted.gid, wanted.permissions)): run \
+      relayd as root, or install its udev rule (60-relayd.rules)
+      """)
   }
 
   private var isSettled: Bool {

@@ -48,9 +48,9 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
     guard thread.run({ tree.add(device) }) else {
       throw HostError(
         """
-          device \(device.name): \(pathPrefix)\(device.name) exists already; choose another \
-          channel name
-          """)
+        device \(device.name): \(pathPrefix)\(device.name) exists already; choose another \
+        channel name
+        """)
     }
   }
 
@@ -91,9 +91,9 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
       } else {
         throw HostError(
           """
-            mount point \(mountPoint): \(String(cString: strerror(errno))); create the directory, \
-            or name another with --mount
-            """)
+          mount point \(mountPoint): \(String(cString: strerror(errno))); create the directory, \
+          or name another with --mount
+          """)
       }
     } else if status.st_mode & S_IFMT != S_IFDIR {
       throw HostError("mount point \(mountPoint) is not a directory")
@@ -101,9 +101,9 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
     guard cfuse_is_fuse(mountPoint) == 0 else {
       throw HostError(
         """
-          mount point \(mountPoint): a FUSE file system is mounted there already; does another \
-          relayd run? Name another directory with --mount
-          """)
+        mount point \(mountPoint): a FUSE file system is mounted there already; does another \
+        relayd run? Name another directory with --mount
+        """)
     }
     guard access("/dev/fuse", F_OK) == 0 else {
       throw HostError("/dev/fuse is missing: load the module with `modprobe fuse`")

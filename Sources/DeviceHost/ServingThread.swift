@@ -88,7 +88,8 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
   func run<R>(_ body: () -> R) -> R {
     guard thread != nil else { return body() }
     var result: R?
-    withoutActuallyEscaping({ result = body() }) { escapable in
+    let store = { result = body() }
+    withoutActuallyEscaping(store) { escapable in
       let job = Job(body: escapable)
       self.job.withLock { $0 = job }
       bell.signal()

@@ -4,11 +4,12 @@
 
 internal import Glibc
 internal import LinuxIO
+internal import Relay
 internal import RelayControl
 
 struct Access {
   /// Whose members may create channels; nil: nobody else's.
-  var createGroup: UInt32?
+  var createGroup: Group?
 
   static func isAdministrator(_ peer: PeerCredentials) -> Bool {
     peer.uid == 0 || peer.uid == geteuid()
@@ -28,11 +29,12 @@ struct Access {
 
   func checkWrite(_ peer: PeerCredentials, _ served: ServedChannel) throws(ControlRefusal) {
     guard !Access.isAdministrator(peer), served.creator != peer.uid,
-      !isMember(peer, served.writers)
+      !isMember(peer, served.identity.writers)
     else { return }
     throw Access.refusal(
       peer, "write into channel \(served.channel.name)",
-      "root, relayd's own user, its creator and members of its writers\(named(served.writers))")
+      "root, relayd's own user, its creator and members of its writers\(named(served.identity.writers))"
+    )
   }
 
   /// Closing and resetting end or forget what others wrote: for whose channel it is.
@@ -45,24 +47,25 @@ struct Access {
   }
 
   /// A user's channel is the user's: nothing is given to whom they could not give a file.
-  func checkFiles(
-    _ peer: PeerCredentials, uid: UInt32, gid: UInt32, _ name: String
+  func checkIdentity(
+    _ peer: PeerCredentials, _ identity: Identity, _ name: String
   ) throws(ControlRefusal) {
     guard !Access.isAdministrator(peer) else { return }
-    guard uid == peer.uid else {
-      throw Access.refusal(peer, "give channel \(name) to owner \(uid)", "root")
+    guard identity.uid == peer.uid else {
+      throw Access.refusal(peer, "give channel \(name) to owner \(identity.uid)", "root")
     }
-    guard peer.isMember(of: gid) else {
-      throw Access.refusal(peer, "give channel \(name) to group \(gid)", "root and its members")
+    guard peer.isMember(of: identity.gid) else {
+      throw Access.refusal(
+        peer, "give channel \(name) to group \(identity.gid)", "root and its members")
     }
   }
 
-  private func isMember(_ peer: PeerCredentials, _ group: UInt32?) -> Bool {
-    group.map { peer.isMember(of: $0) } ?? false
+  private func isMember(_ peer: PeerCredentials, _ group: Group?) -> Bool {
+    group.map { peer.isMember(of: $0.id) } ?? false
   }
 
-  private func named(_ group: UInt32?) -> String {
-    group.map { ", group \(Accounts.groupName($0))" } ?? ", of which there is none"
+  private func named(_ group: Group?) -> String {
+    group.map { ", group \($0.name)" } ?? ", of which there is none"
   }
 
   private static func refusal(

@@ -14,14 +14,6 @@ public struct ChannelOptions: Equatable, Sendable {
     case block
   }
 
-  /// What wakes those who poll or wait in a read.
-  public enum Wakeup: String, CaseIterable, Sendable {
-    /// Any committed record.
-    case data
-    /// A full sub-buffer, a flush or the end.
-    case subbuffer
-  }
-
   public var name: String
   /// Payload bytes per sub-buffer.
   public var subbufSize = 256 << 10
@@ -166,5 +158,20 @@ extension ChannelOptions {
       }
     }
     return clashes
+  }
+}
+
+extension ChannelOptions {
+  /// The keys whose values differ, for a channel that is open already.
+  func differences(from other: ChannelOptions) -> [String] {
+    let values: [(String, (ChannelOptions) -> String)] = [
+      ("subbuf_size", { "\($0.subbufSize)" }), ("n_subbufs", { "\($0.subbufCount)" }),
+      ("mode", { $0.mode.rawValue }), ("global", { "\($0.isGlobal)" }),
+      ("read", { $0.read.rawValue }), ("wakeup", { $0.wakeup.rawValue }),
+      ("owner", { "\($0.owner ?? "")" }), ("group", { "\($0.group ?? "")" }),
+      ("permissions", { "\($0.permissions)" }), ("writers", { "\($0.writers ?? "")" }),
+      ("max_producers", { "\($0.maximumProducers ?? 0)" }),
+    ]
+    return values.filter { $0.1(self) != $0.1(other) }.map(\.0)
   }
 }

@@ -11,7 +11,7 @@ internal import RelayControl
 final class ChannelTable {
   private let host: DeviceHost
   private let log: (Level, String) -> Void
-  var limits: Configuration.Limits
+  var limits: Limits
   /// By name, and in the order in which they came.
   private var byName: [String: ServedChannel] = [:]
   private(set) var channels: [ServedChannel] = []
@@ -26,7 +26,7 @@ final class ChannelTable {
     case info, warning
   }
 
-  init(host: DeviceHost, limits: Configuration.Limits, log: @escaping (Level, String) -> Void) {
+  init(host: DeviceHost, limits: Limits, log: @escaping (Level, String) -> Void) {
     self.host = host
     self.limits = limits
     self.log = log
@@ -44,7 +44,7 @@ final class ChannelTable {
 
   /// Opens a channel and serves it; throws why it cannot be, and leaves nothing of it.
   func open(
-    _ options: ChannelOptions, _ origin: ServedChannel.Origin, files: FileOptions
+    _ options: ChannelOptions, _ origin: ServedChannel.Origin, _ identity: Identity
   ) throws(ControlRefusal) {
     try checkName(options.name)
     guard channels.count < limits.channels else {
@@ -61,7 +61,7 @@ final class ChannelTable {
       throw refusal(options.name, errorCode(error), "\(error)")
     }
     let served = ServedChannel(
-      options, origin, channel, files: files, pathPrefix: host.pathPrefix + options.name)
+      options, origin, channel, identity, pathPrefix: host.pathPrefix + options.name)
     if isServing { try serve(served) }
     byName[options.name] = served
     channels.append(served)
@@ -87,9 +87,10 @@ final class ChannelTable {
 
   private func geometry(_ options: ChannelOptions) throws(ControlRefusal) -> Geometry {
     do {
-      return try options.geometry()
-    } catch let error as GeometryError {
-      throw refusal(options.name, EINVAL, "\(error)")
+      return try options.geometry(
+        online: Processors.online(), possible: Processors.possible())
+    } catch let error as OptionError {
+      throw ControlRefusal(code: EINVAL, message: error.description)
     } catch {
       throw refusal(options.name, EIO, "\(error)")
     }

@@ -104,13 +104,10 @@ extension Limits {
   /// Each channel fits by itself; so must all of them.
   func check(memoryOf geometries: [Geometry]) throws(OptionError) {
     let bytes = geometries.reduce(0) { $0 + $1.worstCaseBytes }
-    let what = "the \(geometries.count) channels can take \(bytes) bytes together"
-    if let memory, bytes > memory {
-      throw OptionError("\(what), and max_memory is \(memory); raise it, or make them smaller")
-    }
-    guard bytes <= Geometry.physicalMemory else {
-      throw OptionError(
-        "\(what), and this machine has \(Geometry.physicalMemory); make them smaller")
-    }
+    let limit = MemoryLimit.current(configured: memory)
+    guard bytes > limit.bytes else { return }
+    throw OptionError(
+      "the \(geometries.count) channels can take \(bytes) bytes together, and \(limit.source) "
+        + "\(limit.bytes); make them smaller\(limit.isConfigured ? ", or raise it" : "")")
   }
 }

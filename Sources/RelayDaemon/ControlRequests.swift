@@ -95,18 +95,19 @@ final class ControlRequests: ControlHandler {
   ) throws(ControlRefusal) {
     try access.checkCreate(client.peer, channel)
     var options: ChannelOptions
-    let files: FileOptions
+    let identity: Identity
     do throws(OptionError) {
+      try ChannelOptions.check(name: channel)
       options = try ChannelOptions(parsing: text.isEmpty ? channel : "\(channel):\(text)")
       // Its creator's, as a file would be.
       if options.owner == nil { options.owner = "\(client.peer.uid)" }
       if options.group == nil { options.group = "\(client.peer.gid)" }
-      files = try FileOptions(options)
+      identity = try Identity(options)
     } catch {
       throw ControlRefusal(code: EINVAL, message: error.description)
     }
-    try access.checkFiles(client.peer, uid: files.uid, gid: files.gid, channel)
-    try table.open(options, .created(uid: client.peer.uid, isKept: keep), files: files)
+    try access.checkIdentity(client.peer, identity, channel)
+    try table.open(options, .created(uid: client.peer.uid, isKept: keep), identity)
   }
 
   func close(channel: String, client: Client) throws(ControlRefusal) {
@@ -129,18 +130,6 @@ final class ControlRequests: ControlHandler {
     throw ControlRefusal(
       code: ENOENT,
       message: "no channel \(name); there \(all.isEmpty ? "is none" : "are: \(all)")")
-  }
-}
-
-extension FileOptions {
-  /// Names to numbers; throws for one that does not exist.
-  init(_ options: ChannelOptions) throws(OptionError) {
-    self.init()
-    blocks = options.read == .block
-    wakeup = options.wakeup
-    permissions = options.permissions
-    if let owner = options.owner { uid = try options.userID(owner) }
-    if let group = options.group { gid = try options.groupID(group) }
   }
 }
 

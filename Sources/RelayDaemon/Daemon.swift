@@ -52,6 +52,8 @@ public final class Daemon {
     signals = try SignalFD([SIGTERM, SIGINT, SIGHUP])
     // A reader or client that goes away is an error code, not a signal.
     signal(SIGPIPE, SIG_IGN)
+    // What is made for others (the socket's directory) is as open as it says.
+    umask(0o022)
     raiseDescriptorLimit()
     loop = try EventLoop()
     let backend = Daemon.backend(configuration)
@@ -82,7 +84,7 @@ public final class Daemon {
     try createParent(of: configuration.socketPath)
     let requests = ControlRequests(
       table: table, host: host, producers: producers,
-      access: Access(createGroup: try groupID(configuration.createGroup)),
+      access: Access(createGroup: try configuration.createGroup.map(Group.init(named:))),
       reload: { [unowned self] in reload() })
     // The socket first: it decides which of two daemons goes on.
     let server = try ControlServer(loop: loop, path: configuration.socketPath, handler: requests)
@@ -105,7 +107,7 @@ public final class Daemon {
   }
 
   private func open(_ options: ChannelOptions) throws {
-    try table.open(options, .configured, files: FileOptions(options))
+    try table.open(options, .configured, Identity(options))
   }
 
   private func addCPUs() {
@@ -279,10 +281,6 @@ private func resolved(_ path: String) -> String {
   guard let resolved = realpath(path, nil) else { return path }
   defer { free(resolved) }
   return String(cString: resolved)
-}
-
-private func groupID(_ name: String?) throws(SystemError) -> UInt32? {
-  try name.flatMap { name throws(SystemError) in try Accounts.groupID(named: name) }
 }
 
 /// Runs a closure when its descriptor is ready.

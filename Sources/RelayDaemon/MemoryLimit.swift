@@ -11,17 +11,18 @@ struct MemoryLimit: Equatable {
   var bytes: Int
   /// Whose limit it is, for a message.
   var source: String
+  var isConfigured = false
 
   /// As of now: an administrator may change a control group's limit at any time.
   static func current(configured: Int?) -> MemoryLimit {
     var limit = MemoryLimit(bytes: Geometry.physicalMemory, source: "this machine has")
-    func tighten(_ bytes: Int?, _ source: String) {
-      guard let bytes, bytes < limit.bytes else { return }
-      limit = MemoryLimit(bytes: bytes, source: source)
+    let group = controlGroup(memberships: contents("/proc/self/cgroup"), root: "/sys/fs/cgroup")
+    if let group, group < limit.bytes {
+      limit = MemoryLimit(bytes: group, source: "the control group's limit is")
     }
-    tighten(controlGroup(memberships: contents("/proc/self/cgroup"), root: "/sys/fs/cgroup"),
-      "the control group's limit is")
-    tighten(configured, "max_memory is")
+    if let configured, configured < limit.bytes {
+      limit = MemoryLimit(bytes: configured, source: "max_memory is", isConfigured: true)
+    }
     return limit
   }
 

@@ -17,7 +17,7 @@ final class ServedChannel {
   let options: ChannelOptions
   let origin: Origin
   let channel: Channel
-  let files: FileOptions
+  let identity: Identity
   /// The path of a buffer's file without its CPU number.
   let pathPrefix: String
   /// One for each buffer, by ascending CPU.
@@ -26,20 +26,21 @@ final class ServedChannel {
   var attached: Set<ConnectionID> = []
 
   init(
-    _ options: ChannelOptions, _ origin: Origin, _ channel: Channel, files: FileOptions,
+    _ options: ChannelOptions, _ origin: Origin, _ channel: Channel, _ identity: Identity,
     pathPrefix: String
   ) {
     self.options = options
     self.origin = origin
     self.channel = channel
-    self.files = files
+    self.identity = identity
     self.pathPrefix = pathPrefix
     for buffer in channel.buffers { _ = addDevice(for: buffer) }
   }
 
   func addDevice(for buffer: ChannelBuffer) -> Device {
     let device = Device(
-      name: "\(channel.name)\(buffer.cpu)", reader: Reader(channel, buffer), options: files)
+      name: "\(channel.name)\(buffer.cpu)", reader: Reader(channel, buffer),
+      options: identity.files(options))
     let place = devices.firstIndex { $0.cpu > buffer.cpu } ?? devices.endIndex
     devices.insert((buffer.cpu, device), at: place)
     return device

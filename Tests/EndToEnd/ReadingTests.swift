@@ -71,7 +71,7 @@ extension OneAtATime {
     @Test func devicesAreReadableByTheirOwnerOnly() throws {
       let daemon = try Daemon("relay:global")
       let mode = try run("stat", "-c", "%a", daemon.device("relay0")).output
-      #expect(mode == (Backend.underTest == .cuse ? "600\n" : "400\n"))
+      #expect(mode == "400\n")
     }
 
     @Test func relayctlReadsLikeCat() throws {

@@ -77,10 +77,14 @@ extension OneAtATime {
         }
       }
       readAndPoll(10)
-      let before = count()
-      #expect(before > 0, "the counter counts")
-      readAndPoll(1000)
-      #expect(count() == before)
+      #expect(count() > 0, "the counter counts")
+      // What the daemon's main thread does once about the writer's end is not what is counted.
+      let allocated = (0..<4).map { _ in
+        let before = count()
+        readAndPoll(350)
+        return count() - before
+      }
+      #expect(allocated.contains(0), "\(allocated)")
     }
   }
 }
