@@ -58,7 +58,9 @@ extension Configuration {
       "max_readers = \(limits.readers)",
     ]
     if let memory = limits.memory { lines.append("max_memory = \(TOMLText.size(memory))") }
-    for channel in channels { lines += ["", "[channel.\(TOMLText.key(channel.name))]"] + channel.toml }
+    for channel in channels {
+      lines += ["", "[channel.\(TOMLText.key(channel.name))]"] + channel.toml
+    }
     return lines.joined(separator: "\n") + "\n"
   }
 }

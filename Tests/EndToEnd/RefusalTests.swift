@@ -30,7 +30,7 @@ extension OneAtATime {
       ("relay:global=yes", "takes no value"),
       ("relay1", "may not end in a digit"),
       ("", "needs a name"),
-      ("re/lay", "use letters"),
+      ("re//lay", "use letters"),
       ("..", "use letters"),
     ])
     func impossibleChannels(_ channel: String, _ reason: String) throws {
