@@ -76,6 +76,8 @@ install: $(RELEASE)/relayd $(RELEASE)/relayctl ## install under DESTDIR/PREFIX
 	sed 's|^\(Exec[A-Za-z]*=[-@:+!]*\)[^ ]*/\(relayd\|relayctl\)|\1$(PREFIX)/bin/\2|' \
 	  systemd/relayd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/relayd.service
 	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/relayd.service
+	install -D -m 644 Sources/Support/relayd.toml \
+	  $(DESTDIR)$(PREFIX)/share/doc/relayd/examples/relayd.toml
 	for page in Sources/Support/man/*; do \
 	  install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}; \
 	done

@@ -63,7 +63,8 @@ let package = Package(
       name: "DeviceHostTests", dependencies: ["DeviceHost", "Relay", "LinuxIO"],
       swiftSettings: swift),
     .testTarget(
-      name: "RelayDaemonTests", dependencies: ["RelayDaemon", "Relay"], swiftSettings: swift),
+      name: "RelayDaemonTests", dependencies: ["RelayDaemon", "Relay", "LinuxIO"],
+      swiftSettings: swift),
     .testTarget(
       name: "EndToEnd", dependencies: ["LinuxIO"], path: "Tests/EndToEnd", swiftSettings: swift),
   ],

@@ -87,7 +87,7 @@ public struct ChannelOptions: Equatable, Sendable {
     case "max_producers": maximumProducers = try setting.count(such: 16)
     default:
       throw OptionError(
-        "unknown option \(setting.key.isEmpty ? "(empty)" : setting.key); there are "
+        "unknown option \(TOMLText.key(setting.key)); there are "
           + ChannelOptions.keys.joined(separator: ", "))
     }
   }

@@ -74,8 +74,8 @@ public struct Configuration: Equatable, Sendable {
       limits.memory = bytes
     default:
       throw OptionError(
-        "unknown key \(setting.key); there are \(Configuration.keys.joined(separator: ", ")) and "
-          + "[channel.NAME]")
+        "unknown key \(TOMLText.key(setting.key)); there are "
+          + "\(Configuration.keys.joined(separator: ", ")) and [channel.NAME]")
     }
   }
 }

@@ -42,9 +42,9 @@ struct ConfigurationMerge {
           try configuration.set(setting(of: entry, at: 0))
           places[path] = place
         } else if path.count <= 2 {
-          try beginChannel(entry, place, isFirst: names.insert(path.last!).inserted)
+          try addChannel(entry, place, isFirst: names.insert(path.last!).inserted)
         } else {
-          try setOption(entry)
+          try setOption(entry, place)
           places[path] = place
         }
       } catch {
@@ -56,7 +56,7 @@ struct ConfigurationMerge {
     }
   }
 
-  private mutating func beginChannel(
+  private mutating func addChannel(
     _ entry: TOMLDocument.Entry, _ place: String, isFirst: Bool
   ) throws(OptionError) {
     guard entry.isTable else {
@@ -65,16 +65,23 @@ struct ConfigurationMerge {
         "is not a table; a channel is [channel.NAME] with its options below")
     }
     guard entry.path.count == 2 else { return }
-    let name = entry.path[1]
-    if indices[name] == nil {
-      indices[name] = configuration.channels.count
-      configuration.channels.append(ChannelOptions(unchecked: name))
-      places[entry.path] = place
-    }
-    if isFirst { try ChannelOptions.check(name: name) }
+    _ = index(of: entry.path[1], place)
+    if isFirst { try ChannelOptions.check(name: entry.path[1]) }
   }
 
-  private mutating func setOption(_ entry: TOMLDocument.Entry) throws(OptionError) {
+  /// Of a channel that is there from here on, if it was not before.
+  private mutating func index(of name: String, _ place: String) -> Int {
+    if let index = indices[name] { return index }
+    let index = configuration.channels.count
+    configuration.channels.append(ChannelOptions(unchecked: name))
+    indices[name] = index
+    places[["channel", name]] = place
+    return index
+  }
+
+  private mutating func setOption(
+    _ entry: TOMLDocument.Entry, _ place: String
+  ) throws(OptionError) {
     let (name, key) = (entry.path[1], entry.path[2])
     let isInnerTable = entry.isTable || entry.path.count > 3
     guard !isInnerTable || ChannelOptions.keys.contains(key) else {
@@ -82,8 +89,9 @@ struct ConfigurationMerge {
         "unknown table \(TOMLText.key(key)) in channel \(name); a channel's name with . or / is "
           + "quoted, as in [channel.\"net/rx\"]")
     }
+    let index = index(of: name, place)
     do throws(OptionError) {
-      try configuration.channels[indices[name]!].set(setting(of: entry, at: 2))
+      try configuration.channels[index].set(setting(of: entry, at: 2))
     } catch { throw OptionError("channel \(name): \(error)") }
   }
 

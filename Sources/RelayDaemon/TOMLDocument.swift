@@ -22,8 +22,9 @@ struct TOMLDocument {
 
   /// One more than any key has.
   static let maximumDepth = 4
-  /// The library nests a table for each dot, and takes those apart by recursion.
-  static let maximumLineBytes = 4096
+  /// The library nests a table for each dot, and takes those apart by recursion: with its own
+  /// limit of 256 nested values, this keeps far from the end of the stack.
+  static let maximumDots = 32
   static let maximumStatementLines = 100
 
   private(set) var entries: [Entry] = []
@@ -32,6 +33,7 @@ struct TOMLDocument {
     let mark: [UInt8] = [0xEF, 0xBB, 0xBF]
     let lines = bytes.dropFirst(bytes.starts(with: mark) ? mark.count : 0)
       .split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
+      .map { $0.last == UInt8(ascii: "\r") ? $0.dropLast() : $0 }
     for (index, line) in lines.enumerated() {
       if let reason = TOMLDocument.flaw(of: line) {
         throw Refusal(line: index + 1, reason: reason)
@@ -55,8 +57,10 @@ struct TOMLDocument {
     if line.contains(0) || text.contains("\\u0000") || text.contains("\\U00000000") {
       return "a NUL character; take it out"
     }
-    guard line.count <= maximumLineBytes else {
-      return "a line of \(line.count) bytes; use at most \(maximumLineBytes)"
+    let isComment = line.first { !" \t".utf8.contains($0) } == UInt8(ascii: "#")
+    let dots = line.count { $0 == UInt8(ascii: ".") }
+    guard isComment || dots <= maximumDots else {
+      return "a line with \(dots) dots; no key or value needs more than \(maximumDots)"
     }
     return nil
   }
@@ -67,7 +71,7 @@ struct TOMLDocument {
     var header: [String] = []
     var start = lines.startIndex
     while start < lines.endIndex {
-      let first = lines[start].first { !" \t\r".utf8.contains($0) }
+      let first = lines[start].first { !" \t".utf8.contains($0) }
       guard let first, first != UInt8(ascii: "#") else {
         start += 1
         continue

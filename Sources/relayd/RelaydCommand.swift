@@ -16,7 +16,8 @@ struct RelaydCommand: ParsableCommand {
       (CUSE) or on the same file in a FUSE mount (relayfs). Processes write through shared memory; \
       see relayctl(1). Runs in the foreground until SIGTERM or SIGINT; logs to standard error.
 
-      Exit status: 0 ended by a signal; 1 failure; 64 wrong usage.
+      Exit status: 0 ended by a signal, or nothing wrong with --check; 1 failure; 64 wrong usage \
+      or configuration.
       """,
     version: "relayd 0.1")
 

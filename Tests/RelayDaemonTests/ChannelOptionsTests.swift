@@ -32,10 +32,23 @@ import Testing
   }
 
   @Test(arguments: [
-    "relay:", "relay:,", "relay:mode", "relay:mode=", "relay:n_subbufs=", "a b", "-a",
+    "relay:", "relay:,", "relay:mode", "relay:mode=", "relay:n_subbufs=", "a b", "-a", "", "/a",
+    "a/",
+    "a//b", "a/.b", "a/-b", "../a", "relay1", "net/rx0",
   ])
   func malformedOptionsAreRefused(_ text: String) {
     #expect(throws: OptionError.self) { try ChannelOptions(parsing: text) }
+  }
+
+  @Test(arguments: ChannelOptions.keys.filter { $0 != "global" })
+  func aKeyWithoutItsValueIsRefused(_ key: String) {
+    let reason = "channel relay: \(key) needs a value: \(key)=…"
+    #expect(throws: OptionError(reason)) { try ChannelOptions(parsing: "relay:\(key)") }
+  }
+
+  @Test(arguments: ["net/rx", "net0/rx", "a/b_/c.d", "0a", "_"])
+  func namesMayBePathsAndHoldDigits(_ name: String) throws {
+    #expect(try ChannelOptions(name: name).name == name)
   }
 
   @Test func aNameOverTheLimitIsRefused() throws {
