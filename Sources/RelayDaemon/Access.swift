@@ -33,7 +33,8 @@ struct Access {
     else { return }
     throw Access.refusal(
       peer, "write into channel \(served.channel.name)",
-      "root, relayd's own user, its creator and members of its writers\(named(served.identity.writers))"
+      "root, relayd's own user, its creator and members of its writers"
+        + named(served.identity.writers)
     )
   }
 
