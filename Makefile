@@ -21,7 +21,7 @@ help: ## list the targets
 
 deps: ## install the Debian packages that are missing
 	@.ci/deps binutils fuse3 g++ gcc git kmod libc6-dev libfuse3-dev pkg-config procps \
-	  user-mode-linux util-linux
+	  udev user-mode-linux util-linux
 
 bench-deps: deps ## install what the benchmark compares with (LTTng-UST)
 	@.ci/deps lttng-tools liblttng-ust-dev
@@ -76,6 +76,12 @@ install: $(RELEASE)/relayd $(RELEASE)/relayctl ## install under DESTDIR/PREFIX
 	sed 's|^\(Exec[A-Za-z]*=[-@:+!]*\)[^ ]*/\(relayd\|relayctl\)|\1$(PREFIX)/bin/\2|' \
 	  systemd/relayd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/relayd.service
 	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/relayd.service
+	install -D -m 755 systemd/relayd-node $(DESTDIR)$(PREFIX)/lib/relayd/relayd-node
+	install -d $(DESTDIR)$(PREFIX)/lib/udev/rules.d
+	sed 's|/usr/lib/relayd|$(PREFIX)/lib/relayd|' systemd/60-relayd.rules \
+	  >$(DESTDIR)$(PREFIX)/lib/udev/rules.d/60-relayd.rules
+	chmod 644 $(DESTDIR)$(PREFIX)/lib/udev/rules.d/60-relayd.rules
+	install -D -m 644 systemd/relayd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/relayd.conf
 	install -D -m 644 Sources/Support/relayd.toml \
 	  $(DESTDIR)$(PREFIX)/share/doc/relayd/examples/relayd.toml
 	for page in Sources/Support/man/*; do \

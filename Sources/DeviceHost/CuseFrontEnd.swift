@@ -6,25 +6,28 @@ internal import LinuxIO
 
 final class CuseFrontEnd: FrontEnd {
   private var nodes: [CuseNode] = []
+  private var list: NodeList?
 
   static var isAvailable: Bool { (try? CuseNode.openChannel()) != nil }
 
   var pathPrefix: String { "/dev/" }
 
-  func start(on thread: ServingThread) {}
+  func start(on thread: ServingThread) { list = NodeList() }
 
   func add(_ device: Device, on thread: ServingThread) throws(HostError) {
-    nodes.removeAll { $0.isGone }
+    prune()
     // The first device gets a major number of its own; the rest share it, as long as one is there.
-    let major = try nodes.first { !$0.isGone }?.number().major ?? 0
+    let major = try nodes.first?.number().major ?? 0
     let node = CuseNode(device, minor: freeMinor, thread: thread)
+    list?.add(device)
+    nodes.append(node)
     do throws(HostError) {
       try node.register(major: major)
     } catch {
-      node.end()
+      thread.run { node.end() }
+      prune()
       throw error
     }
-    nodes.append(node)
   }
 
   /// The lowest minor number that none of our nodes has.
@@ -36,11 +39,18 @@ final class CuseFrontEnd: FrontEnd {
   func remove(_ device: Device) {
     guard let node = nodes.first(where: { $0.device === device }) else { return }
     node.thread.run { node.remove() }
-    nodes.removeAll { $0.isGone }
+    prune()
   }
 
   func stop() {
     for node in nodes { node.thread.run { node.end() } }
-    nodes = []
+    prune()
+  }
+
+  private func prune() {
+    nodes.removeAll { node in
+      if node.isGone { list?.remove(node.device) }
+      return node.isGone
+    }
   }
 }

@@ -111,8 +111,10 @@ final class Daemon {
   private var isOver = false
 
   /// Starts it and waits until it says that it is ready.
+  /// - Parameter prefix: a command that runs it, such as setpriv.
   init(
-    _ channels: String..., in scratch: Scratch? = nil, environment: [String: String] = [:]
+    _ channels: String..., in scratch: Scratch? = nil, prefix: [String] = [],
+    environment: [String: String] = [:]
   ) throws {
     let scratch = try scratch ?? Scratch()
     self.scratch = scratch
@@ -121,7 +123,7 @@ final class Daemon {
     mkdir(mount, 0o755)
     log = try MemoryFile.create(name: "log", count: 0)
     process = try ChildProcess(
-      [program("relayd")] + Daemon.arguments(socket, mount)
+      prefix + [program("relayd")] + Daemon.arguments(socket, mount)
         + channels.flatMap { ["--channel", $0] },
       error: log.raw, environment: environment)
     try eventually("relayd is ready: \(logText)") {
