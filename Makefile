@@ -11,6 +11,8 @@ RELEASE := $(CURDIR)/$(BUILD)/release
 PEERS := $(BUILD)/peers
 # The suites that open a real /dev/cuse; everything else runs natively.
 CUSE_SUITES := EndToEnd|DeviceHostTests.*Cuse
+# Those that need several CPUs, which come and go.
+CPU_SUITES := CPUTests
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build test demo bench bench-deps lint format install clean
@@ -20,8 +22,8 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 deps: ## install the Debian packages that are missing
-	@.ci/deps binutils fuse3 g++ gcc git kmod libc6-dev libfuse3-dev pkg-config procps \
-	  udev user-mode-linux util-linux
+	@.ci/deps binutils busybox-static fuse3 g++ gcc git kmod libc6-dev libfuse3-dev pkg-config procps \
+	  qemu-system-x86 udev user-mode-linux util-linux
 
 bench-deps: deps ## install what the benchmark compares with (LTTng-UST)
 	@.ci/deps lttng-tools liblttng-ust-dev
@@ -31,11 +33,14 @@ build: ## build relayd, relayctl and the tools for release
 	$(SWIFT) build --scratch-path $(BUILD) -c release --static-swift-stdlib
 
 # The native run comes last, so that the test runner's closing line is the last one.
-test: deps build ## run all tests: on real CUSE (in a guest if need be), then natively
+test: deps build ## run all tests: on real CUSE and on four CPUs (in guests if need be), then natively
 	$(SWIFT) build --scratch-path $(BUILD) --build-tests
 	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse Tests/VM/with-cuse \
 	  $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing \
 	  --filter '$(CUSE_SUITES)'
+	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse RELAY_TEST_CPUS=4 Tests/VM/with-cpus \
+	  $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing \
+	  --filter '$(CPU_SUITES)'
 	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=fuse \
 	  $(SWIFT) test --scratch-path $(BUILD) --skip-build --disable-xctest
 
