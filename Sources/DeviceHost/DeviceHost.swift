@@ -35,6 +35,8 @@ protocol FrontEnd: AnyObject {
   func add(_ device: Device, on thread: ServingThread) throws(HostError)
   /// Takes the device away, but for who has it open.
   func remove(_ device: Device)
+  /// Lets go of what nobody has open any more.
+  func collect()
   func stop()
 }
 
@@ -124,18 +126,22 @@ public final class DeviceHost {
     places[ObjectIdentifier(device)] = Place(thread: thread, device: device)
     thread.load += 1
     let fd = device.reader.channel.wakeDescriptor
-    var watch = watches[fd] ?? Watch(home: thread)
-    watch.deviceCount += 1
-    watches[fd] = watch
-    let result = watch.home.run {
-      Result { () throws(SystemError) in try watch.home.watch(device, on: thread) }
-    }
+    thread.run { thread.take(device) }
     do throws(SystemError) {
-      try result.get()
+      try watch(fd, for: thread)
     } catch {
       remove([device])
       throw HostError("device \(device.name): \(error)", code: error.code)
     }
+  }
+
+  /// One thread takes a channel's signals; the others that serve it are told by that one.
+  private func watch(_ fd: CInt, for thread: ServingThread) throws(SystemError) {
+    let home = watches[fd]?.home ?? thread
+    watches[fd, default: Watch(home: home)].deviceCount += 1
+    guard home === thread else { return home.run { home.share(fd, with: thread) } }
+    guard watches[fd]!.deviceCount == 1 else { return }
+    try home.run { Result { () throws(SystemError) in try home.watch(fd) } }.get()
   }
 
   /// Takes these devices away. Who has one open reads on until it is closed.
@@ -152,11 +158,17 @@ public final class DeviceHost {
   /// Lets go of the removed devices that nobody has open any more.
   public func collect() {
     changes.drain()
-    for (id, place) in places where place.isLeaving && !place.thread.run({ place.device.isOpen }) {
+    for (id, place) in places where place.isLeaving {
+      let isGone = place.thread.run {
+        if !place.device.isOpen { place.thread.letGo(place.device) }
+        return !place.device.isOpen
+      }
+      guard isGone else { continue }
       places[id] = nil
       place.thread.load -= 1
       unwatch(place.device)
     }
+    frontEnd.collect()
   }
 
   /// Whether the device was added and, if it was removed, somebody still has it open.

@@ -62,6 +62,9 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
     }
   }
 
+  // Its thread does that by itself.
+  func collect() {}
+
   private func dropUnused() {
     unlinked.removeAll { node in
       guard let device = tree.device(node), !device.isOpen else { return false }

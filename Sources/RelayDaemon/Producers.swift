@@ -22,9 +22,11 @@ final class Producers: EventHandler {
     }
   }
 
-  /// Processes attached at once: each costs two descriptors and an owner id.
-  var limit: Int
-  static let highestLimit = Int(Channel.highestOwner) - 1
+  /// Processes attached at once: each costs two descriptors and an owner id, of which one stays
+  /// free.
+  var limit: Int {
+    didSet { limit = min(limit, Int(Channel.highestOwner) - 1) }
+  }
 
   private let loop: EventLoop
   private let log: (String) -> Void
@@ -36,7 +38,7 @@ final class Producers: EventHandler {
 
   init(loop: EventLoop, limit: Int, log: @escaping (String) -> Void) {
     self.loop = loop
-    self.limit = limit
+    self.limit = min(limit, Int(Channel.highestOwner) - 1)
     self.log = log
   }
 
@@ -79,8 +81,8 @@ final class Producers: EventHandler {
     _ channel: Channel, limit: Int?, to producer: Producer
   ) throws(ControlRefusal) {
     guard !producer.channels.contains(where: { $0 === channel }) else { return }
-    let count = byHandle.values.count { $0.channels.contains { $0 === channel } }
-    if let limit, count >= limit {
+    if let limit, byHandle.values.count(where: { $0.channels.contains { $0 === channel } }) >= limit
+    {
       throw ControlRefusal(
         code: EMFILE,
         message: """

@@ -62,7 +62,7 @@ struct CloseCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "close", abstract: "Closes a channel.",
     discussion: """
-      For those who may create one. Writers are refused from then on; readers get what is left, \
+      For root, the user who runs relayd and who created the channel. Writers are refused from then on; readers get what is left, \
       then the end.
       """)
 
