@@ -50,14 +50,14 @@ extension OneAtATime {
       #expect(finished.status == 0, "\(finished.error)", sourceLocation: location)
     }
 
-    @Test func anyoneMayListAndCount() throws {
+    @Test(.onceIsEnough) func anyoneMayListAndCount() throws {
       for command in ["list", "stat"] {
         let finished = try daemon.relayctl([command], prefix: PermissionTests.outsider)
         #expect(finished.output.split(separator: "\n").count == 3, "\(finished.error)")
       }
     }
 
-    @Test func onlyRootAndWritersWrite() throws {
+    @Test(.onceIsEnough) func onlyRootAndWritersWrite() throws {
       try allows(["write", "relay"], PermissionTests.writer)
       // The primary group counts as well.
       try allows(
@@ -74,7 +74,7 @@ extension OneAtATime {
       }
     }
 
-    @Test func onlyRootClosesAndResetsWhatIsConfiguredAndReloads() throws {
+    @Test(.onceIsEnough) func onlyRootClosesAndResetsWhatIsConfiguredAndReloads() throws {
       for user in [PermissionTests.writer, PermissionTests.creator, PermissionTests.outsider] {
         try refuses(["close", "relay"], user, "may not close channel relay; those who may: root")
         try refuses(["reset", "relay"], user, "may not reset channel relay; those who may: root")
@@ -85,7 +85,7 @@ extension OneAtATime {
       try allows(["close", "relay"], [])
     }
 
-    @Test func onlyRootAndMembersOfTheCreateGroupCreate() throws {
+    @Test(.onceIsEnough) func onlyRootAndMembersOfTheCreateGroupCreate() throws {
       try refuses(
         ["create", "job"], PermissionTests.outsider,
         "user 4003 may not create channel job; those who may: root, relayd's own user and members "
@@ -95,7 +95,7 @@ extension OneAtATime {
       try allows(["create", "roots"], [])
     }
 
-    @Test func withoutACreateGroupOnlyRootCreates() throws {
+    @Test(.onceIsEnough) func withoutACreateGroupOnlyRootCreates() throws {
       let daemon = try Daemon("other:global")
       chmod(daemon.scratch.path, 0o755)
       let refused = try daemon.relayctl(["create", "job"], prefix: PermissionTests.creator)
@@ -127,7 +127,7 @@ extension OneAtATime {
       for command in ["write", "flush", "reset", "close"] { try allows([command, "job"], []) }
     }
 
-    @Test func nobodyGivesAChannelToOthers() throws {
+    @Test(.onceIsEnough) func nobodyGivesAChannelToOthers() throws {
       try refuses(
         ["create", "job", "--owner", "4003"], PermissionTests.creator,
         "may not give channel job to owner 4003; those who may: root")

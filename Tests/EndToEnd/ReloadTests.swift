@@ -55,7 +55,7 @@ extension OneAtATime {
       #expect(try run("cat", daemon.device("goes0")).output == "", "a new one")
     }
 
-    @Test(arguments: Way.allCases)
+    @Test(.onceIsEnough, arguments: Way.allCases)
     func aChangedChannelIsRefusedByNameAndTheRestIsDone(_ way: Way) throws {
       let daemon = try Daemon(
         configuration: "[channel.audit]\nglobal = true\nn_subbufs = 4\n[channel.b]\nglobal = true\n"
@@ -77,7 +77,7 @@ extension OneAtATime {
       #expect(try daemon.relayctl("list").output.contains("discard"))
     }
 
-    @Test func everyKeyOfAChannelThatChangesIsNamed() throws {
+    @Test(.onceIsEnough) func everyKeyOfAChannelThatChangesIsNamed() throws {
       let daemon = try Daemon(configuration: "[channel.a]\n")
       try daemon.configure(
         """
@@ -100,7 +100,8 @@ extension OneAtATime {
       #expect(try reload(daemon, .command).hasPrefix("relayctl: channel a: \(keys) cannot change"))
     }
 
-    @Test(arguments: Way.allCases) func aBrokenFileChangesNothing(_ way: Way) throws {
+    @Test(.onceIsEnough, arguments: Way.allCases) func aBrokenFileChangesNothing(_ way: Way) throws
+    {
       let daemon = try Daemon(configuration: "[channel.a]\nglobal = true\n")
       try daemon.configure("[channel.b]\nglobal = true\nmode = \"ring\"\n[colour]\n")
       let complaints = try reload(daemon, way).split(separator: "\n")
@@ -118,13 +119,15 @@ extension OneAtATime {
       #expect(try daemon.channels() == ["b"])
     }
 
-    @Test(arguments: [
-      ("backend", "\"auto\"", Backend.underTest.rawValue, "auto"),
-      ("mount", "\"/tmp/elsewhere\"", "", "/tmp/elsewhere"),
-      ("socket", "\"/tmp/elsewhere\"", "", "/tmp/elsewhere"),
-      ("max_readers", "5", "4096", "5"),
-      ("create_group", "6001", "none", "6001"),
-    ])
+    @Test(
+      .onceIsEnough,
+      arguments: [
+        ("backend", "\"auto\"", Backend.underTest.rawValue, "auto"),
+        ("mount", "\"/tmp/elsewhere\"", "", "/tmp/elsewhere"),
+        ("socket", "\"/tmp/elsewhere\"", "", "/tmp/elsewhere"),
+        ("max_readers", "5", "4096", "5"),
+        ("create_group", "6001", "none", "6001"),
+      ])
     func aFixedSettingIsRefusedByNameAndTheRestIsDone(
       _ key: String, _ value: String, _ now: String, _ then: String
     ) throws {
@@ -138,7 +141,7 @@ extension OneAtATime {
       #expect(try daemon.channels() == ["b"])
     }
 
-    @Test func whatWasCreatedIsInTheWayOfAConfiguredOne() throws {
+    @Test(.onceIsEnough) func whatWasCreatedIsInTheWayOfAConfiguredOne() throws {
       let daemon = try Daemon(configuration: "[channel.a]\nglobal = true\n")
       try daemon.require("create", "b", "--global", "--keep")
       try daemon.configure("[channel.a]\nglobal = true\n[channel.b]\nglobal = true\n")
@@ -166,7 +169,7 @@ extension OneAtATime {
       #expect(try daemon.channels() == ["a", "b"])
     }
 
-    @Test func limitsMayChange() throws {
+    @Test(.onceIsEnough) func limitsMayChange() throws {
       let daemon = try Daemon(configuration: "max_channels = 1\n[channel.a]\nglobal = true\n")
       #expect(try daemon.relayctl("create", "b").error.contains("(max_channels)"))
       try daemon.configure("max_channels = 2\nmax_producers = 1\n[channel.a]\nglobal = true\n")
@@ -179,7 +182,7 @@ extension OneAtATime {
       _ = writer.wait()
     }
 
-    @Test func dropInsAreReadAgainToo() throws {
+    @Test(.onceIsEnough) func dropInsAreReadAgainToo() throws {
       let daemon = try Daemon(configuration: "[channel.a]\nglobal = true\n")
       let directory = "\(daemon.scratch.path)/relayd.toml.d"
       mkdir(directory, 0o755)

@@ -22,6 +22,11 @@ enum Backend: String {
   }()
 }
 
+extension Trait where Self == ConditionTrait {
+  /// The back end plays no part in it, and guests are slow.
+  static var onceIsEnough: Self { .enabled(if: Backend.underTest == .fuse) }
+}
+
 func environment(_ name: String) -> String? { getenv(name).map { String(cString: $0) } }
 
 /// The release programs, as users get them.
