@@ -55,7 +55,7 @@ final class ChannelTable {
     guard channels.count < limits.channels else {
       throw refusal(
         options.name, ENOSPC,
-        "\(limits.channels) channels are open already, and that is the limit (max_channels)")
+        "max_channels is \(limits.channels), and as many are open already")
     }
     let geometry = try geometry(options)
     try checkMemory(options.name, additional: geometry.bufferBytes * geometry.initialCPUs.count)

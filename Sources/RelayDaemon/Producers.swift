@@ -59,7 +59,7 @@ final class Producers: EventHandler {
     guard byHandle.count < limit else {
       throw ControlRefusal(
         code: EMFILE,
-        message: "\(limit) processes write already, and that is the limit (max_producers)")
+        message: "max_producers is \(limit), and as many processes write already")
     }
     guard !process.hasExited else {
       throw ControlRefusal(code: ESRCH, message: "the process that asked is gone")
@@ -86,8 +86,8 @@ final class Producers: EventHandler {
       throw ControlRefusal(
         code: EMFILE,
         message: """
-          \(limit) processes write into channel \(channel.name) already, and that is its limit \
-          (its max_producers)
+          channel \(channel.name): its max_producers is \(limit), and as many processes write into \
+          it already
           """)
     }
     producer.channels.append(channel)

@@ -31,7 +31,7 @@ extension OneAtATime {
       let writer = try daemon.startWriter("audit", pipe)
       let second = try daemon.relayctl("write", "audit")
       #expect(second.status == 1)
-      #expect(second.error.contains("(its max_producers)"), "\(second.error)")
+      #expect(second.error.contains("its max_producers is 1"), "\(second.error)")
       writer.signal(SIGTERM)
       _ = writer.wait()
       chmod(daemon.scratch.path, 0o755)
