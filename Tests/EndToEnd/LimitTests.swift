@@ -27,7 +27,8 @@ extension OneAtATime {
         ),
         (
           "[channel.a]\nmax_producers = 1",
-          "relayctl: channel a: its max_producers is 1, and as many processes write into it already\n"
+          "relayctl: channel a: its max_producers is 1, and as many processes write into it "
+            + "already\n"
         ),
       ])
     func producers(_ configuration: String, _ refusal: String) throws {
