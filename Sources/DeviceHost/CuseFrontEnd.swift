@@ -15,7 +15,7 @@ final class CuseFrontEnd: FrontEnd {
   func start(on thread: ServingThread) { list = NodeList() }
 
   func add(_ device: Device, on thread: ServingThread) throws(HostError) {
-    collect()
+    prune()
     // The first device gets a major number of its own; the rest share it, as long as one is there.
     let major = try nodes.first?.number().major ?? 0
     let node = CuseNode(device, minor: freeMinor, thread: thread)
@@ -25,7 +25,7 @@ final class CuseFrontEnd: FrontEnd {
       try node.register(major: major)
     } catch {
       thread.run { node.end() }
-      collect()
+      prune()
       throw error
     }
   }
@@ -39,15 +39,16 @@ final class CuseFrontEnd: FrontEnd {
   func remove(_ device: Device) {
     guard let node = nodes.first(where: { $0.device === device }) else { return }
     node.thread.run { node.remove() }
-    collect()
   }
 
   func stop() {
     for node in nodes { node.thread.run { node.end() } }
-    collect()
+    prune()
   }
 
-  func collect() {
+  func letGo(_ device: Device) { prune() }
+
+  private func prune() {
     nodes.removeAll { node in
       if node.isGone { list?.remove(node.device) }
       return node.isGone

@@ -35,8 +35,8 @@ protocol FrontEnd: AnyObject {
   func add(_ device: Device, on thread: ServingThread) throws(HostError)
   /// Takes the device away, but for who has it open.
   func remove(_ device: Device)
-  /// Lets go of what nobody has open any more.
-  func collect()
+  /// The removed device is not open any more.
+  func letGo(_ device: Device)
   func stop()
 }
 
@@ -59,7 +59,6 @@ public final class DeviceHost {
     let thread: ServingThread
     // Keeps it alive.
     let device: Device
-    var isLeaving = false
   }
 
   /// The thread that takes a channel's signals, and how many of its devices are served.
@@ -148,7 +147,8 @@ public final class DeviceHost {
   public func remove(_ devices: [Device]) {
     for device in devices {
       frontEnd.remove(device)
-      places[ObjectIdentifier(device)]?.isLeaving = true
+      // Also where its front end has lost it.
+      places[ObjectIdentifier(device)]?.thread.run { device.remove() }
     }
   }
 
@@ -158,17 +158,16 @@ public final class DeviceHost {
   /// Lets go of the removed devices that nobody has open any more.
   public func collect() {
     changes.drain()
-    for (id, place) in places where place.isLeaving {
-      let isGone = place.thread.run {
-        if !place.device.isOpen { place.thread.letGo(place.device) }
-        return !place.device.isOpen
+    for thread in threads {
+      for device in thread.takeLeft() {
+        guard places[ObjectIdentifier(device)] != nil else { continue }
+        thread.run { thread.letGo(device) }
+        frontEnd.letGo(device)
+        places[ObjectIdentifier(device)] = nil
+        thread.load -= 1
+        unwatch(device)
       }
-      guard isGone else { continue }
-      places[id] = nil
-      place.thread.load -= 1
-      unwatch(place.device)
     }
-    frontEnd.collect()
   }
 
   /// Whether the device was added and, if it was removed, somebody still has it open.

@@ -27,6 +27,8 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
   // Channels whose signals another thread took for devices here.
   private let signalled = Mutex<[CInt]>([])
   private var awaited: [Device] = []
+  // Removed, and not open any more; the owner collects them.
+  private let left = Mutex<[Device]>([])
   private var isTicking = false
   private var tickMilliseconds = ServingThread.firstTickMilliseconds
 
@@ -151,6 +153,14 @@ extension ServingThread {
     served[device.reader.channel.wakeDescriptor, default: []].append(device)
   }
 
+  /// The removed devices that nobody has open any more; each once.
+  func takeLeft() -> [Device] {
+    left.withLock { devices in
+      defer { devices = [] }
+      return devices
+    }
+  }
+
   func letGo(_ device: Device) {
     let channel = device.reader.channel.wakeDescriptor
     served[channel]?.removeAll { $0 === device }
@@ -197,7 +207,10 @@ extension ServingThread {
 
   func releaseReader() { readers.giveBack() }
 
-  func lastFileClosed() { EventFD.signal(changes) }
+  func lastFileClosed(of device: Device) {
+    left.withLock { $0.append(device) }
+    EventFD.signal(changes)
+  }
 
   func log(_ message: String) { logMessage(message) }
 

@@ -178,6 +178,10 @@ final class Daemon {
     return number
   }
 
+  func descriptorCount() throws -> Int {
+    try Files.names(in: "/proc/\(process.pid)/fd").count
+  }
+
   /// How often it ran in 2 seconds, once it has come to rest.
   func switchesWhenIdle() throws -> Int {
     func switches() throws -> Int {

@@ -130,6 +130,25 @@ extension OneAtATime {
       #expect(try daemon.statistic("records_written", of: "job") == 0)
     }
 
+    @Test func theyComeAndGoWithoutATrace() throws {
+      let daemon = try Daemon("relay:global")
+      func cycle() throws {
+        try daemon.require("create", "job", "--global")
+        let device = try FileDescriptor.open(daemon.device("job0"), O_RDONLY)
+        try daemon.write("one\n", to: "job")
+        var byte: UInt8 = 0
+        #expect(read(device.raw, &byte, 1) == 1)
+        close(device.take())
+        try eventually("it is gone") { try daemon.channels() == ["relay"] }
+      }
+      let before = try daemon.descriptorCount()
+      try cycle()
+      let memory = try daemon.proc("status", "VmRSS")
+      for _ in 0..<(Backend.underTest == .fuse ? 100 : 5) { try cycle() }
+      try eventually("its last client is gone") { try daemon.descriptorCount() == before }
+      #expect(try daemon.proc("status", "VmRSS") <= memory + 500, "KiB")
+    }
+
     @Test func closingRefusesWhoWrites() throws {
       let daemon = try Daemon("relay:global", "full:global,subbuf_size=4096,n_subbufs=2")
       let zero = try FileDescriptor.open("/dev/zero", O_RDONLY)

@@ -29,6 +29,28 @@ extension OneAtATime {
       #expect(daemon.end() == 0)
     }
 
+    @Test(.onceIsEnough) func aThousandChannelsCloseUnderTheirReaders() throws {
+      let daemon = try Daemon(configuration: ScaleTests.configuration(1))
+      let before = try daemon.descriptorCount()
+      try daemon.configure(ScaleTests.configuration(1001))
+      try daemon.require("reload")
+      var files = try (1...1000).map {
+        try FileDescriptor.open(daemon.device("c\($0)_0"), O_RDONLY).take()
+      }
+      try daemon.write("one\n", to: "c1000_")
+      try daemon.configure(ScaleTests.configuration(1))
+      try daemon.require("reload")
+      #expect(try daemon.channels().count == 1001, "as long as somebody has them open")
+      #expect(try Files.names(in: daemon.mount) == ["c0_0"])
+      var bytes = [UInt8](repeating: 0, count: 100)
+      #expect(read(files[999], &bytes, 100) == 4)
+      #expect(files.allSatisfy { read($0, &bytes, 100) == 0 })
+      for file in files { close(file) }
+      files = []
+      try eventually("they are gone") { try daemon.channels() == ["c0_"] }
+      try eventually("their descriptors, too") { try daemon.descriptorCount() == before }
+    }
+
     @Test(.onceIsEnough) func aWakeUpCostsNoMoreAmongThousandsThatWait() throws {
       let count = 2000
       var limit = rlimit()
