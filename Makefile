@@ -23,7 +23,7 @@ help: ## list the targets
 
 deps: ## install the Debian packages that are missing
 	@.ci/deps binutils busybox-static fuse3 g++ gcc git kmod libc6-dev libfuse3-dev pkg-config procps \
-	  qemu-system-x86 udev user-mode-linux util-linux
+	  qemu-system-x86 systemd udev user-mode-linux util-linux
 
 bench-deps: deps ## install what the benchmark compares with (LTTng-UST)
 	@.ci/deps lttng-tools liblttng-ust-dev
@@ -33,11 +33,14 @@ build: ## build relayd, relayctl and the tools for release
 	$(SWIFT) build --scratch-path $(BUILD) -c release --static-swift-stdlib
 
 # The native run comes last, so that the test runner's closing line is the last one.
-test: deps build ## run all tests: on real CUSE and on four CPUs (in guests if need be), then natively
+test: deps build ## run all tests: on real CUSE, under systemd, on four CPUs (in guests), then natively
 	$(SWIFT) build --scratch-path $(BUILD) --build-tests
 	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse Tests/VM/with-cuse \
 	  $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing \
 	  --filter '$(CUSE_SUITES)'
+	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse RELAY_TEST_SYSTEMD=1 Tests/VM/with-systemd \
+	  $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing \
+	  --filter ServiceTests
 	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse RELAY_TEST_CPUS=4 Tests/VM/with-cpus \
 	  $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing \
 	  --filter '$(CPU_SUITES)'
