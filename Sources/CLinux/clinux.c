@@ -64,14 +64,16 @@ int clinux_get_seals(int fd) { return RETRY(fcntl(fd, F_GET_SEALS)); }
 int clinux_eventfd(void) { return RETRY(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
 
 int clinux_eventfd_signal(int fd) {
+  // Signal handlers write records, too: what they interrupted keeps its errno.
+  int saved = errno;
   // Whoever shares the descriptor can clear O_NONBLOCK and fill the counter; ask before writing.
   struct pollfd ask = {.fd = fd, .events = POLLOUT};
-  int ready = RETRY(poll(&ask, 1, 0));
-  if (ready < 0) return ready;
-  if (!(ask.revents & POLLOUT)) return -EAGAIN;
+  int result = RETRY(poll(&ask, 1, 0));
+  if (result >= 0 && !(ask.revents & POLLOUT)) result = -EAGAIN;
   uint64_t one = 1;
-  ssize_t result = RETRY(write(fd, &one, sizeof one));
-  return result < 0 ? (int)result : 0;
+  if (result > 0) result = (int)RETRY(write(fd, &one, sizeof one));
+  errno = saved;
+  return result < 0 ? result : 0;
 }
 
 int clinux_eventfd_drain(int fd) {
