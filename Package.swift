@@ -46,7 +46,7 @@ let package = Package(
       exclude: ["exports.map"], swiftSettings: swift,
       linkerSettings: [
         .unsafeFlags([
-          "-static-stdlib", "-Xlinker", "-soname=librelay.so.0", "-Xlinker",
+          "-static-stdlib", "-use-ld=lld", "-Xlinker", "-soname=librelay.so.0", "-Xlinker",
           "--version-script=\(Context.packageDirectory)/Sources/RelayC/exports.map",
         ])
       ]),

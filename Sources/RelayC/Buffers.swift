@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The whole channel, its buffers, and reading own ones: relay_flush … relay_statistics.
 
+// The names are relay.h's.
+// swift-format-ignore-file: AlwaysUseLowerCamelCase
+
 public import CRelay
 internal import Glibc
 internal import Relay

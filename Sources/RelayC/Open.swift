@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Opening, attaching and leaving channels: relay_open … relay_close.
 
+// The names are relay.h's.
+// swift-format-ignore-file: AlwaysUseLowerCamelCase
+
 public import CRelay
 internal import Glibc
 internal import LinuxIO

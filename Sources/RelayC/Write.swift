@@ -2,6 +2,9 @@
 // Records: relay_write … relay_cancel. The fast way touches the hot page and the ring, allocates
 // and locks nothing; whatever is unusual goes the slow way.
 
+// The names are relay.h's.
+// swift-format-ignore-file: AlwaysUseLowerCamelCase
+
 public import CRelay
 internal import Glibc
 internal import Relay
