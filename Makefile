@@ -8,7 +8,7 @@ LIBDIR ?= $(PREFIX)/lib
 DESTDIR ?=
 BUILD ?= .build
 
-# The number behind .so is raised when programs have to be linked anew; exports.map has it, too.
+# The number behind .so is raised when programs have to be linked anew; Package.swift and exports.map have it, too.
 LIBRARY_VERSION := 0.1.0
 RELEASE := $(CURDIR)/$(BUILD)/release
 PEERS := $(BUILD)/peers

@@ -26,12 +26,10 @@ extension Reader {
       // Past what hasData found to be overwritten, and at the sub-buffer's first live record.
       let seq = position.seq
       guard let seal = sealOfSubbuf else { return }
-      // Exactly its bytes: the claim ends behind its SEAL.
-      if claim(limit: rest.count + seal.end - position.offset).byteCount > 0 {
-        consume()
-      } else {
-        skipEmptyRecords(before: seal.entry)
-      }
+      // Exactly its bytes: where any are left in it, the claim ends behind its SEAL.
+      let bytes = seal.end - position.offset
+      if claim(limit: rest.count + bytes).byteCount > 0 { consume() }
+      if bytes == 0 { skipEmptyRecords(before: seal.entry) }
       guard position.seq != seq else { return }
       left -= 1
     }
