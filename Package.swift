@@ -75,7 +75,7 @@ let package = Package(
       name: "DeviceHostTests", dependencies: ["DeviceHost", "Relay", "LinuxIO"],
       swiftSettings: swift),
     .testTarget(
-      name: "RelayDaemonTests", dependencies: ["RelayDaemon", "Relay", "LinuxIO"],
+      name: "RelayDaemonTests", dependencies: ["RelayDaemon", "RelayControl", "Relay", "LinuxIO"],
       swiftSettings: swift),
     .testTarget(
       name: "EndToEnd", dependencies: ["LinuxIO"], path: "Tests/EndToEnd", swiftSettings: swift),

@@ -62,7 +62,7 @@ final class ControlRequests: ControlHandler {
   func statistics(
     channel: String, bufferIndex: Int, client: Client
   ) throws(ControlRefusal) -> BufferStatistics? {
-    let served = try find(channel)
+    let served = if let counted = table.counted(channel) { counted } else { try find(channel) }
     guard served.devices.indices.contains(bufferIndex) else { return nil }
     let (cpu, device) = served.devices[bufferIndex]
     let statistics = host.use(device) { $0.statistics() }
