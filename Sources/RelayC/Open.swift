@@ -140,7 +140,7 @@ private func attach(
   _ path: UnsafePointer<CChar>?, _ name: UnsafePointer<CChar>?,
   prepare: (ControlClient, String) throws(ControlError) -> Void
 ) throws(Failure) -> Handle {
-  guard let name else { throw Failure(EINVAL) }
+  guard let name, name.pointee != 0 else { throw Failure(EINVAL) }
   let text = String(cString: name)
   let (attachment, channel) = try Attachment.open(
     path: path.map { String(cString: $0) }, name: text
