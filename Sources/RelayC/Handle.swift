@@ -64,7 +64,7 @@ struct Lock {
   }
 
   func locked<R: ~Copyable, E: Error>(_ body: () throws(E) -> R) throws(E) -> R {
-    // Acquire here and below, with the release at the end: each holder sees what the one before did.
+    // Acquire, twice, with the release at the end: a holder sees what the one before did.
     if !word.pointee.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged {
       while word.pointee.exchange(2, ordering: .acquiring) != 0 {
         Futex.wait(UnsafeRawPointer(word), expected: 2, timeoutMilliseconds: -1)

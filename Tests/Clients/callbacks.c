@@ -246,7 +246,8 @@ TEST(threads_take_turns_in_a_callback) {
   for (int i = 0; i < 1000; i++) {
     ssize_t n = relay_read(buf, text, sizeof text);
     CHECK(n >= 0 && n % 2 == 0);
-    for (ssize_t j = 0; j < n; j += 2) CHECK(!memcmp(text + j, "ab", 2) || !memcmp(text + j, "cd", 2));
+    for (ssize_t j = 0; j < n; j += 2)
+      CHECK(!memcmp(text + j, "ab", 2) || !memcmp(text + j, "cd", 2));
   }
   for (int i = 0; i < 4; i++) EQUAL(pthread_join(threads[i], NULL), 0);
   drain(buf);
