@@ -26,7 +26,7 @@ help: ## list the targets
 
 deps: ## install the Debian packages that are missing
 	@.ci/deps binutils busybox-static fuse3 g++ gcc git kmod libc6-dev libfuse3-dev pkg-config procps \
-	  qemu-system-x86 udev user-mode-linux util-linux
+	  python3 qemu-system-x86 udev user-mode-linux util-linux
 
 bench-deps: deps ## install what the benchmark compares with (LTTng-UST)
 	@.ci/deps lttng-tools liblttng-ust-dev
@@ -96,10 +96,10 @@ install: $(RELEASE)/relayd $(RELEASE)/relayctl install-library ## install under 
 	  install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}; \
 	done
 
-# As a distribution's development package has it. Programs that are run need no Swift.
+# As a development package has it. Stripped: valgrind cannot read this debugging information.
 install-library: $(RELEASE)/librelay.so ## install librelay.so, relay.h and relay.pc under DESTDIR/PREFIX
 	install -d $(DESTDIR)$(LIBDIR)/pkgconfig
-	install -m 644 $(RELEASE)/librelay.so $(DESTDIR)$(LIBDIR)/librelay.so.$(LIBRARY_VERSION)
+	install -s -m 644 $(RELEASE)/librelay.so $(DESTDIR)$(LIBDIR)/librelay.so.$(LIBRARY_VERSION)
 	ln -sf librelay.so.$(LIBRARY_VERSION) $(DESTDIR)$(LIBDIR)/librelay.so.$(firstword $(subst ., ,$(LIBRARY_VERSION)))
 	ln -sf librelay.so.$(LIBRARY_VERSION) $(DESTDIR)$(LIBDIR)/librelay.so
 	install -D -m 644 Sources/CRelay/include/relay.h $(DESTDIR)$(PREFIX)/include/relay.h

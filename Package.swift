@@ -46,7 +46,9 @@ let package = Package(
       exclude: ["exports.map"], swiftSettings: swift,
       linkerSettings: [
         .unsafeFlags([
-          "-static-stdlib", "-use-ld=lld", "-Xlinker", "-soname=librelay.so.0", "-Xlinker",
+          // nodelete: the runtime inside cannot be unloaded.
+          "-static-stdlib", "-use-ld=lld", "-Xlinker", "-znodelete", "-Xlinker",
+          "-soname=librelay.so.0", "-Xlinker",
           "--version-script=\(Context.packageDirectory)/Sources/RelayC/exports.map",
         ])
       ]),

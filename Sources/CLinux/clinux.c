@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
@@ -43,6 +44,8 @@ int clinux_open(const char *path, int flags, mode_t mode) {
 }
 
 ssize_t clinux_read(int fd, void *bytes, size_t count) { return RETRY(read(fd, bytes, count)); }
+
+const char *clinux_secure_getenv(const char *name) { return secure_getenv(name); }
 
 void clinux_name_thread(const char *name) { pthread_setname_np(pthread_self(), name); }
 

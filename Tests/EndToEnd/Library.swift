@@ -50,7 +50,12 @@ struct Library: Sendable {
     return finished.output
   }
 
-  static func source(_ name: String) -> String { "\(root)/Tests/Clients/\(name)" }
+  static let readme = "\(root)/README.md"
+
+  /// A file in Tests/Clients, or an absolute path.
+  static func source(_ name: String) -> String {
+    name.hasPrefix("/") ? name : "\(root)/Tests/Clients/\(name)"
+  }
 
   /// The path of a program, built when it is first asked for.
   func program(_ name: String, _ compiler: [String], _ sources: String...) throws -> String {

@@ -22,6 +22,8 @@ extension OneAtATime {
       let exported = Set(symbols.map { String($0.prefix { $0 != "@" }) })
       #expect(exported == Set(declared.map(String.init)))
       #expect(declared.count > 25)
+      let manual = try library.must("cat", "\(library.directory)/usr/share/man/man3/relay.3")
+      #expect(declared.filter { !manual.contains(".Fn \($0) \"") } == [])
     }
 
     @Test(.onceIsEnough) func needsNoSwiftAndHasAName() throws {
@@ -69,7 +71,27 @@ extension OneAtATime {
       #expect(finished.status == 0, "\(finished.error)")
     }
 
-    @Test(arguments: ["client.c", "client.cc", "client.py", "client.rs"])
+    @Test(.onceIsEnough) func theReadmesExampleWorks() throws {
+      let library = try Library.get()
+      let readme = try library.must("cat", Library.readme)
+      let example = try #require(readme.components(separatedBy: "```c\n").dropFirst().first)
+      let code = String(example).components(separatedBy: "```")[0]
+      let source = "\(library.directory)/numbers.c"
+      try library.must(
+        "sh", "-c", "printf %s \"$CODE\" >\(source)", environment: ["CODE": "\(code)"])
+      let program = try library.program("numbers", Library.c, source)
+      let daemon = try Daemon("relay:global")
+      #expect(try library.start([program], daemon).status == 0)
+      #expect(try daemon.statistic("records_written") == 2000)
+      // Up to 3 digits and a newline each, and 4 bytes.
+      let output = try daemon.shell("cat \(daemon.device("relay0")) | wc -c").output
+      #expect(output == "\(3890 + 4000)\n")
+    }
+
+    // Compilers are slow in guests.
+    @Test(
+      arguments: Backend.underTest == .cuse
+        ? ["client.c"] : ["client.c", "client.cc", "client.py", "client.rs"])
     func clientsWriteAndTheirRecordsAreRead(_ source: String) throws {
       let library = try Library.get()
       let client: [String]

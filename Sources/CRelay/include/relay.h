@@ -90,10 +90,12 @@ relay_chan *relay_open(const char *base_filename, size_t subbuf_size, size_t n_s
  * Not beside another call of relay_late_setup_files or relay_close. */
 int relay_late_setup_files(relay_chan *chan, const char *base_filename);
 
-/* A daemon's channel, to write into. socket_path NULL: $RELAY_SOCKET, else /run/relayd/control.
- * errno: ECONNREFUSED nobody serves the socket; EACCES the socket may not be used; ENOENT no such
- * channel; EINVAL no name; EPERM its writers are others; EMFILE too many producers, or descriptors;
- * ETIMEDOUT no answer in 10 s; EPROTO not a relayd, or of another version. */
+/* A daemon's channel, to write into. socket_path NULL: $RELAY_SOCKET (not in set-user-ID programs),
+ * else /run/relayd/control. When the daemon ends, records still go into memory that nobody reads;
+ * what asks the daemon, as relay_statistics, fails then: attach again. errno: ECONNREFUSED nobody
+ * serves the socket; EACCES the socket may not be used; ENOENT no such channel; EINVAL no
+ * name; EPERM its writers are others; EMFILE too many producers, or descriptors; ETIMEDOUT no
+ * answer in 10 s; EPROTO not a relayd, or of another version. */
 relay_chan *relay_attach(const char *socket_path, const char *channel);
 
 /* Creates a channel in the daemon and attaches to it. It stays until relay_close, or until the
