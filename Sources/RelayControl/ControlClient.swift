@@ -110,7 +110,7 @@ public final class ControlClient {
     return AttachedChannel(owner: owner, geometry: geometry, ring: ring, wake: wake)
   }
 
-  /// The `index`-th channel; nil past the last.
+  /// The first channel whose serial number is `index` or higher; nil past the last.
   public func list(index: Int) throws(ControlError) -> ChannelDescription? {
     switch try exchange(.list(index: index)) {
     case .channel(let description): return description
@@ -122,13 +122,18 @@ public final class ControlClient {
   /// All channels.
   public func list() throws(ControlError) -> [ChannelDescription] {
     var channels: [ChannelDescription] = []
-    while let channel = try list(index: channels.count) { channels.append(channel) }
+    while let channel = try list(index: channels.last.map { $0.serial + 1 } ?? 0) {
+      // Whatever the other side says, this ends.
+      guard channel.serial > channels.last?.serial ?? -1 else { throw unexpected() }
+      channels.append(channel)
+    }
     return channels
   }
 
-  /// The channel of this name; nil if there is none.
+  /// The channel of this name, the open one before one that is closed and still being read; nil if
+  /// there is none.
   public func describe(_ channel: String) throws(ControlError) -> ChannelDescription? {
-    try list().first { $0.name == channel }
+    try list().last { $0.name == channel }
   }
 
   /// The `bufferIndex`-th buffer of `channel`; nil past the last.

@@ -15,6 +15,7 @@ final class ChannelTable {
   /// By name, and in the order in which they came.
   private var byName: [String: ServedChannel] = [:]
   private(set) var channels: [ServedChannel] = []
+  private var nextSerial = 0
   /// Closed, and still open at some reader.
   private var closing: [ServedChannel] = []
   /// Whether the host takes devices: with CUSE, only once /dev/cuse is there.
@@ -39,12 +40,14 @@ final class ChannelTable {
     byName[name] ?? closing.first { $0.channel.name == name }
   }
 
-  /// The `index`-th of all that are open, and those that are closed and still being read; nil past
-  /// the last.
-  func listed(_ index: Int) -> (served: ServedChannel, isClosed: Bool)? {
-    if index < channels.count { return (channels[index], false) }
-    guard index - channels.count < closing.count else { return nil }
-    return (closing[index - channels.count], true)
+  /// Of all that are open, and those that are closed and still being read: the first whose serial
+  /// number is `serial` or higher; nil past the last.
+  func listed(from serial: Int) -> (served: ServedChannel, isClosed: Bool)? {
+    // Both are few or in order: those that are open are, by their serial numbers.
+    let open = channels.first { $0.serial >= serial }
+    let closed = closing.filter { $0.serial >= serial }.min { $0.serial < $1.serial }
+    guard let closed, closed.serial < open?.serial ?? .max else { return open.map { ($0, false) } }
+    return (closed, true)
   }
 
   /// Opens a channel and serves it; throws why it cannot be, and leaves nothing of it.
@@ -63,6 +66,8 @@ final class ChannelTable {
     let served = ServedChannel(
       options, origin, channel, identity, pathPrefix: host.pathPrefix + options.name)
     if isServing { try serve(served) }
+    served.serial = nextSerial
+    nextSerial += 1
     byName[options.name] = served
     channels.append(served)
   }

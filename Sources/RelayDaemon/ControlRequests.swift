@@ -48,7 +48,7 @@ final class ControlRequests: ControlHandler {
   }
 
   func describe(index: Int, client: Client) throws(ControlRefusal) -> ChannelDescription? {
-    guard let (served, isClosed) = table.listed(index) else { return nil }
+    guard let (served, isClosed) = table.listed(from: index) else { return nil }
     let geometry = served.channel.geometry
     return ChannelDescription(
       name: served.channel.name, subbufSize: geometry.subbufSize,
@@ -56,7 +56,7 @@ final class ControlRequests: ControlHandler {
       isGlobal: geometry.isGlobal, cpus: served.devices.map(\.cpu),
       frontEnd: host.backend.rawValue, pathPrefix: served.pathPrefix,
       readMode: served.options.read.rawValue, wakeup: served.options.wakeup.rawValue,
-      isTemporary: served.isTemporary, isClosed: isClosed)
+      isTemporary: served.isTemporary, isClosed: isClosed, serial: served.serial)
   }
 
   func statistics(
