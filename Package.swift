@@ -20,6 +20,8 @@ let package = Package(
   name: "relayd",
   products: [
     .library(name: "Relay", targets: ["Relay"]),
+    // For C: librelay.so, with its own copy of the Swift runtime inside.
+    .library(name: "relay", type: .dynamic, targets: ["RelayC"]),
     .executable(name: "relayd", targets: ["relayd"]),
     .executable(name: "relayctl", targets: ["relayctl"]),
     .executable(name: "relay-bench", targets: ["relay-bench"]),
@@ -38,6 +40,18 @@ let package = Package(
     .target(name: "LinuxIO", dependencies: ["CLinux"], swiftSettings: swift),
     .target(name: "Relay", dependencies: ["CRelayABI", "LinuxIO"], swiftSettings: swift),
     .target(name: "RelayControl", dependencies: ["LinuxIO"], swiftSettings: swift),
+    .target(name: "CRelay", cSettings: c),
+    .target(
+      name: "RelayC", dependencies: ["CRelay", "Relay", "RelayControl", "LinuxIO"],
+      exclude: ["exports.map"], swiftSettings: swift,
+      linkerSettings: [
+        .unsafeFlags([
+          // nodelete: the runtime inside cannot be unloaded.
+          "-static-stdlib", "-use-ld=lld", "-Xlinker", "-znodelete", "-Xlinker",
+          "-soname=librelay.so.0", "-Xlinker",
+          "--version-script=\(Context.packageDirectory)/Sources/RelayC/exports.map",
+        ])
+      ]),
     .target(
       name: "DeviceHost", dependencies: ["CFuse", "LinuxIO", "Relay"], swiftSettings: swift),
     .target(

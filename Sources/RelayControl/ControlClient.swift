@@ -60,8 +60,7 @@ public struct AttachedChannel: ~Copyable, Sendable {
 public final class ControlClient {
   /// `$RELAY_SOCKET`, else /run/relayd/control.
   public static var defaultPath: String {
-    if let path = getenv("RELAY_SOCKET"), path[0] != 0 { return String(cString: path) }
-    return "/run/relayd/control"
+    Environment.value(of: "RELAY_SOCKET") ?? "/run/relayd/control"
   }
 
   public let path: String
