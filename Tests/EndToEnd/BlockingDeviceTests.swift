@@ -35,10 +35,25 @@ extension OneAtATime {
       #expect(finished.status == 0 && finished.output == "one\n")
     }
 
+    @Test(arguments: [["dd", "bs=1", "count=4", "status=none"], ["head", "-c", "4"]])
+    func whoWantsSomeBytesWaitsForThem(_ command: [String]) throws {
+      let daemon = try Daemon("relay:global,read=block")
+      let device = try FileDescriptor.open(daemon.device("relay0"), O_RDONLY)
+      let out = try MemoryFile.create(name: "out", count: 0)
+      let reader = try ChildProcess(
+        ["timeout", "20"] + command, input: device.raw, output: out.raw)
+      try daemon.write("a\n")
+      try eventually("it has what there is") { try daemon.statistic("records_read") == 1 }
+      try daemon.write("b\n")
+      #expect(reader.wait() == 0)
+      #expect(text(of: out.raw) == "a\nb\n")
+    }
+
     @Test func catFollowsUntilTheChannelIsClosed() throws {
       let daemon = try Daemon("relay:global,read=block")
       let out = try MemoryFile.create(name: "out", count: 0)
-      let cat = try ChildProcess(["cat", daemon.device("relay0")], output: out.raw)
+      let cat = try ChildProcess(
+        ["timeout", "60", "cat", daemon.device("relay0")], output: out.raw)
       var expected = ""
       for line in ["one\n", "two\n", "three\n"] {
         try daemon.write(line)
