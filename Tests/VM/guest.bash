@@ -1,9 +1,10 @@
+#!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# shellcheck shell=bash
 # What with-cuse and with-cpus have in common: their arguments, the job directory through which host
 # and guest talk, and a guest that cannot outlive its time or its caller. Sourced, not run.
 #
-# The sourcing script has set: name, timeout, memory, and defines usage().
+# The sourcing script has set: name, here, timeout, memory, and defines usage().
+# shellcheck disable=SC2154
 
 say() { echo "$name: $*" >&2; }
 
