@@ -4,9 +4,12 @@
 SWIFT ?= swift
 CC = cc
 PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
 DESTDIR ?=
 BUILD ?= .build
 
+# The number behind .so is raised when programs have to be linked anew; Package.swift and exports.map have it, too.
+LIBRARY_VERSION := 0.1.0
 RELEASE := $(CURDIR)/$(BUILD)/release
 PEERS := $(BUILD)/peers
 # The suites that open a real /dev/cuse; everything else runs natively.
@@ -15,7 +18,7 @@ CUSE_SUITES := EndToEnd|DeviceHostTests.*Cuse
 CPU_SUITES := CPUTests
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test demo bench bench-deps lint format install clean
+.PHONY: help deps build test demo bench bench-deps lint format install install-library clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -23,21 +26,24 @@ help: ## list the targets
 
 deps: ## install the Debian packages that are missing
 	@.ci/deps binutils busybox-static fuse3 g++ gcc git kmod libc6-dev libfuse3-dev pkg-config procps \
-	  qemu-system-x86 udev user-mode-linux util-linux
+	  python3 qemu-system-x86 systemd udev user-mode-linux util-linux
 
 bench-deps: deps ## install what the benchmark compares with (LTTng-UST)
 	@.ci/deps lttng-tools liblttng-ust-dev
 
-build: ## build relayd, relayctl and the tools for release
+build: ## build relayd, relayctl, librelay.so and the tools for release
 	@command -v $(SWIFT) >/dev/null || { echo "no '$(SWIFT)': see https://swift.org/install" >&2; exit 1; }
 	$(SWIFT) build --scratch-path $(BUILD) -c release --static-swift-stdlib
 
 # The native run comes last, so that the test runner's closing line is the last one.
-test: deps build ## run all tests: on real CUSE and on four CPUs (in guests if need be), then natively
+test: deps build ## run all tests: on real CUSE, under systemd, on four CPUs (in guests), then natively
 	$(SWIFT) build --scratch-path $(BUILD) --build-tests
 	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse Tests/VM/with-cuse \
 	  $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing \
 	  --filter '$(CUSE_SUITES)'
+	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse RELAY_TEST_SYSTEMD=1 Tests/VM/with-systemd \
+	  $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing \
+	  --filter ServiceTests
 	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse RELAY_TEST_CPUS=4 Tests/VM/with-cpus \
 	  $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing \
 	  --filter '$(CPU_SUITES)'
@@ -72,10 +78,10 @@ format: ## format the Swift sources in place
 	$(SWIFT) format -i -r -p Sources Tests Package.swift
 
 # Builds only what was never built, so that `sudo make install` leaves no root-owned build.
-$(RELEASE)/relayd $(RELEASE)/relayctl:
+$(RELEASE)/relayd $(RELEASE)/relayctl $(RELEASE)/librelay.so:
 	$(MAKE) build
 
-install: $(RELEASE)/relayd $(RELEASE)/relayctl ## install under DESTDIR/PREFIX
+install: $(RELEASE)/relayd $(RELEASE)/relayctl install-library ## install under DESTDIR/PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 755 $(RELEASE)/relayd $(RELEASE)/relayctl $(DESTDIR)$(PREFIX)/bin
 	sed 's|^\(Exec[A-Za-z]*=[-@:+!]*\)[^ ]*/\(relayd\|relayctl\)|\1$(PREFIX)/bin/\2|' \
@@ -92,6 +98,18 @@ install: $(RELEASE)/relayd $(RELEASE)/relayctl ## install under DESTDIR/PREFIX
 	for page in Sources/Support/man/*; do \
 	  install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}; \
 	done
+
+# As a development package has it. Stripped: valgrind cannot read this debugging information.
+install-library: $(RELEASE)/librelay.so ## install librelay.so, relay.h and relay.pc under DESTDIR/PREFIX
+	install -d $(DESTDIR)$(LIBDIR)/pkgconfig
+	install -s -m 644 $(RELEASE)/librelay.so $(DESTDIR)$(LIBDIR)/librelay.so.$(LIBRARY_VERSION)
+	ln -sf librelay.so.$(LIBRARY_VERSION) $(DESTDIR)$(LIBDIR)/librelay.so.$(firstword $(subst ., ,$(LIBRARY_VERSION)))
+	ln -sf librelay.so.$(LIBRARY_VERSION) $(DESTDIR)$(LIBDIR)/librelay.so
+	install -D -m 644 Sources/CRelay/include/relay.h $(DESTDIR)$(PREFIX)/include/relay.h
+	sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(LIBRARY_VERSION)|' \
+	  Sources/Support/relay.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/relay.pc
+	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/relay.pc
+	[ -n '$(DESTDIR)' ] || [ "$$(id -u)" != 0 ] || ldconfig
 
 clean: ## remove everything that was built
 	rm -rf $(BUILD)

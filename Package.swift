@@ -20,6 +20,8 @@ let package = Package(
   name: "relayd",
   products: [
     .library(name: "Relay", targets: ["Relay"]),
+    // For C: librelay.so, with its own copy of the Swift runtime inside.
+    .library(name: "relay", type: .dynamic, targets: ["RelayC"]),
     .executable(name: "relayd", targets: ["relayd"]),
     .executable(name: "relayctl", targets: ["relayctl"]),
     .executable(name: "relay-bench", targets: ["relay-bench"]),
@@ -38,6 +40,18 @@ let package = Package(
     .target(name: "LinuxIO", dependencies: ["CLinux"], swiftSettings: swift),
     .target(name: "Relay", dependencies: ["CRelayABI", "LinuxIO"], swiftSettings: swift),
     .target(name: "RelayControl", dependencies: ["LinuxIO"], swiftSettings: swift),
+    .target(name: "CRelay", cSettings: c),
+    .target(
+      name: "RelayC", dependencies: ["CRelay", "Relay", "RelayControl", "LinuxIO"],
+      exclude: ["exports.map"], swiftSettings: swift,
+      linkerSettings: [
+        .unsafeFlags([
+          // nodelete: the runtime inside cannot be unloaded.
+          "-static-stdlib", "-use-ld=lld", "-Xlinker", "-znodelete", "-Xlinker",
+          "-soname=librelay.so.0", "-Xlinker",
+          "--version-script=\(Context.packageDirectory)/Sources/RelayC/exports.map",
+        ])
+      ]),
     .target(
       name: "DeviceHost", dependencies: ["CFuse", "LinuxIO", "Relay"], swiftSettings: swift),
     .target(
@@ -54,7 +68,8 @@ let package = Package(
       exclude: ["Peers"], swiftSettings: swift),
     // Writes and checks self-describing records for the end-to-end tests and the demo.
     .executableTarget(
-      name: "relay-load", dependencies: [arguments], path: "Tests/Load", swiftSettings: swift),
+      name: "relay-load", dependencies: ["CLinux", arguments], path: "Tests/Load",
+      swiftSettings: swift),
     .testTarget(name: "LinuxIOTests", dependencies: ["LinuxIO"], swiftSettings: swift),
     .testTarget(name: "RelayTests", dependencies: ["Relay", "LinuxIO"], swiftSettings: swift),
     .testTarget(
@@ -63,7 +78,7 @@ let package = Package(
       name: "DeviceHostTests", dependencies: ["DeviceHost", "Relay", "LinuxIO"],
       swiftSettings: swift),
     .testTarget(
-      name: "RelayDaemonTests", dependencies: ["RelayDaemon", "Relay", "LinuxIO"],
+      name: "RelayDaemonTests", dependencies: ["RelayDaemon", "RelayControl", "Relay", "LinuxIO"],
       swiftSettings: swift),
     .testTarget(
       name: "EndToEnd", dependencies: ["LinuxIO"], path: "Tests/EndToEnd", swiftSettings: swift),

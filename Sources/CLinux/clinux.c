@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
@@ -44,6 +45,8 @@ int clinux_open(const char *path, int flags, mode_t mode) {
 
 ssize_t clinux_read(int fd, void *bytes, size_t count) { return RETRY(read(fd, bytes, count)); }
 
+const char *clinux_secure_getenv(const char *name) { return secure_getenv(name); }
+
 void clinux_name_thread(const char *name) { pthread_setname_np(pthread_self(), name); }
 
 int clinux_memfd(const char *name, uint64_t count) {
@@ -64,14 +67,16 @@ int clinux_get_seals(int fd) { return RETRY(fcntl(fd, F_GET_SEALS)); }
 int clinux_eventfd(void) { return RETRY(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
 
 int clinux_eventfd_signal(int fd) {
+  // Signal handlers write records, too: what they interrupted keeps its errno.
+  int saved = errno;
   // Whoever shares the descriptor can clear O_NONBLOCK and fill the counter; ask before writing.
   struct pollfd ask = {.fd = fd, .events = POLLOUT};
-  int ready = RETRY(poll(&ask, 1, 0));
-  if (ready < 0) return ready;
-  if (!(ask.revents & POLLOUT)) return -EAGAIN;
+  int result = RETRY(poll(&ask, 1, 0));
+  if (result >= 0 && !(ask.revents & POLLOUT)) result = -EAGAIN;
   uint64_t one = 1;
-  ssize_t result = RETRY(write(fd, &one, sizeof one));
-  return result < 0 ? (int)result : 0;
+  if (result > 0) result = (int)RETRY(write(fd, &one, sizeof one));
+  errno = saved;
+  return result < 0 ? result : 0;
 }
 
 int clinux_eventfd_drain(int fd) {

@@ -39,13 +39,14 @@ final class CuseFrontEnd: FrontEnd {
   func remove(_ device: Device) {
     guard let node = nodes.first(where: { $0.device === device }) else { return }
     node.thread.run { node.remove() }
-    prune()
   }
 
   func stop() {
     for node in nodes { node.thread.run { node.end() } }
     prune()
   }
+
+  func letGo(_ device: Device) { prune() }
 
   private func prune() {
     nodes.removeAll { node in

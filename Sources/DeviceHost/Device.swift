@@ -26,7 +26,7 @@ protocol DeviceKeeper: AnyObject {
   func admitReader(of device: Device) -> Bool
   func releaseReader()
   /// Nobody has the device open any more, and nobody ever will.
-  func lastFileClosed()
+  func lastFileClosed(of device: Device)
   /// A reader has begun to wait: the device wants `wake()` after a signal, and from time to time.
   func startWaking(_ device: Device)
   func log(_ message: String)
@@ -112,12 +112,16 @@ extension Device {
     if file.isAwaited { awaitedPolls -= 1 }
     files.removeAll { $0 === file }
     keeper?.releaseReader()
-    if isRemoved, files.isEmpty { keeper?.lastFileClosed() }
+    if isRemoved, files.isEmpty { keeper?.lastFileClosed(of: self) }
     Device.OpenFile.of(file.handle).release()
   }
 
   /// From now on it can only be read by who has it open.
-  func remove() { isRemoved = true }
+  func remove() {
+    guard !isRemoved else { return }
+    isRemoved = true
+    if files.isEmpty { keeper?.lastFileClosed(of: self) }
+  }
 
   /// Forgets everything that is open or waits, once no release can come any more.
   func abandon() {

@@ -35,6 +35,8 @@ protocol FrontEnd: AnyObject {
   func add(_ device: Device, on thread: ServingThread) throws(HostError)
   /// Takes the device away, but for who has it open.
   func remove(_ device: Device)
+  /// The removed device is not open any more.
+  func letGo(_ device: Device)
   func stop()
 }
 
@@ -57,7 +59,6 @@ public final class DeviceHost {
     let thread: ServingThread
     // Keeps it alive.
     let device: Device
-    var isLeaving = false
   }
 
   /// The thread that takes a channel's signals, and how many of its devices are served.
@@ -124,25 +125,30 @@ public final class DeviceHost {
     places[ObjectIdentifier(device)] = Place(thread: thread, device: device)
     thread.load += 1
     let fd = device.reader.channel.wakeDescriptor
-    var watch = watches[fd] ?? Watch(home: thread)
-    watch.deviceCount += 1
-    watches[fd] = watch
-    let result = watch.home.run {
-      Result { () throws(SystemError) in try watch.home.watch(device, on: thread) }
-    }
+    thread.run { thread.take(device) }
     do throws(SystemError) {
-      try result.get()
+      try watch(fd, for: thread)
     } catch {
       remove([device])
       throw HostError("device \(device.name): \(error)", code: error.code)
     }
   }
 
+  /// One thread takes a channel's signals; the others that serve it are told by that one.
+  private func watch(_ fd: CInt, for thread: ServingThread) throws(SystemError) {
+    let home = watches[fd]?.home ?? thread
+    watches[fd, default: Watch(home: home)].deviceCount += 1
+    guard home === thread else { return home.run { home.share(fd, with: thread) } }
+    guard watches[fd]!.deviceCount == 1 else { return }
+    try home.run { Result { () throws(SystemError) in try home.watch(fd) } }.get()
+  }
+
   /// Takes these devices away. Who has one open reads on until it is closed.
   public func remove(_ devices: [Device]) {
     for device in devices {
       frontEnd.remove(device)
-      places[ObjectIdentifier(device)]?.isLeaving = true
+      // Also where its front end has lost it.
+      places[ObjectIdentifier(device)]?.thread.run { device.remove() }
     }
   }
 
@@ -152,10 +158,15 @@ public final class DeviceHost {
   /// Lets go of the removed devices that nobody has open any more.
   public func collect() {
     changes.drain()
-    for (id, place) in places where place.isLeaving && !place.thread.run({ place.device.isOpen }) {
-      places[id] = nil
-      place.thread.load -= 1
-      unwatch(place.device)
+    for thread in threads {
+      for device in thread.takeLeft() {
+        guard places[ObjectIdentifier(device)] != nil else { continue }
+        thread.run { thread.letGo(device) }
+        frontEnd.letGo(device)
+        places[ObjectIdentifier(device)] = nil
+        thread.load -= 1
+        unwatch(device)
+      }
     }
   }
 

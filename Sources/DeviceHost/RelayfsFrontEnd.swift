@@ -13,8 +13,8 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
   private var session: Session?
   private var thread: ServingThread?
   private var tree = RelayfsTree()
-  // What lost its name and is still open.
-  private var unlinked: [UInt64] = []
+  // What lost its name and may still be open.
+  private var unlinked: [ObjectIdentifier: UInt64] = [:]
 
   private let startTime = time(nil)
 
@@ -57,16 +57,13 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
   func remove(_ device: Device) {
     thread?.run {
       device.remove()
-      if let node = tree.unlink(device) { unlinked.append(node) }
-      dropUnused()
+      unlinked[ObjectIdentifier(device)] = tree.unlink(device)
     }
   }
 
-  private func dropUnused() {
-    unlinked.removeAll { node in
-      guard let device = tree.device(node), !device.isOpen else { return false }
-      tree.drop(node)
-      return true
+  func letGo(_ device: Device) {
+    thread?.run {
+      if let node = unlinked.removeValue(forKey: ObjectIdentifier(device)) { tree.drop(node) }
     }
   }
 
@@ -115,9 +112,7 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
 extension RelayfsFrontEnd {
   func device(_ node: UInt64) -> Device? { tree.device(node) }
 
-  func served(_ session: Session) {
-    if !unlinked.isEmpty { dropUnused() }
-  }
+  func served(_ session: Session) {}
 
   func sessionEnded(_ session: Session) {
     abandonAll()

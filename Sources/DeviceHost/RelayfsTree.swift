@@ -86,6 +86,8 @@ struct RelayfsTree {
 
   private mutating func setEntry(_ name: String, in directory: UInt64, to number: UInt64?) {
     guard case .directory(var entries)? = nodes[directory]?.content else { return }
+    // Its only owner changes it in place: a directory of thousands is not copied for each.
+    nodes[directory]!.content = .directory([:])
     entries[name] = number
     nodes[directory]!.content = .directory(entries)
   }
@@ -102,13 +104,18 @@ struct RelayfsTree {
     guard self.device(number) === device else { return nil }
     var node = nodes[number]!
     setEntry(node.name, in: node.parent, to: nil)
-    while node.parent != RelayfsTree.root, children(of: node.parent).isEmpty {
+    while node.parent != RelayfsTree.root, isEmpty(node.parent) {
       let parent = node.parent
       node = nodes[parent]!
       setEntry(node.name, in: node.parent, to: nil)
       nodes[parent] = nil
     }
     return number
+  }
+
+  private func isEmpty(_ directory: UInt64) -> Bool {
+    guard case .directory(let entries)? = nodes[directory]?.content else { return false }
+    return entries.isEmpty
   }
 
   mutating func drop(_ number: UInt64) { nodes[number] = nil }

@@ -15,14 +15,20 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
   private let changes: CInt
   private let logMessage: @Sendable (String) -> Void
   private let tick: TimerFD
-  // Rung for a job, or for devices whose channel signals another thread.
+  // Rung for a job, or for channels in `signalled`.
   private let bell: EventFD
   private let jobDone: EventFD
   private let job = Mutex<Job?>(nil)
   private var thread: Thread?
-  private var groups: [CInt: WakeGroup] = [:]
+  // By the wake descriptor of their channel: the devices served here, and the other threads that
+  // serve some where this thread takes the signals.
+  private var served: [CInt: [Device]] = [:]
+  private var others: [CInt: [ServingThread]] = [:]
+  // Channels whose signals another thread took for devices here.
+  private let signalled = Mutex<[CInt]>([])
   private var awaited: [Device] = []
-  private var isFull = false
+  // Removed, and not open any more; the owner collects them.
+  private let left = Mutex<[Device]>([])
   private var isTicking = false
   private var tickMilliseconds = ServingThread.firstTickMilliseconds
 
@@ -38,12 +44,6 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
   // Sendable: the owner waits until it is done.
   private struct Job: @unchecked Sendable {
     let body: () -> Void
-  }
-
-  /// The devices that a channel's signal is for.
-  private struct WakeGroup {
-    var local: [Device] = []
-    var elsewhere: [ServingThread] = []
   }
 
   /// - Parameter changes: an eventfd, signalled when a device may be collected.
@@ -104,17 +104,33 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
     case bell.raw:
       bell.drain()
       runJob()
-      wakeAwaited()
+      for channel in takeSignalled() { wakeDevices(of: channel) }
     case tick.raw:
       tick.drain()
       wakeAwaited()
       tickAgain()
     default:
       EventFD.drain(fd)
-      guard let group = groups[fd] else { return }
-      for device in group.local { device.wake() }
-      for thread in group.elsewhere { thread.bell.signal() }
+      wakeDevices(of: fd)
+      for thread in others[fd] ?? [] { thread.signal(fd) }
     }
+  }
+
+  private func takeSignalled() -> [CInt] {
+    signalled.withLock { channels in
+      defer { channels = [] }
+      return channels
+    }
+  }
+
+  private func wakeDevices(of channel: CInt) {
+    for device in served[channel] ?? [] { device.wake() }
+  }
+
+  /// From any thread: that channel's signal is for devices here, too.
+  private func signal(_ channel: CInt) {
+    signalled.withLock { if !$0.contains(channel) { $0.append(channel) } }
+    bell.signal()
   }
 
   private func runJob() {
@@ -132,23 +148,40 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
 
 // What the owner arranges, inside `run`.
 extension ServingThread {
-  /// Watches the signals of a channel from here, for devices on any thread.
-  func watch(_ device: Device, on thread: ServingThread) throws(SystemError) {
-    let fd = device.reader.channel.wakeDescriptor
-    var group = groups[fd] ?? WakeGroup()
-    if group.local.isEmpty, group.elsewhere.isEmpty { try loop.add(fd, .read, self) }
-    if thread === self {
-      group.local.append(device)
-    } else if !group.elsewhere.contains(where: { $0 === thread }) {
-      group.elsewhere.append(thread)
+  /// Wakes the device's readers from here on.
+  func take(_ device: Device) {
+    served[device.reader.channel.wakeDescriptor, default: []].append(device)
+  }
+
+  /// The removed devices that nobody has open any more; each once.
+  func takeLeft() -> [Device] {
+    left.withLock { devices in
+      defer { devices = [] }
+      return devices
     }
-    groups[fd] = group
+  }
+
+  func letGo(_ device: Device) {
+    let channel = device.reader.channel.wakeDescriptor
+    served[channel]?.removeAll { $0 === device }
+    if served[channel]?.isEmpty == true { served[channel] = nil }
+  }
+
+  /// Takes the signals of a channel, for devices on any thread.
+  func watch(_ channel: CInt) throws(SystemError) { try loop.add(channel, .read, self) }
+
+  /// Passes the signals of a channel that is watched here on.
+  func share(_ channel: CInt, with thread: ServingThread) {
+    guard thread !== self, others[channel]?.contains(where: { $0 === thread }) != true else {
+      return
+    }
+    others[channel, default: []].append(thread)
   }
 
   /// No device of the channel is served any more.
-  func unwatch(_ fd: CInt) {
-    loop.remove(fd)
-    groups[fd] = nil
+  func unwatch(_ channel: CInt) {
+    loop.remove(channel)
+    others[channel] = nil
   }
 
   func wakeAwaited() {
@@ -162,13 +195,8 @@ extension ServingThread {
 
 extension ServingThread {
   func admitReader(of device: Device) -> Bool {
-    if readers.take() {
-      isFull = false
-      return true
-    }
-    // Once, or who asks again and again fills the log.
-    if isFull { return false }
-    isFull = true
+    if readers.take() { return true }
+    guard readers.isNewlyFull() else { return false }
     log(
       """
       \(device.name): an open was refused, because \(readers.limit) files are open already and \
@@ -179,7 +207,10 @@ extension ServingThread {
 
   func releaseReader() { readers.giveBack() }
 
-  func lastFileClosed() { EventFD.signal(changes) }
+  func lastFileClosed(of device: Device) {
+    left.withLock { $0.append(device) }
+    EventFD.signal(changes)
+  }
 
   func log(_ message: String) { logMessage(message) }
 
@@ -206,6 +237,7 @@ extension ServingThread {
 final class ReaderCount: Sendable {
   let limit: Int
   private let count = Atomic(0)
+  private let wasFull = Atomic(false)
 
   init(limit: Int) { self.limit = limit }
 
@@ -220,5 +252,11 @@ final class ReaderCount: Sendable {
     return false
   }
 
-  func giveBack() { count.wrappingSubtract(1, ordering: .relaxed) }
+  func giveBack() {
+    let (_, left) = count.wrappingSubtract(1, ordering: .relaxed)
+    if left <= limit / 2 { wasFull.store(false, ordering: .relaxed) }
+  }
+
+  /// True once, until half of the files are closed: who opens again and again fills no log.
+  func isNewlyFull() -> Bool { !wasFull.exchange(true, ordering: .relaxed) }
 }

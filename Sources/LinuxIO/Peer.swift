@@ -63,11 +63,16 @@ public struct ProcessHandle: ~Copyable, Sendable {
 
   /// The process that connected `socket`. Where the kernel has no SO_PEERPIDFD (before 6.5) it is
   /// looked up by number, which can name another process if the peer died in between.
-  /// ESRCH if it is gone already.
+  /// ESRCH if it is gone already, EOPNOTSUPP if it has no number here.
   public static func peer(of socket: CInt) throws(SystemError) -> ProcessHandle {
     let pidfd = clinux_peer_pidfd(socket)
     if pidfd == -ENOPROTOOPT {
-      return try ProcessHandle(pid: PeerCredentials.of(socket: socket).pid)
+      let pid = try PeerCredentials.of(socket: socket).pid
+      guard pid > 0 else {
+        throw SystemError(
+          code: EOPNOTSUPP, operation: "a process of another pid namespace needs Linux 6.5")
+      }
+      return try ProcessHandle(pid: pid)
     }
     // Kernels differ in how they say that the process has been reaped.
     if pidfd == -EINVAL {

@@ -39,10 +39,12 @@ public final class Channel: @unchecked Sendable {
   /// The files to send to a producer; nil for a channel in private memory. Borrowed.
   public let descriptors: (geometry: CInt, ring: CInt, wake: CInt)?
   private let wakeEvent: EventFD
+  /// What writers signal: `wakeEvent`, or each buffer's own.
+  let wakeFD: CInt
   /// Where each CPU's slot is, whether it has a buffer or not.
   private let slots: UnsafeMutablePointer<UnsafeMutableRawPointer>
   private let layout: UnsafeMutablePointer<ChannelBuffer.Layout>
-  private let owner: UInt16
+  let owner: UInt16
 
   /// The descriptors a producer needs, owned by the channel.
   private struct Files: ~Copyable {
@@ -62,7 +64,8 @@ public final class Channel: @unchecked Sendable {
 
   private init(
     name: String, geometry: Geometry, page: consuming Mapping, memory: consuming Mapping,
-    files: consuming Files?, wakeEvent: consuming EventFD, owner: UInt16, isOpener: Bool
+    files: consuming Files?, wakeEvent: consuming EventFD, owner: UInt16, isOpener: Bool,
+    wakesEachBuffer: Bool = false
   ) {
     let base = memory.base
     present = PresentCPUs(page: page.base, slotCount: geometry.slotCount)
@@ -84,6 +87,7 @@ public final class Channel: @unchecked Sendable {
       descriptors = nil
       self.files = nil
     }
+    wakeFD = wakesEachBuffer ? Wake.eachBuffer : wakeEvent.raw
     self.wakeEvent = wakeEvent
     self.slots = slots
     self.layout = layout
@@ -99,6 +103,13 @@ public final class Channel: @unchecked Sendable {
 extension Channel {
   /// Opens a channel in this process's own zeroed anonymous memory.
   public static func open(_ name: String, _ geometry: Geometry) throws(ChannelError) -> Channel {
+    try open(name, geometry, wakesEachBuffer: false)
+  }
+
+  /// - Parameter wakesEachBuffer: writers signal `setWakeDescriptor`'s instead of the channel's.
+  package static func open(
+    _ name: String, _ geometry: Geometry, wakesEachBuffer: Bool
+  ) throws(ChannelError) -> Channel {
     // Before the first write: the reader's membarrier has to reach this process's writers.
     _ = Membarrier.register()
     return try system { () throws(SystemError) in
@@ -107,7 +118,7 @@ extension Channel {
       return Channel(
         name: name, geometry: geometry, page: page,
         memory: try Mapping.anonymous(count: geometry.totalBytes), files: nil,
-        wakeEvent: try EventFD(), owner: 1, isOpener: true)
+        wakeEvent: try EventFD(), owner: 1, isOpener: true, wakesEachBuffer: wakesEachBuffer)
     }
   }
 
@@ -196,6 +207,11 @@ extension Channel {
   /// Their buffers, by ascending CPU.
   public var buffers: [ChannelBuffer] { cpus.map(buffer) }
 
+  /// nil: the CPU has none.
+  package func bufferIfPresent(cpu: Int) -> ChannelBuffer? {
+    present.contains(cpu) ? buffer(cpu: cpu) : nil
+  }
+
   private func buffer(cpu: Int) -> ChannelBuffer {
     ChannelBuffer(base: slots[cpu], layout: layout)
   }
@@ -213,7 +229,7 @@ extension Channel {
       else { return nil }
       let buffer = buffer(cpu: cpu)
       // Before the CPU is present: no record gets into a closed channel.
-      if isClosed { buffer.close(wakeFD: wakeEvent.raw) }
+      if isClosed { buffer.close(wakeFD: wakeFD) }
       present.insert(cpu)
       return buffer
     }
@@ -225,7 +241,7 @@ extension Channel {
     return Writer(
       channel: self, layout: UnsafePointer(layout),
       slots: Writer.Slots(first: slots, count: geometry.slotCount), owner: owner,
-      wakeFD: wakeEvent.raw)
+      wakeFD: wakeFD)
   }
 
   /// Writes signal this when a reader has armed; a reader's event loop watches it.
@@ -247,7 +263,7 @@ extension Channel {
   }
 
   func flush(_ buffer: ChannelBuffer) -> FlushResult {
-    buffer.flush(owner: owner, wakeFD: wakeEvent.raw)
+    buffer.flush(owner: owner, wakeFD: wakeFD)
   }
 
   /// Finalizes the channel for everyone: later writes are refused, readers drain what is left and
@@ -257,7 +273,7 @@ extension Channel {
     precondition(isOpener, "an attached producer cannot close the channel")
     isClosed.withLock { isClosed in
       isClosed = true
-      for buffer in buffers { buffer.close(wakeFD: wakeEvent.raw) }
+      for buffer in buffers { buffer.close(wakeFD: wakeFD) }
     }
     wake()
   }

@@ -34,8 +34,16 @@ extension ChannelBuffer {
     let claim = SubbufState(.claimed, seq: seq, owner: owner)
     guard exchangeState(next, state, claim) else { return nil }
     guard P.reached(.claimed) else { return .killed }
+    return publish(next, claim, oldSeq: state.seq, after: current, sealed, wakeFD, points)
+  }
 
-    prepare(next, seq: seq, oldSeq: state.seq, after: current, sealed)
+  /// Makes a claimed sub-buffer the current one. nil: done, or somebody else was faster.
+  func publish<P: TestPoints>(
+    _ next: Int, _ claim: SubbufState, oldSeq: UInt64, after current: Current, _ sealed: Sealed,
+    _ wakeFD: CInt, _ points: P.Type
+  ) -> Stop? {
+    let seq = claim.seq
+    prepare(next, seq: seq, oldSeq: oldSeq, after: current, sealed)
     guard P.reached(.preparedNext) else { return .killed }
     // Acquire-release: publishes the preparation to every load of `current`.
     let published = currentWord.pointee.compareExchange(
@@ -92,7 +100,7 @@ extension ChannelBuffer {
 
   /// A FREE sub-buffer, next in turn; else, in overwrite mode, the oldest one that nobody has
   /// pinned and nobody is still writing to.
-  private func chooseNext(after current: Current) -> (Int, SubbufState)? {
+  func chooseNext(after current: Current) -> (Int, SubbufState)? {
     let first = current.seq == 0 ? 0 : current.subbuf + 1
     for i in 0..<layout.subbufCount {
       let subbuf = (first + i) % layout.subbufCount

@@ -7,15 +7,26 @@ internal import Synchronization
 
 @usableFromInline
 enum Wake {
+  /// Instead of a channel's descriptor: each buffer has its own, or none, which its header names.
+  /// For private memory only: another process could name any descriptor there.
+  static let eachBuffer: CInt = -2
+
   /// Takes the reader's wish and signals it: one system call per sleep, however many records.
   @usableFromInline
   static func reader(_ waiters: SharedWord, _ wakeFD: CInt) {
     // Acquire-release: only one writer gets the 1; the reader's loads after its wake see all that
     // this writer committed before.
-    guard waiters.pointee.exchange(0, ordering: .acquiringAndReleasing) != 0, wakeFD >= 0 else {
-      return
-    }
-    EventFD.signal(wakeFD)
+    guard waiters.pointee.exchange(0, ordering: .acquiringAndReleasing) != 0 else { return }
+    let fd = wakeFD == eachBuffer ? ownDescriptor(waiters) : wakeFD
+    if fd >= 0 { EventFD.signal(fd) }
+  }
+
+  private static func ownDescriptor(_ waiters: SharedWord) -> CInt {
+    // The words of a wish lie in the buffer's first page, which begins with the header.
+    let base = UnsafeRawPointer(bitPattern: UInt(bitPattern: waiters) & ~4095).unsafelyUnwrapped
+    let word = SharedWord((base + 32).assumingMemoryBound(to: Atomic<UInt64>.self))
+    // Relaxed: stored before the wish was, and taking that acquired it.
+    return CInt(truncatingIfNeeded: word.pointee.load(ordering: .relaxed)) - 1
   }
 
   /// Orders this thread's store before every other process's next load of it; where the kernel

@@ -271,17 +271,9 @@ extension ChannelBuffer {
     for _ in 0..<ChannelBuffer.attemptLimit {
       let current = loadCurrent()
       guard P.reached(.loadedCurrent) else { return .stopped(.killed) }
-      if current.seq != 0, !current.isClosed, current.subbuf < layout.subbufCount,
-        case .empty(let seen, let i, let start) = frontier(current),
-        i < layout.entryCount &- 1, start &+ length <= layout.subbufSize
-      {
+      if let place = nextPlace(length, in: current) {
         guard P.reached(.sawFrontier) else { return .stopped(.killed) }
-        let end = start + length
-        let place = Place(
-          entry: index(current.subbuf) + i,
-          committed: Entry(.committed, seq: current.seq, end: end),
-          hint: Hint(seq: current.seq, count: i + 1, end: end))
-        if let reserved = take(place, length, current, seen, owner, wakeFD, points) {
+        if let reserved = take(place.0, length, current, place.seen, owner, wakeFD, points) {
           return reserved
         }
       } else if let stop = switchSubbuf(from: current, owner: owner, wakeFD: wakeFD, points) {
@@ -289,6 +281,20 @@ extension ChannelBuffer {
       }
     }
     return .stopped(.corrupt)
+  }
+
+  /// Where a record goes that fits into the current sub-buffer, and what stands there. nil: it
+  /// doesn't fit, or that one takes no more.
+  func nextPlace(_ length: Int, in current: Current) -> (Place, seen: Entry)? {
+    guard current.seq != 0, !current.isClosed, current.subbuf < layout.subbufCount,
+      case .empty(let seen, let i, let start) = frontier(current),
+      i < layout.entryCount &- 1, start &+ length <= layout.subbufSize
+    else { return nil }
+    let end = start + length
+    let place = Place(
+      entry: index(current.subbuf) + i, committed: Entry(.committed, seq: current.seq, end: end),
+      hint: Hint(seq: current.seq, count: i + 1, end: end))
+    return (place, seen)
   }
 
   /// Where one record goes, and the words that will say so.

@@ -60,8 +60,7 @@ public struct AttachedChannel: ~Copyable, Sendable {
 public final class ControlClient {
   /// `$RELAY_SOCKET`, else /run/relayd/control.
   public static var defaultPath: String {
-    if let path = getenv("RELAY_SOCKET"), path[0] != 0 { return String(cString: path) }
-    return "/run/relayd/control"
+    Environment.value(of: "RELAY_SOCKET") ?? "/run/relayd/control"
   }
 
   public let path: String
@@ -111,7 +110,7 @@ public final class ControlClient {
     return AttachedChannel(owner: owner, geometry: geometry, ring: ring, wake: wake)
   }
 
-  /// The `index`-th channel; nil past the last.
+  /// The first channel whose serial number is `index` or higher; nil past the last.
   public func list(index: Int) throws(ControlError) -> ChannelDescription? {
     switch try exchange(.list(index: index)) {
     case .channel(let description): return description
@@ -123,13 +122,18 @@ public final class ControlClient {
   /// All channels.
   public func list() throws(ControlError) -> [ChannelDescription] {
     var channels: [ChannelDescription] = []
-    while let channel = try list(index: channels.count) { channels.append(channel) }
+    while let channel = try list(index: channels.last.map { $0.serial + 1 } ?? 0) {
+      // Whatever the other side says, this ends.
+      guard channel.serial > channels.last?.serial ?? -1 else { throw unexpected() }
+      channels.append(channel)
+    }
     return channels
   }
 
-  /// The channel of this name; nil if there is none.
+  /// The channel of this name, the open one before one that is closed and still being read; nil if
+  /// there is none.
   public func describe(_ channel: String) throws(ControlError) -> ChannelDescription? {
-    try list().first { $0.name == channel }
+    try list().last { $0.name == channel }
   }
 
   /// The `bufferIndex`-th buffer of `channel`; nil past the last.

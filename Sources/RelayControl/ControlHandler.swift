@@ -51,7 +51,7 @@ public protocol ControlHandler: AnyObject {
     channel: String, client: Client, process: consuming ProcessHandle
   ) throws(ControlRefusal) -> Attachment
 
-  /// The `index`-th channel; nil past the last.
+  /// The first channel whose serial number is `index` or higher; nil past the last.
   func describe(index: Int, client: Client) throws(ControlRefusal) -> ChannelDescription?
 
   /// The `bufferIndex`-th buffer of `channel`; nil past the last.

@@ -5,7 +5,8 @@
 public enum Request: Equatable, Sendable {
   /// Descriptors for writing into a channel.
   case attach(channel: String)
-  /// The description of the `index`-th channel.
+  /// The first channel whose serial number is `index` or higher: an enumeration that misses nothing
+  /// that is there all the time.
   case list(index: Int)
   /// The counters of the `bufferIndex`-th buffer of a channel.
   case stat(channel: String, bufferIndex: Int)
@@ -71,11 +72,14 @@ public struct ChannelDescription: Equatable, Sendable {
   public var isTemporary: Bool
   /// Takes no more records; what it holds can still be read.
   public var isClosed: Bool
+  /// Its place in the order in which channels were opened; no other channel of this daemon's gets
+  /// the same.
+  public var serial: Int
 
   public init(
     name: String, subbufSize: Int, subbufCount: Int, isOverwrite: Bool, isGlobal: Bool,
     cpus: [Int], frontEnd: String, pathPrefix: String, readMode: String, wakeup: String,
-    isTemporary: Bool, isClosed: Bool
+    isTemporary: Bool, isClosed: Bool, serial: Int
   ) {
     self.name = name
     self.subbufSize = subbufSize
@@ -89,6 +93,7 @@ public struct ChannelDescription: Equatable, Sendable {
     self.wakeup = wakeup
     self.isTemporary = isTemporary
     self.isClosed = isClosed
+    self.serial = serial
   }
 }
 

@@ -8,7 +8,7 @@
 //   8  body                strings: UInt16 byte count, UTF-8
 //
 //   1 attach  name                    128 attached    owner UInt16
-//   2 list    index UInt32            129 channel     see encode(_: ChannelDescription)
+//   2 list    serial UInt32           129 channel     see encode(_: ChannelDescription)
 //   3 stat    name, index UInt32      130 statistics  see encode(_: BufferStatistics)
 //   4 flush   name                    131 done
 //   5 reset   name                    132 end
@@ -213,6 +213,7 @@ private struct Encoder {
     try string(channel.wakeup, limit: ControlLimits.nameBytes)
     flag(channel.isTemporary)
     flag(channel.isClosed)
+    try count(channel.serial)
   }
 
   mutating func encode(_ buffer: BufferStatistics) throws(WireError) {
@@ -325,7 +326,7 @@ private struct Decoder {
       isOverwrite: try flag(bytes), isGlobal: try flag(bytes), cpus: [],
       frontEnd: try string(bytes, limit: ControlLimits.nameBytes),
       pathPrefix: try string(bytes, limit: ControlLimits.pathBytes), readMode: "", wakeup: "",
-      isTemporary: false, isClosed: false)
+      isTemporary: false, isClosed: false, serial: 0)
     let bitmap = try blob(bytes, limit: ControlLimits.cpus / 8)
     for cpu in 0..<(bitmap.count * 8) where bitmap[cpu / 8] & (1 << UInt8(cpu % 8)) != 0 {
       channel.cpus.append(cpu)
@@ -334,6 +335,7 @@ private struct Decoder {
     channel.wakeup = try string(bytes, limit: ControlLimits.nameBytes)
     channel.isTemporary = try flag(bytes)
     channel.isClosed = try flag(bytes)
+    channel.serial = try count(bytes)
     return channel
   }
 

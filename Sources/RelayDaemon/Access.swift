@@ -24,18 +24,17 @@ struct Access {
     guard !Access.isAdministrator(peer), !isMember(peer, createGroup) else { return }
     throw Access.refusal(
       peer, "create channel \(name)",
-      "root, relayd's own user and members of create_group\(named(createGroup))")
+      createGroup.map { "root, relayd's own user and members of group \($0.name) (create_group)" }
+        ?? "root and relayd's own user, as there is no create_group")
   }
 
   func checkWrite(_ peer: PeerCredentials, _ served: ServedChannel) throws(ControlRefusal) {
     guard !Access.isAdministrator(peer), served.creator != peer.uid,
       !isMember(peer, served.identity.writers)
     else { return }
+    let group = served.identity.writers.map { ", members of group \($0.name) (its writers)" }
     throw Access.refusal(
-      peer, "write into channel \(served.channel.name)",
-      "root, relayd's own user, its creator and members of its writers"
-        + named(served.identity.writers)
-    )
+      peer, "write into channel \(served.channel.name)", owners(served) + (group ?? ""))
   }
 
   /// Closing and resetting end or forget what others wrote: for whose channel it is.
@@ -43,8 +42,7 @@ struct Access {
     _ peer: PeerCredentials, _ served: ServedChannel, to action: String
   ) throws(ControlRefusal) {
     guard !Access.isAdministrator(peer), served.creator != peer.uid else { return }
-    throw Access.refusal(
-      peer, "\(action) channel \(served.channel.name)", "root, relayd's own user and its creator")
+    throw Access.refusal(peer, "\(action) channel \(served.channel.name)", owners(served))
   }
 
   /// A user's channel is the user's: nothing is given to whom they could not give a file.
@@ -65,8 +63,8 @@ struct Access {
     group.map { peer.isMember(of: $0.id) } ?? false
   }
 
-  private func named(_ group: Group?) -> String {
-    group.map { ", group \($0.name)" } ?? ", of which there is none"
+  private func owners(_ served: ServedChannel) -> String {
+    "root, relayd's own user" + (served.creator.map { ", user \($0) who created it" } ?? "")
   }
 
   private static func refusal(

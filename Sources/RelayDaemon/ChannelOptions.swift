@@ -144,11 +144,7 @@ extension ChannelOptions {
       clashes.append((name, "channel \(name) is given twice"))
     }
     for name in taken.sorted() {
-      for end in name.indices where name[end] == "/" {
-        let directory = name[..<end]
-        let digits = directory.reversed().prefix { "0"..."9" ~= $0 }.count
-        let channel = String(directory.dropLast(digits))
-        guard digits > 0, taken.contains(channel) else { continue }
+      for (directory, channel) in possibleDevices(above: name) where taken.contains(channel) {
         clashes.append(
           (
             name,
@@ -158,6 +154,24 @@ extension ChannelOptions {
       }
     }
     return clashes
+  }
+
+  /// The directory of channel `name` that would be a device of channel `other`.
+  static func clash(_ name: String, _ other: String) -> (directory: String, channel: String)? {
+    possibleDevices(above: name).first { $0.channel == other }
+  }
+
+  /// The directories of a name that are what a device of some channel is named, with that channel.
+  private static func possibleDevices(
+    above name: String
+  ) -> [(directory: String, channel: String)] {
+    let slash = UInt8(ascii: "/")
+    guard name.utf8.contains(slash) else { return [] }
+    return name.utf8.indices.filter { name.utf8[$0] == slash }.compactMap { end in
+      let directory = name[..<end]
+      let digits = directory.reversed().prefix { "0"..."9" ~= $0 }.count
+      return digits > 0 ? (String(directory), String(directory.dropLast(digits))) : nil
+    }
   }
 }
 

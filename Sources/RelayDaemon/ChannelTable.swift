@@ -15,6 +15,7 @@ final class ChannelTable {
   /// By name, and in the order in which they came.
   private var byName: [String: ServedChannel] = [:]
   private(set) var channels: [ServedChannel] = []
+  private var nextSerial = 0
   /// Closed, and still open at some reader.
   private var closing: [ServedChannel] = []
   /// Whether the host takes devices: with CUSE, only once /dev/cuse is there.
@@ -34,12 +35,19 @@ final class ChannelTable {
 
   subscript(name: String) -> ServedChannel? { byName[name] }
 
-  /// The `index`-th of all that are open, and those that are closed and still being read; nil past
-  /// the last.
-  func listed(_ index: Int) -> (served: ServedChannel, isClosed: Bool)? {
-    if index < channels.count { return (channels[index], false) }
-    guard index - channels.count < closing.count else { return nil }
-    return (closing[index - channels.count], true)
+  /// The channel of that name whose counts can be asked for: open, or closed and still being read.
+  func counted(_ name: String) -> ServedChannel? {
+    byName[name] ?? closing.first { $0.channel.name == name }
+  }
+
+  /// Of all that are open, and those that are closed and still being read: the first whose serial
+  /// number is `serial` or higher; nil past the last.
+  func listed(from serial: Int) -> (served: ServedChannel, isClosed: Bool)? {
+    // Both are few or in order: those that are open are, by their serial numbers.
+    let open = channels.first { $0.serial >= serial }
+    let closed = closing.filter { $0.serial >= serial }.min { $0.serial < $1.serial }
+    guard let closed, closed.serial < open?.serial ?? .max else { return open.map { ($0, false) } }
+    return (closed, true)
   }
 
   /// Opens a channel and serves it; throws why it cannot be, and leaves nothing of it.
@@ -50,21 +58,38 @@ final class ChannelTable {
     guard channels.count < limits.channels else {
       throw refusal(
         options.name, ENOSPC,
-        "\(limits.channels) channels are open already, and that is the limit (max_channels)")
+        "max_channels is \(limits.channels), and as many are open already")
     }
     let geometry = try geometry(options)
     try checkMemory(options.name, additional: geometry.bufferBytes * geometry.initialCPUs.count)
-    let channel: Channel
-    do throws(ChannelError) {
-      channel = try Channel.openShared(options.name, geometry)
-    } catch {
-      throw refusal(options.name, errorCode(error), "\(error)")
-    }
+    let channel = try openShared(options.name, geometry)
     let served = ServedChannel(
       options, origin, channel, identity, pathPrefix: host.pathPrefix + options.name)
     if isServing { try serve(served) }
+    served.serial = nextSerial
+    nextSerial += 1
     byName[options.name] = served
     channels.append(served)
+  }
+
+  private func openShared(
+    _ name: String, _ geometry: Geometry
+  ) throws(ControlRefusal) -> Channel {
+    let nodes = host.backend == .cuse ? geometry.initialCPUs.count : 0
+    let limit = DescriptorLimit.current
+    do throws(ChannelError) {
+      let channel = try Channel.openShared(name, geometry)
+      // The lowest free number is given first: the latest one tells how many are taken.
+      if Int(channel.wakeDescriptor) + nodes < limit - DescriptorLimit.spare { return channel }
+    } catch {
+      guard errorCode(error) == EMFILE else { throw refusal(name, errorCode(error), "\(error)") }
+    }
+    throw refusal(
+      name, EMFILE,
+      """
+      its descriptors are too many: relayd may have \(limit), and keeps \(DescriptorLimit.spare) \
+      for clients; raise that limit (LimitNOFILE= of its unit, or ulimit -n)
+      """)
   }
 
   private func refusal(_ name: String, _ code: CInt, _ reason: String) -> ControlRefusal {
@@ -77,7 +102,17 @@ final class ChannelTable {
   }
 
   private func checkName(_ name: String) throws(ControlRefusal) {
-    guard byName[name] == nil else { throw refusal(name, EEXIST, "exists already") }
+    guard byName[name] == nil else {
+      throw refusal(name, EEXIST, "exists already; close it first, or choose another name")
+    }
+    for other in channels.map(\.channel.name) {
+      guard let clash = ChannelOptions.clash(name, other) ?? ChannelOptions.clash(other, name)
+      else { continue }
+      throw refusal(
+        name, EEXIST,
+        "\(clash.directory) would be a device of channel \(clash.channel) and a "
+          + "directory of the other; choose another name")
+    }
     // A device node stays for who has it open, and with it its name.
     guard host.backend == .fuse || !closing.contains(where: { $0.channel.name == name }) else {
       throw refusal(
@@ -192,7 +227,8 @@ extension ChannelTable {
     for (cpu, device) in served.devices {
       let unread = host.use(device) { $0.statistics().recordsUnread }
       guard unread > 0 else { continue }
-      log(.warning, "\(unread) records of \(served.path(cpu: cpu)) were not read and are lost")
+      let records = "\(unread) record\(unread == 1 ? "" : "s")"
+      log(.warning, "nobody read \(records) of \(served.path(cpu: cpu)), now lost")
     }
   }
 

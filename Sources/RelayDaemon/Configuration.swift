@@ -107,7 +107,7 @@ extension Limits {
     let limit = MemoryLimit.current(configured: memory)
     guard bytes > limit.bytes else { return }
     throw OptionError(
-      "the \(geometries.count) channels can take \(bytes) bytes together, and \(limit.source) "
+      "the channels can take \(bytes) bytes together, and \(limit.source) "
         + "\(limit.bytes); make them smaller\(limit.isConfigured ? ", or raise it" : "")")
   }
 }

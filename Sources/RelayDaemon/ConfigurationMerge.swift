@@ -163,7 +163,7 @@ struct ConfigurationMerge {
     // The sum means something only where each one is possible.
     guard !geometries.contains(nil) else { return }
     do throws(OptionError) { try limits.check(memoryOf: geometries.compactMap(\.self)) } catch {
-      let isOurs = (limits.memory ?? .max) < Geometry.physicalMemory
+      let isOurs = MemoryLimit.current(configured: limits.memory).isConfigured
       complain(error.description, at: isOurs ? places[["max_memory"]] : nil)
     }
   }

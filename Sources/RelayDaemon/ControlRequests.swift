@@ -48,7 +48,7 @@ final class ControlRequests: ControlHandler {
   }
 
   func describe(index: Int, client: Client) throws(ControlRefusal) -> ChannelDescription? {
-    guard let (served, isClosed) = table.listed(index) else { return nil }
+    guard let (served, isClosed) = table.listed(from: index) else { return nil }
     let geometry = served.channel.geometry
     return ChannelDescription(
       name: served.channel.name, subbufSize: geometry.subbufSize,
@@ -56,13 +56,13 @@ final class ControlRequests: ControlHandler {
       isGlobal: geometry.isGlobal, cpus: served.devices.map(\.cpu),
       frontEnd: host.backend.rawValue, pathPrefix: served.pathPrefix,
       readMode: served.options.read.rawValue, wakeup: served.options.wakeup.rawValue,
-      isTemporary: served.isTemporary, isClosed: isClosed)
+      isTemporary: served.isTemporary, isClosed: isClosed, serial: served.serial)
   }
 
   func statistics(
     channel: String, bufferIndex: Int, client: Client
   ) throws(ControlRefusal) -> BufferStatistics? {
-    let served = try find(channel)
+    let served = if let counted = table.counted(channel) { counted } else { try find(channel) }
     guard served.devices.indices.contains(bufferIndex) else { return nil }
     let (cpu, device) = served.devices[bufferIndex]
     let statistics = host.use(device) { $0.statistics() }

@@ -24,6 +24,7 @@ public final class Daemon {
   private let host: DeviceHost
   private let table: ChannelTable
   private let producers: Producers
+  private var watch: MachineWatch?
 
   /// Serves until SIGTERM or SIGINT; SIGHUP loads the configuration again from `sources`.
   /// - Throws: `OptionError` for a channel that cannot be, `DaemonError` for everything else.
@@ -54,7 +55,7 @@ public final class Daemon {
     signal(SIGPIPE, SIG_IGN)
     // What is made for others (the socket's directory) is as open as it says.
     umask(0o022)
-    raiseDescriptorLimit()
+    DescriptorLimit.raise()
     loop = try EventLoop()
     let backend = Daemon.backend(configuration)
     if backend == .fuse { createMountPoint(configuration.mountPoint) }
@@ -92,15 +93,20 @@ public final class Daemon {
     let changes = Handler { [table] in table.collect() }
     try loop.add(host.changeDescriptor, .read, changes)
     let watch = try MachineWatch(
-      loop: loop, onCPUs: { [unowned self] in addCPUs() },
+      loop: loop, waitsForCUSE: configuration.waitsForCUSE,
+      onCPUs: { [unowned self] in addCPUs() },
       onCUSE: { [unowned self] in startWhenCUSEIsThere() })
-    try watch.start(watchingCUSE: configuration.waitsForCUSE)
+    self.watch = watch
+    try watch.start()
     defer { watch.stop() }
     try host.start()
     defer { host.stop() }
     // What came up between the count and the watch.
     addCPUs()
-    if !configuration.waitsForCUSE || DeviceHost.hasCUSE { try table.startServing() }
+    if !configuration.waitsForCUSE || DeviceHost.hasCUSE {
+      watch.stopWatchingCUSE()
+      try table.startServing()
+    }
     announce()
     try serveUntilSignal()
     try shutDown()
@@ -120,6 +126,7 @@ public final class Daemon {
 
   private func startWhenCUSEIsThere() {
     guard !table.isServing, DeviceHost.hasCUSE else { return }
+    watch?.stopWatchingCUSE()
     table.startServingLate()
     logger.notice("/dev/cuse is there: \(deviceCount(table)) are served")
     ServiceManager.notify("STATUS=\(deviceCount(table)) through CUSE")
@@ -197,7 +204,7 @@ extension Daemon {
       ("create_group", new.createGroup ?? "none", configuration.createGroup ?? "none"),
     ]
     table.limits = new.limits
-    producers.limit = min(new.limits.producers, Producers.highestLimit)
+    producers.limit = new.limits.producers
     return fixed.filter { $0.1 != $0.2 }.map { key, wanted, now in
       "\(key) stays \(now) until relayd is restarted (and would then be \(wanted))"
     }
@@ -248,15 +255,6 @@ private func summary(_ served: ServedChannel) -> String {
 private func deviceCount(_ table: ChannelTable) -> String {
   let count = table.channels.reduce(0) { $0 + $1.devices.count }
   return "\(count) device\(count == 1 ? "" : "s")"
-}
-
-/// Each device, channel, connection and producer takes descriptors; the soft limit is for programs
-/// that use select(2).
-private func raiseDescriptorLimit() {
-  var limit = rlimit()
-  guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
-  limit.rlim_cur = limit.rlim_max
-  setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
 }
 
 /// The directory of the default socket is the daemon's own; any other has to exist.

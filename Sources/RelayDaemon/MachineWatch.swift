@@ -8,41 +8,39 @@ internal import LinuxIO
 final class MachineWatch: EventHandler {
   private let loop: EventLoop
   private let uevents: Uevents
-  private let devices: DirectoryWatch
+  /// Only for who waits, because many things happen there.
+  private let devices: Devices?
   private let onCPUs: () -> Void
   private let onCUSE: () -> Void
 
-  /// - Throws: ENOMEM, EMFILE and the like. Look once after this.
+  /// - Throws: ENOMEM, EMFILE and the like.
   init(
-    loop: EventLoop, onCPUs: @escaping () -> Void, onCUSE: @escaping () -> Void
+    loop: EventLoop, waitsForCUSE: Bool, onCPUs: @escaping () -> Void,
+    onCUSE: @escaping () -> Void
   ) throws(SystemError) {
     self.loop = loop
     self.onCPUs = onCPUs
     self.onCUSE = onCUSE
     uevents = try Uevents()
-    devices = try DirectoryWatch("/dev")
+    devices = waitsForCUSE ? try Devices() : nil
   }
 
-  /// From now on; `stop` ends it.
-  func start(watchingCUSE: Bool) throws(SystemError) {
+  /// From now on; `stop` ends it. Look once after this.
+  func start() throws(SystemError) {
     try loop.add(uevents.raw, .read, self)
-    if watchingCUSE { try loop.add(devices.raw, .read, self) }
+    if let devices { try loop.add(devices.watch.raw, .read, self) }
   }
 
   /// /dev/cuse is there: it is not looked for any more.
-  func stopWatchingCUSE() { loop.remove(devices.raw) }
+  func stopWatchingCUSE() { if let devices { loop.remove(devices.watch.raw) } }
 
   func stop() {
     loop.remove(uevents.raw)
-    loop.remove(devices.raw)
+    stopWatchingCUSE()
   }
 
   func handle(_ events: Events, from fd: CInt) {
-    if fd == devices.raw {
-      // The node appears, or its group and mode change so that we may open it.
-      if let changes = try? devices.changes(), !changes.isEmpty { onCUSE() }
-      return
-    }
+    guard fd == uevents.raw else { return devicesChanged() }
     var isCPU = false
     var isCUSE = false
     while let next = try? uevents.next() {
@@ -56,5 +54,17 @@ final class MachineWatch: EventHandler {
     }
     if isCPU { onCPUs() }
     if isCUSE { onCUSE() }
+  }
+
+  private func devicesChanged() {
+    // The node appears, or its group and mode change so that we may open it.
+    if let changes = try? devices?.watch.changes(), !changes.isEmpty { onCUSE() }
+  }
+
+  /// What happens in /dev.
+  private final class Devices {
+    let watch: DirectoryWatch
+
+    init() throws(SystemError) { watch = try DirectoryWatch("/dev") }
   }
 }

@@ -22,9 +22,11 @@ final class Producers: EventHandler {
     }
   }
 
-  /// Processes attached at once: each costs two descriptors and an owner id.
-  var limit: Int
-  static let highestLimit = Int(Channel.highestOwner) - 1
+  /// Processes attached at once: each costs two descriptors and an owner id, of which one stays
+  /// free.
+  var limit: Int {
+    didSet { limit = min(limit, Int(Channel.highestOwner) - 1) }
+  }
 
   private let loop: EventLoop
   private let log: (String) -> Void
@@ -36,7 +38,7 @@ final class Producers: EventHandler {
 
   init(loop: EventLoop, limit: Int, log: @escaping (String) -> Void) {
     self.loop = loop
-    self.limit = limit
+    self.limit = min(limit, Int(Channel.highestOwner) - 1)
     self.log = log
   }
 
@@ -57,7 +59,7 @@ final class Producers: EventHandler {
     guard byHandle.count < limit else {
       throw ControlRefusal(
         code: EMFILE,
-        message: "\(limit) processes write already, and that is the limit (max_producers)")
+        message: "max_producers is \(limit), and as many processes write already")
     }
     guard !process.hasExited else {
       throw ControlRefusal(code: ESRCH, message: "the process that asked is gone")
@@ -79,13 +81,13 @@ final class Producers: EventHandler {
     _ channel: Channel, limit: Int?, to producer: Producer
   ) throws(ControlRefusal) {
     guard !producer.channels.contains(where: { $0 === channel }) else { return }
-    let count = byHandle.values.count { $0.channels.contains { $0 === channel } }
-    if let limit, count >= limit {
+    if let limit, byHandle.values.count(where: { $0.channels.contains { $0 === channel } }) >= limit
+    {
       throw ControlRefusal(
         code: EMFILE,
         message: """
-          \(limit) processes write into channel \(channel.name) already, and that is its limit \
-          (its max_producers)
+          channel \(channel.name): its max_producers is \(limit), and as many processes write into \
+          it already
           """)
     }
     producer.channels.append(channel)

@@ -20,6 +20,8 @@ final class ServedChannel {
   let identity: Identity
   /// The path of a buffer's file without its CPU number.
   let pathPrefix: String
+  /// Its place in the order in which channels were opened.
+  var serial = 0
   /// One for each buffer, by ascending CPU.
   private(set) var devices: [(cpu: Int, device: Device)] = []
   /// Connections that attached and are still there.

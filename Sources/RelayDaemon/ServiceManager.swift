@@ -22,8 +22,10 @@ enum ServiceManager {
     // An @ stands for the zero byte of an abstract name.
     if path[0] == UInt8(ascii: "@") { path[0] = 0 }
     withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path) }
-    let socket = FileDescriptor(
-      owning: Glibc.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0))
+    let raw = Glibc.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+    // Out of descriptors: the service manager has its own time limits.
+    guard raw >= 0 else { return }
+    let socket = FileDescriptor(owning: raw)
     let length = socklen_t(MemoryLayout<sa_family_t>.size + path.count)
     let bytes = Array(state.utf8)
     withUnsafePointer(to: &address) {

@@ -3,6 +3,7 @@
 
 import ArgumentParser
 import FoundationEssentials
+import Glibc
 import RelayControl
 
 struct ListCommand: ParsableCommand {
@@ -88,11 +89,28 @@ struct StatCommand: ParsableCommand {
   func run() throws {
     try reporting {
       let client = try ControlClient()
-      let names = try channel.map { [$0] } ?? client.list().map(\.name)
-      var buffers: [ListedStatistics] = []
-      for name in names { buffers += try client.stat(name).map { ListedStatistics(name, $0) } }
+      let buffers = try channel.map { try statistics(of: $0, client) } ?? allStatistics(client)
       if json { try printJSON(buffers) } else { printTable(table(buffers)) }
     }
+  }
+
+  private func statistics(
+    of name: String, _ client: ControlClient
+  ) throws(ControlError) -> [ListedStatistics] {
+    try client.stat(name).map { ListedStatistics(name, $0) }
+  }
+
+  /// Channels come and go: one that went since the list was made, or that was closed and made
+  /// anew, is no error.
+  private func allStatistics(_ client: ControlClient) throws(ControlError) -> [ListedStatistics] {
+    var seen: Set<String> = []
+    var buffers: [ListedStatistics] = []
+    for channel in try client.list() where seen.insert(channel.name).inserted {
+      do throws(ControlError) {
+        buffers += try statistics(of: channel.name, client)
+      } catch .refused(let refusal) where refusal.code == ENOENT {}
+    }
+    return buffers
   }
 
   private func table(_ buffers: [ListedStatistics]) -> [[String]] {

@@ -62,8 +62,8 @@ struct CloseCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "close", abstract: "Closes a channel.",
     discussion: """
-      For those who may create one. Writers are refused from then on; readers get what is left, \
-      then the end.
+      For root, the user who runs relayd and who created the channel. Writers are refused from \
+      then on; who has a device open gets what is left, then the end; nobody else can open it.
       """)
 
   @Argument(help: "The channel.") var channel: String

@@ -60,6 +60,29 @@ import Testing
     #expect(try #require(try failure(.cuse, [name])).contains("/dev/\(name)"))
   }
 
+  @Test func aWritersSignalReachesADeviceOnAnotherThread() throws {
+    let channel = try makeChannel()
+    // The first one's thread takes the signals.
+    let host = try LiveHost([("near0", channel), ("far0", channel)], threadCount: 2)
+    let file = try openFile(host.path("far0"))
+    let loop = try EventLoop()
+    let reader = Counter()
+    try loop.add(file.raw, .read, reader)
+    let start = ContinuousClock.now
+    for round in 1...10 {
+      channel.write("hello")
+      while reader.wakes < round { try loop.runOnce(timeoutMilliseconds: 10_000) }
+      #expect(try readOnce(file) == "hello")
+    }
+    // Found by the tick instead, each would take a quarter of a second.
+    #expect(ContinuousClock.now - start < .seconds(2))
+  }
+
+  private final class Counter: EventHandler {
+    var wakes = 0
+    func handle(_ events: Events, from fd: CInt) { wakes += 1 }
+  }
+
   @Test func stoppedDevicesCanBeBroughtUpAgain() throws {
     for _ in 0..<3 {
       let channel = try makeChannel()

@@ -7,32 +7,11 @@ import Testing
 
 extension OneAtATime {
   @Suite struct ResourceTests {
-    /// A number from one of the daemon's files in /proc.
-    func proc(_ daemon: Daemon, _ file: String, _ key: String) throws -> Int {
-      let text = try run("cat", "/proc/\(daemon.process.pid)/\(file)").output
-      guard let line = text.split(separator: "\n").first(where: { $0.hasPrefix(key + ":") }),
-        let number = Int(line.dropFirst(key.count + 1).filter(\.isNumber))
-      else { throw Failure("no \(key) in /proc/…/\(file)") }
-      return number
-    }
-
     @Test func anIdleDaemonNeverRuns() throws {
       let daemon = try Daemon("relay", "trace:mode=overwrite")
       try daemon.write("one\n")
       _ = try run("cat", daemon.device("relay0"))
-      func switches() throws -> Int {
-        try proc(daemon, "status", "voluntary_ctxt_switches")
-          + proc(daemon, "status", "nonvoluntary_ctxt_switches")
-      }
-      // A client's first seconds are watched, then nothing is.
-      try eventually("it has come to rest") {
-        let before = try switches()
-        poll(nil, 0, 1000)
-        return try switches() == before
-      }
-      let before = try switches()
-      poll(nil, 0, 2000)
-      #expect(try switches() == before)
+      #expect(try daemon.switchesWhenIdle() == 0)
     }
 
     @Test func memoryIsWhatWasTouchedAndAtMost20MB() throws {
@@ -41,10 +20,10 @@ extension OneAtATime {
       try daemon.shell("head -c 3000000 /dev/urandom | $BIN/relayctl write relay --block 1000")
       try daemon.shell("cat \(daemon.device("relay0")) > /dev/null")
       let own =
-        try proc(daemon, "status", "RssAnon") + proc(daemon, "status", "RssFile")
+        try daemon.proc("status", "RssAnon") + daemon.proc("status", "RssFile")
       #expect(own <= 20_000, "kB")
       // 3000 records: 3 MB of payload, 24 kB of index, one page of header.
-      #expect(try proc(daemon, "status", "RssShmem") <= 3_000 + 100, "kB")
+      #expect(try daemon.proc("status", "RssShmem") <= 3_000 + 100, "kB")
     }
 
     @Test func aReadAllocatesNothing() throws {

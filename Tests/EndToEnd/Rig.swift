@@ -22,6 +22,11 @@ enum Backend: String {
   }()
 }
 
+extension Trait where Self == ConditionTrait {
+  /// The back end plays no part in it, and guests are slow.
+  static var onceIsEnough: Self { .enabled(if: Backend.underTest == .fuse) }
+}
+
 func environment(_ name: String) -> String? { getenv(name).map { String(cString: $0) } }
 
 /// The release programs, as users get them.
@@ -111,10 +116,12 @@ final class Daemon {
   private var isOver = false
 
   /// Starts it and waits until it says that it is ready.
-  /// - Parameter prefix: a command that runs it, such as setpriv.
+  /// - Parameters:
+  ///   - configuration: what its configuration file says beside where it serves.
+  ///   - prefix: a command that runs it, such as setpriv.
   init(
-    _ channels: String..., in scratch: Scratch? = nil, prefix: [String] = [],
-    environment: [String: String] = [:]
+    _ channels: String..., configuration: String? = nil, options: [String] = [],
+    in scratch: Scratch? = nil, prefix: [String] = [], environment: [String: String] = [:]
   ) throws {
     let scratch = try scratch ?? Scratch()
     self.scratch = scratch
@@ -122,8 +129,13 @@ final class Daemon {
     mount = "\(scratch.path)/mount"
     mkdir(mount, 0o755)
     log = try MemoryFile.create(name: "log", count: 0)
+    var arguments = Daemon.arguments(socket, mount)
+    if let configuration {
+      arguments = ["--config", "\(scratch.path)/relayd.toml"]
+      try Daemon.configure(scratch, configuration)
+    }
     process = try ChildProcess(
-      prefix + [program("relayd")] + Daemon.arguments(socket, mount)
+      prefix + [program("relayd")] + arguments + options
         + channels.flatMap { ["--channel", $0] },
       error: log.raw, environment: environment)
     try eventually("relayd is ready: \(logText)") {
@@ -138,7 +150,55 @@ final class Daemon {
       + (Backend.underTest == .fuse ? ["--mount", mount] : [])
   }
 
+  /// Writes the configuration file of a daemon that was started with one.
+  func configure(_ text: String) throws { try Daemon.configure(scratch, text) }
+
+  private static func configure(_ scratch: Scratch, _ text: String) throws {
+    // Settings of the text's own come later, and a key may be there once only.
+    let own = [
+      ("backend", Backend.underTest.rawValue), ("mount", "\(scratch.path)/mount"),
+      ("socket", "\(scratch.path)/control"),
+    ].filter { !text.contains("\($0.0) = ") }.map { "\($0.0) = \"\($0.1)\"\n" }
+    let file = try FileDescriptor.open(
+      "\(scratch.path)/relayd.toml", O_WRONLY | O_CREAT | O_TRUNC, mode: 0o644)
+    let bytes = Array((own.joined() + text).utf8)
+    guard Glibc.write(file.raw, bytes, bytes.count) == bytes.count else {
+      throw Failure("write the configuration")
+    }
+  }
+
   var logText: String { text(of: log.raw) }
+
+  /// A number from one of its files in /proc.
+  func proc(_ file: String, _ key: String) throws -> Int {
+    let text = try run("cat", "/proc/\(process.pid)/\(file)").output
+    guard let line = text.split(separator: "\n").first(where: { $0.hasPrefix(key + ":") }),
+      let number = Int(line.dropFirst(key.count + 1).filter(\.isNumber))
+    else { throw Failure("no \(key) in /proc/…/\(file)") }
+    return number
+  }
+
+  func descriptorCount() throws -> Int {
+    try Files.names(in: "/proc/\(process.pid)/fd").count
+  }
+
+  /// How often it ran in 2 seconds, once it has come to rest.
+  func switchesWhenIdle() throws -> Int {
+    func switches() throws -> Int {
+      let sum =
+        "cat /proc/\(process.pid)/task/*/status | awk '/ctxt_switches/ { n += $2 } END { print n }'"
+      return Int(try run("bash", "-c", sum).output.dropLast())!
+    }
+    // A client's first seconds are watched, then nothing is.
+    try eventually("it has come to rest") {
+      let before = try switches()
+      poll(nil, 0, 1000)
+      return try switches() == before
+    }
+    let before = try switches()
+    poll(nil, 0, 2000)
+    return try switches() - before
+  }
 
   private var hasEnded: Bool {
     var info = siginfo_t()
@@ -152,8 +212,35 @@ final class Daemon {
   }
 
   @discardableResult
-  func relayctl(_ arguments: String...) throws -> Finished {
-    try run([program("relayctl")] + arguments, environment: ["RELAY_SOCKET": socket])
+  func relayctl(_ arguments: String...) throws -> Finished { try relayctl(arguments) }
+
+  @discardableResult
+  func relayctl(_ arguments: [String], prefix: [String] = []) throws -> Finished {
+    try run(prefix + [program("relayctl")] + arguments, environment: ["RELAY_SOCKET": socket])
+  }
+
+  /// Fails the test where relayctl fails.
+  func require(_ arguments: String...) throws {
+    let finished = try relayctl(arguments)
+    guard finished.status == 0 else { throw Failure("relayctl \(arguments): \(finished.error)") }
+  }
+
+  /// The names of its channels.
+  func channels() throws -> [String] {
+    try relayctl("list", "--json").output.components(separatedBy: "\"name\" : \"").dropFirst().map {
+      String($0.prefix { $0 != "\"" })
+    }
+  }
+
+  /// A relayctl write that is attached and waits for its input.
+  func startWriter(_ channel: String = "relay", _ input: borrowing Pipe) throws -> ChildProcess {
+    let writer = try ChildProcess(
+      [program("relayctl"), "write", channel], input: input.read.raw,
+      environment: ["RELAY_SOCKET": socket])
+    try eventually("it is attached") {
+      try run("cat", "/proc/\(writer.pid)/maps").output.contains("memfd:relay:\(channel)")
+    }
+    return writer
   }
 
   /// Writes text as lines.

@@ -50,17 +50,6 @@ extension OneAtATime {
       }
     }
 
-    @Test func aReaderKilledInPollIsGoneAndTheNextOneIsServed() throws {
-      let daemon = try Daemon("relay:global")
-      for signal in [SIGKILL, SIGTERM, SIGINT] {
-        let reader = try startWaiter(daemon)
-        reader.signal(signal)
-        #expect(reader.wait() == 128 + Int(signal))
-      }
-      try daemon.write("one\n")
-      #expect(try run("cat", daemon.device("relay0")).output == "one\n")
-    }
-
     @Test func aKilledDaemonWakesItsReadersAndASuccessorTakesOver() throws {
       let daemon = try Daemon("relay:global")
       let device = try FileDescriptor.open(daemon.device("relay0"), O_RDONLY)

@@ -12,11 +12,11 @@ let someChannels = [
   ChannelDescription(
     name: "relay", subbufSize: 262_144, subbufCount: 8, isOverwrite: false, isGlobal: false,
     cpus: [0, 1, 8191], frontEnd: "cuse", pathPrefix: "/dev/relay", readMode: "eof",
-    wakeup: "data", isTemporary: false, isClosed: true),
+    wakeup: "data", isTemporary: false, isClosed: true, serial: 0),
   ChannelDescription(
     name: "flight", subbufSize: 4096, subbufCount: 2, isOverwrite: true, isGlobal: true,
     cpus: [0], frontEnd: "fuse", pathPrefix: "/run/relay/flight", readMode: "block",
-    wakeup: "subbuffer", isTemporary: true, isClosed: false),
+    wakeup: "subbuffer", isTemporary: true, isClosed: false, serial: 70_000),
 ]
 
 var someStatistics: BufferStatistics {
@@ -82,7 +82,7 @@ final class Channels: ControlHandler, Sendable {
 
   func describe(index: Int, client: Client) -> ChannelDescription? {
     calls.withLock { $0.append(("describe \(index)", client)) }
-    return known.withLock { $0.indices.contains(index) ? $0[index] : nil }
+    return known.withLock { $0.first { $0.serial >= index } }
   }
 
   func statistics(

@@ -139,7 +139,7 @@ import Testing
     let options = "subbuf_size = \"1MiB\"\nn_subbufs = \(count)\n"
     let found = complaints(about: "[channel.a]\n\(options)[channel.b]\n\(options)")
     #expect(found.count == 1)
-    #expect(try #require(found.first).contains("the 2 channels can take"))
+    #expect(try #require(found.first).contains("the channels can take"))
     #expect(try #require(found.first).contains("this machine has"))
   }
 
@@ -151,8 +151,8 @@ import Testing
       ])
     let big = "\nmax_memory = \"64KiB\"\n[channel.a]\n"
     let complaint = try #require(complaints(about: big).first)
-    #expect(complaint.hasPrefix("2: the 1 channels can take "), "\(complaint)")
-    #expect(complaint.contains("max_memory is 65536; raise it"), "\(complaint)")
+    #expect(complaint.hasPrefix("2: the channels can take "), "\(complaint)")
+    #expect(complaint.hasSuffix("max_memory is 65536; make them smaller, or raise it"))
   }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a record costs, read from the machine code of relay-bench's release build: one locked
-// instruction, and nothing of the Swift runtime. Not a timing.
+// What a record costs, read from the machine code of the release build, of relay-bench and of
+// librelay.so: one locked instruction, and nothing of the Swift runtime. Not a timing.
 
 #if arch(x86_64)
   import Glibc
@@ -127,7 +127,7 @@
   }
 
   @Suite struct FastPathTests {
-    private func listing(of symbol: String) throws -> Listing {
+    private func listing(of symbol: String, in file: String = "relay-bench") throws -> Listing {
       let directory = try #require(
         getenv("RELAY_BIN").map { String(cString: $0) },
         "RELAY_BIN does not say where the release build is; use make test")
@@ -135,7 +135,7 @@
       let objdump = try ChildProcess(
         [
           "objdump", "--no-show-raw-insn", "--disassemble=\(symbol)",
-          "\(directory)/relay-bench",
+          "\(directory)/\(file)",
         ], output: output.raw)
       try #require(objdump.wait() == 0, "objdump failed")
       return Listing(text(of: output.raw))
@@ -153,6 +153,12 @@
     @Test func aRecordCostsOneLockedInstructionAndNothingOfTheRuntime() throws {
       let listing = try listing(of: "relay_bench_write")
       try #require(!listing.instructions.isEmpty, "relay-bench exports no relay_bench_write")
+      #expect(listing.breaches == [])
+    }
+
+    @Test func soItDoesInC() throws {
+      let listing = try listing(of: "relay_write", in: "librelay.so")
+      try #require(!listing.instructions.isEmpty, "librelay.so exports no relay_write")
       #expect(listing.breaches == [])
     }
 

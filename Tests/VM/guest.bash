@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# What with-cuse and with-cpus have in common: their arguments, the job directory through which host
-# and guest talk, and a guest that cannot outlive its time or its caller. Sourced, not run.
+# What with-cuse, with-cpus and with-systemd have in common: their arguments, the job directory
+# through which host and guest talk, and a guest that cannot outlive its time or its caller.
+# Sourced, not run.
 #
 # The sourcing script has set: name, here, timeout, memory, and defines usage().
-# shellcheck disable=SC2154
+# shellcheck disable=SC2034,SC2154
 
 say() { echo "$name: $*" >&2; }
 
@@ -59,6 +60,31 @@ impossible() {
   say "************************************************************************"
   [[ ${RELAY_SKIP_CUSE:-} == 1 ]] || exit 125
   exit 0
+}
+
+# Sets kernel and memory_path.
+find_user_mode_linux() {
+  kernel=$(PATH=$PATH:/usr/bin type -P linux.uml) || impossible "install user-mode-linux (make deps)"
+  PATH=$PATH:/usr/sbin:/sbin type -P insmod >/dev/null || impossible "install kmod (make deps)"
+  compgen -G "/usr/lib/uml/modules/*/kernel/fs/fuse/cuse.ko" >/dev/null ||
+    impossible "user-mode-linux came without cuse.ko"
+  memory_path=$(memory_directory) ||
+    impossible "no directory for $memory of guest memory (/dev/shm, TMPDIR, /tmp, /var/tmp)"
+}
+
+# The guest's memory is a file that the kernel maps executable. A tmpfs is best; the file must fit,
+# or the guest dies with SIGBUS when it touches the missing part (containers: /dev/shm of 64 MiB).
+memory_directory() {
+  local directory options
+  for directory in /dev/shm "${TMPDIR:-/tmp}" /tmp /var/tmp; do
+    [[ -d $directory && -w $directory ]] || continue
+    options=$(findmnt -n -o OPTIONS --target "$directory" 2>/dev/null | tail -n 1) || true
+    [[ ,$options, != *,noexec,* ]] || continue
+    (($(df -Pk "$directory" | awk 'END { print $4 }') >= memory_kib)) || continue
+    echo "$directory"
+    return
+  done
+  return 1
 }
 
 job=

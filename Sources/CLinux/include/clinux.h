@@ -15,6 +15,9 @@
 int clinux_open(const char *path, int flags, mode_t mode);
 ssize_t clinux_read(int fd, void *bytes, size_t count);
 
+// NULL too where the program has more rights than its user.
+const char *clinux_secure_getenv(const char *name);
+
 void clinux_name_thread(const char *name);
 
 int clinux_memfd(const char *name, uint64_t count);

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+// librelay: relay channels for C and everything that calls C. Link with -lrelay.
+//
+// A channel is one buffer for each CPU, or one global buffer, cut into sub-buffers. A record is
+// written into the buffer of the CPU the thread runs on, and is whole or absent for readers. There
+// are two kinds of channels, and the same functions for both:
+//
+//   own channels    relay_open: in this process's own memory, read with relay_read
+//   daemon channels relay_attach, relay_create: in memory shared with relayd, which gives every
+//                   buffer a device or file; this process only writes
+//
+// Unless its comment says otherwise, a function
+//   - may be called by any number of threads at once; relay_detach alone needs the last word: no
+//     other call on the channel may run beside it or come after it;
+//   - returns 0 or a negative errno value if it returns int, and sets errno to a positive one
+//     where it returns NULL. -EINVAL is for arguments that cannot be, such as NULL;
+//   - is not for signal handlers.
+//
+// fork: a child has no daemon channel's memory. Its first call on such a channel attaches anew, in
+// its own name, and may therefore return what relay_attach sets errno to; it is not for signal
+// handlers. After a failure it tries again after a second. A record that the parent had reserved
+// stays the parent's: committing it in the child does nothing. An own channel is copied with its
+// process: parent and child each have their own from then on, and only one of them may go on using
+// descriptors from relay_poll_fd; fork while no other thread is inside a call on it.
+//
+// Descriptors: a daemon channel keeps four (close-on-exec), an own one one, and one for each
+// relay_poll_fd. Programs that close descriptors which they did not open must spare those.
+#ifndef RELAY_H
+#define RELAY_H
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct relay_chan relay_chan; /* a channel: one buffer per CPU, or one global */
+typedef struct relay_buf relay_buf;   /* one channel buffer */
+
+/* Space for one record; the content is the library's. May be copied and moved; ends once. */
+typedef struct relay_reservation {
+  uint64_t opaque[8];
+} relay_reservation;
+
+/* Own channels only. Members may be NULL: relay's defaults. */
+typedef struct relay_callbacks {
+  size_t size; /* sizeof *this */
+  /* A sub-buffer is about to be started: 1 goes on, 0 refuses, and then every later write that
+   * needs one asks again. Default: refuse when all are full (with RELAY_OVERWRITE: never). With
+   * this callback its result alone decides: 1 while all are full overwrites the oldest. prev_subbuf
+   * is the one that was left, its last prev_padding bytes unused; NULL at open and after
+   * relay_reset, where the result does not matter. Called once for each sub-buffer that is
+   * started, one call at a time for each buffer, by the thread that writes, flushes, switches or
+   * resets. It may call relay_subbuf_start_reserve, relay_buf_full and relay_buf_empty on `buf`,
+   * and relay_private. Any other call on the buffer returns -EDEADLK (relay_read too, relay_poll
+   * POLLERR). It may write to `subbuf` only the bytes it reserves there, and only if it returns 1.
+   * Every write of such a channel takes a lock. */
+  int (*subbuf_start)(relay_buf *buf, void *subbuf, void *prev_subbuf, size_t prev_padding);
+  /* A consumer in another process mapped or unmapped the buffer. Own channels have none yet. */
+  void (*buf_mapped)(relay_buf *buf);
+  void (*buf_unmapped)(relay_buf *buf);
+  /* For each buffer as soon as the channel has a name; filename is the base name and the CPU.
+   * 0 or -errno, which undoes everything. At open, for the first CPU's buffer, it may set
+   * *is_global: then that buffer is the only one. Called by the thread inside relay_open or
+   * relay_late_setup_files. Until relay_open returns, only the address of `buf` means anything. */
+  int (*create_buf_file)(const char *filename, relay_buf *buf, int *is_global);
+  /* The opposite, by the thread inside relay_close or relay_detach. */
+  void (*remove_buf_file)(const char *filename, relay_buf *buf);
+} relay_callbacks;
+
+#define RELAY_OVERWRITE 1u  /* full: overwrite the oldest sub-buffer instead of refusing */
+#define RELAY_GLOBAL 2u     /* one buffer for all CPUs */
+#define RELAY_TIMESTAMPS 4u /* each record with its time: -EOPNOTSUPP in this version */
+
+/* Opening, attaching, leaving. Rare: system calls and memory. */
+
+/* A channel in this process's own memory: n_subbufs >= 2 sub-buffers of subbuf_size bytes for each
+ * CPU that is online; memory is used as it is touched. base_filename is for the callbacks; NULL:
+ * named later. The callbacks are copied. errno: EINVAL sizes, flags or callbacks that cannot be;
+ * ENOMEM, EMFILE; what create_buf_file returned. */
+relay_chan *relay_open(const char *base_filename, size_t subbuf_size, size_t n_subbufs,
+                       unsigned flags, const relay_callbacks *callbacks, void *private_data);
+
+/* Names an own channel that has no name yet, and creates its files. -EINVAL: no name given, or not
+ * an own channel. -EEXIST: it has a name. -EPIPE: it is closed. What create_buf_file returned.
+ * Not beside another call of relay_late_setup_files or relay_close. */
+int relay_late_setup_files(relay_chan *chan, const char *base_filename);
+
+/* A daemon's channel, to write into. socket_path NULL: $RELAY_SOCKET (not in set-user-ID programs),
+ * else /run/relayd/control. When the daemon ends, records still go into memory that nobody reads;
+ * what asks the daemon, as relay_statistics, fails then: attach again. errno: ECONNREFUSED nobody
+ * serves the socket; EACCES the socket may not be used; ENOENT no such channel; EINVAL no
+ * name; EPERM its writers are others; EMFILE too many producers, or descriptors; ETIMEDOUT no
+ * answer in 10 s; EPROTO not a relayd, or of another version. */
+relay_chan *relay_attach(const char *socket_path, const char *channel);
+
+/* Creates a channel in the daemon and attaches to it. It stays until relay_close, or until the
+ * daemon ends. errno as relay_attach, and: EEXIST there is one of this name; EINVAL the name, a
+ * size or a flag cannot be; EPERM this user may not create channels; ENOMEM, ENOSPC its limits. */
+relay_chan *relay_create(const char *socket_path, const char *channel, size_t subbuf_size,
+                         size_t n_subbufs, unsigned flags);
+
+/* This process is done: frees chan, its buffers and descriptors. A daemon's channel lives on with
+ * what was written. An own channel is closed if it was not, and gone. NULL does nothing. */
+void relay_detach(relay_chan *chan);
+
+/* Finalizes the channel for everyone: later writes get -EPIPE, readers drain what is left and get
+ * end of file. chan stays valid until relay_detach. A daemon's channel: only for its creator, root
+ * and the daemon's user, else -EPERM. -ECONNRESET and more: the daemon is gone. */
+int relay_close(relay_chan *chan);
+
+/* Writing. A record is at most one sub-buffer; 0 bytes are a record, too. Results:
+ *
+ *   0          written: readers see it
+ *   -ENOBUFS   full: there is no sub-buffer that may be used
+ *   -EMSGSIZE  longer than a sub-buffer
+ *   -EPIPE     closed
+ *   -EIO       another process of this channel damaged the shared memory
+ *
+ * The first two refusals and the last are counted (relay_statistics). Never waits for a reader or
+ * for another writer; only a channel with subbuf_start takes a lock. errno is left alone. */
+
+/* Copies one record: one locked instruction and the copy; no system call unless a reader waits to
+ * be told. Async-signal-safe: a handler that interrupts any of these functions may call it; but not
+ * on channels with subbuf_start, and not as a forked child's first call. */
+int relay_write(relay_chan *chan, const void *data, size_t length);
+
+/* One record gathered from `count` pieces. Safe and cheap as relay_write. */
+int relay_writev(relay_chan *chan, const struct iovec *pieces, int count);
+
+/* As relay_write, but sleeps while the channel is full, for at most timeout_ms (negative: without
+ * limit). -ENOBUFS then is not counted: try again, or lose it with relay_write, which counts. Comes
+ * back early with it if the daemon is gone: nobody makes room any more. Not for handlers. */
+int relay_write_wait(relay_chan *chan, const void *data, size_t length, int timeout_ms);
+
+/* Space for a record of `length` bytes that the caller fills, then ends by relay_commit or
+ * relay_cancel, soon: readers wait at a record that is neither. NULL, and errno is one of the above
+ * as a positive number. Safe and cheap as relay_write. Any thread of this process may end it. */
+void *relay_reserve(relay_chan *chan, size_t length, relay_reservation *reservation);
+
+/* Makes the record visible. One store. Does nothing for a reservation that failed or has ended.
+ * Async-signal-safe. */
+void relay_commit(relay_reservation *reservation);
+
+/* Gives the record up: readers skip its space. As relay_commit. */
+void relay_cancel(relay_reservation *reservation);
+
+/* One record of text, without the terminating zero: what printf would print, cut after
+ * RELAY_PRINTF_MAX bytes. Results as relay_write; -EINVAL for a format that printf refuses. Costs
+ * the formatting, on the stack, and is as safe for handlers as snprintf is: rather not. */
+#define RELAY_PRINTF_MAX 1024
+int relay_printf(relay_chan *chan, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int relay_vprintf(relay_chan *chan, const char *format, va_list arguments)
+    __attribute__((format(printf, 2, 0)));
+
+/* The whole channel. */
+
+/* Puts the data of each buffer that holds any into a sub-buffer of its own, so that consumers of
+ * whole sub-buffers get it. 0, -ENOBUFS (closed to writers, but no free one to move to), -EPIPE,
+ * -EIO. Costs one switch for each buffer. */
+int relay_flush(relay_chan *chan);
+
+/* Forgets all data and counts. Safe while others write. A daemon's channel: as relay_close, -EPERM;
+ * one request to the daemon. */
+int relay_reset(relay_chan *chan);
+
+/* The highest CPU that has a buffer, plus 1; 1 for a global channel; 0 for NULL. Can grow. */
+unsigned relay_buffers(relay_chan *chan);
+
+/* The buffer of a CPU, valid as long as chan; NULL for a hole. Cheap. */
+relay_buf *relay_buffer(relay_chan *chan, unsigned cpu);
+
+/* relay_open's private_data; NULL for a daemon's channel. */
+void *relay_private(relay_chan *chan);
+
+/* One buffer. Those marked "own channels" return -EOPNOTSUPP for a daemon's. */
+
+/* Leaves the current sub-buffer, also an empty one, for one with room for `length` bytes. Returns
+ * length, or 0 where that cannot be: longer than a sub-buffer (counted), full, or closed. */
+size_t relay_switch_subbuf(relay_buf *buf, size_t length);
+
+/* Only from inside subbuf_start: the first `length` bytes (at most a sub-buffer) of the sub-buffer
+ * that is being started are the caller's. Readers get them with the data, as one record; the whole
+ * sub-buffer becomes readable once the next subbuf_start has returned, which may still write to
+ * them, or by relay_flush, or relay_close. Elsewhere it does nothing. */
+void relay_subbuf_start_reserve(relay_buf *buf, size_t length);
+
+/* 1 if all sub-buffers hold data that no reader is done with, and a switch would be refused or
+ * overwrite; else 0. 1 if no sub-buffer that writers have left waits for a reader; else 0. Cheap
+ * looks at a moment that may be over. */
+int relay_buf_full(relay_buf *buf);
+int relay_buf_empty(relay_buf *buf);
+
+/* Own channels. The reader is done with the n sub-buffers that come next, without relay_read:
+ * for consumers that know them from subbuf_start. Counts only those that writers have left. */
+int relay_subbufs_consumed(relay_chan *chan, unsigned cpu, size_t n);
+
+/* Own channels. What read(2) on a device would give: committed bytes in order, across sub-buffers,
+ * without padding, also from one that is not full; consumed by this. At most `size`; may end inside
+ * a record, the rest comes first next time. 0: nothing now, or closed and drained (relay_poll
+ * tells). -EIO: damaged. One copy; readers of one buffer take turns. */
+ssize_t relay_read(relay_buf *buf, void *data, size_t size);
+
+/* Own channels. POLLIN | POLLRDNORM while relay_read would return data, POLLHUP once closed,
+ * POLLERR damaged, 0 otherwise; POLLNVAL for a daemon's channel. */
+short relay_poll(relay_buf *buf);
+
+/* Own channels. A descriptor that poll(2) says is readable when relay_poll would say POLLIN or
+ * POLLHUP; at times also when there is nothing, until relay_read or relay_poll is called. The
+ * library's: do not read or close it. -EMFILE. */
+int relay_poll_fd(relay_buf *buf);
+
+/* Since the channel's start or the last reset. Exact while nobody is in the middle of a record. */
+struct relay_stat {
+  uint64_t subbufs_produced; /* left by writers */
+  uint64_t subbufs_consumed; /* passed by readers */
+  uint64_t records_written;  /* == read + not yet read + lost_overwritten */
+  uint64_t records_read;
+  uint64_t bytes_written;    /* reserved, records cancelled later included */
+  uint64_t bytes_read;
+  uint64_t padding;          /* bytes left empty at the ends of sub-buffers */
+  uint64_t lost_full;        /* refused: -ENOBUFS */
+  uint64_t lost_too_big;     /* refused: -EMSGSIZE */
+  uint64_t lost_overwritten; /* overwritten before they were read */
+  uint64_t lost_stalled;     /* passed because their writer had stopped */
+  uint64_t lost_restart;     /* lost when the daemon was restarted */
+  uint64_t aborted;          /* being written when their writer died */
+  uint64_t cancelled;        /* given up by their writer */
+};
+
+/* Stores the first `size` bytes (sizeof(struct relay_stat)) of a buffer's account; what a newer
+ * caller knows beyond this library is 0. A daemon's channel: requests to the daemon, whose errors
+ * are relay_attach's. Costs a look at every record that is not yet read. */
+int relay_statistics(relay_buf *buf, struct relay_stat *stat, size_t size);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

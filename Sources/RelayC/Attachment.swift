@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// A daemon's channel as this process has it: the connection, and how to get another one after a
+// fork.
+
+internal import CRelay
+internal import Glibc
+internal import Relay
+internal import RelayControl
+
+/// The daemon's side of a channel. Used under the hot page's lock.
+final class Attachment {
+  let path: String
+  let name: String
+  private(set) var client: ControlClient
+  /// What a forked child closes at once.
+  private var forkEntry: UnsafeMutableRawPointer?
+  /// The client and the channel are a parent's.
+  private(set) var isAbandoned = false
+  /// The last attempt to attach anew, in milliseconds, and how it failed.
+  private var refusal: (at: Int, failure: Failure)?
+
+  private init(_ client: ControlClient, _ name: String) {
+    self.client = client
+    path = client.path
+    self.name = name
+  }
+
+  /// Connects, lets `prepare` ask for more, attaches.
+  static func open(
+    path: String?, name: String, prepare: (ControlClient) throws(ControlError) -> Void
+  ) throws(Failure) -> (Attachment, Channel) {
+    let client: ControlClient
+    do {
+      client = try ControlClient(path: path ?? ControlClient.defaultPath)
+      try prepare(client)
+    } catch { throw Failure(error) }
+    let attachment = Attachment(client, name)
+    return (attachment, try attachment.attach(client))
+  }
+
+  private func attach(_ client: ControlClient) throws(Failure) -> Channel {
+    let attached: AttachedChannel
+    do {
+      attached = try client.attach(name)
+    } catch { throw Failure(error) }
+    let channel: Channel
+    do {
+      channel = try attached.take { owner, geometry, ring, wake throws(ChannelError) in
+        try Channel.attach(name, geometry: geometry, ring: ring, wake: wake, owner: owner)
+      }
+    } catch { throw Failure(error) }
+    let files = channel.descriptors!
+    forkEntry = crelay_fork_close([client.raw, files.geometry, files.ring, files.wake])
+    guard forkEntry != nil else { throw Failure(ENOMEM) }
+    self.client = client
+    isAbandoned = false
+    return channel
+  }
+
+  func attachAnew() throws(Failure) -> Channel {
+    let now = Attachment.milliseconds()
+    if let refusal, now - refusal.at < 1000 { throw refusal.failure }
+    do throws(Failure) {
+      let client: ControlClient
+      do {
+        client = try ControlClient(path: path)
+      } catch { throw Failure(error) }
+      let channel = try attach(client)
+      refusal = nil
+      return channel
+    } catch {
+      refusal = (Attachment.milliseconds(), error)
+      throw error
+    }
+  }
+
+  /// All is a parent's. Its memory is not mapped in this process, and something else may be at its
+  /// place by now; its descriptors were closed by the fork, or, where that went past the C library,
+  /// stay open: what owns them must never let go.
+  func abandon(_ channel: Channel) {
+    guard !isAbandoned else { return }
+    isAbandoned = true
+    _ = Unmanaged.passRetained(channel)
+    _ = Unmanaged.passRetained(client)
+    forkEntry = nil
+  }
+
+  func end() {
+    if let forkEntry { crelay_fork_forget(forkEntry) }
+    forkEntry = nil
+  }
+
+  private static func milliseconds() -> Int {
+    var now = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+  }
+}

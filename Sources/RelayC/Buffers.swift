@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole channel, its buffers, and reading own ones: relay_flush … relay_statistics.
+
+// The names are relay.h's.
+// swift-format-ignore-file: AlwaysUseLowerCamelCase
+
+public import CRelay
+internal import Glibc
+internal import Relay
+internal import RelayControl
+
+extension Handle {
+  /// A request to the daemon, one at a time.
+  func ask<R>(
+    _ attachment: Attachment, _ request: (ControlClient, String) throws(ControlError) -> R
+  ) throws(Failure) -> R {
+    try makeReady()
+    return try hot.lock.locked { () throws(Failure) in
+      do throws(ControlError) {
+        return try request(attachment.client, attachment.name)
+      } catch { throw Failure(error) }
+    }
+  }
+
+  /// Whether somebody could make room.
+  var hasReader: Bool {
+    guard case .daemon(let attachment) = kind else { return true }
+    return hot.lock.locked { attachment.client.isConnected }
+  }
+}
+
+private func check(_ result: FlushResult) throws(Failure) {
+  switch result {
+  case .flushed: return
+  case .full: throw Failure(ENOBUFS)
+  case .closed: throw Failure(EPIPE)
+  case .corrupt: throw Failure(EIO)
+  }
+}
+
+@c @implementation
+public func relay_flush(_ chan: OpaquePointer?) -> CInt {
+  code { () throws(Failure) in
+    guard let chan else { throw Failure(EINVAL) }
+    let handle = Handle.of(chan)
+    try handle.makeReady()
+    if case .own(let own) = handle.kind {
+      try check(own.flush(handle.channel))
+    } else {
+      try check(handle.channel.flush())
+    }
+  }
+}
+
+@c @implementation
+public func relay_reset(_ chan: OpaquePointer?) -> CInt {
+  code { () throws(Failure) in
+    guard let chan else { throw Failure(EINVAL) }
+    let handle = Handle.of(chan)
+    switch handle.kind {
+    case .own(let own): try own.reset()
+    case .daemon(let attachment):
+      try handle.ask(attachment) { (client, name) throws(ControlError) in
+        try client.reset(name)
+      }
+    }
+  }
+}
+
+@c @implementation
+public func relay_buffers(_ chan: OpaquePointer?) -> UInt32 {
+  guard let chan else { return 0 }
+  let handle = Handle.of(chan)
+  guard (try? handle.makeReady()) != nil else { return 0 }
+  return UInt32((handle.channel.cpus.last ?? -1) + 1)
+}
+
+@c @implementation
+public func relay_buffer(_ chan: OpaquePointer?, _ cpu: UInt32) -> OpaquePointer? {
+  guard let chan else { return nil }
+  let handle = Handle.of(chan)
+  guard (try? handle.makeReady()) != nil else { return nil }
+  return handle.name(cpu: Int(cpu))
+}
+
+@c @implementation
+public func relay_private(_ chan: OpaquePointer?) -> UnsafeMutableRawPointer? {
+  chan.flatMap { Handle.of($0).privateData }
+}
+
+@c @implementation
+public func relay_switch_subbuf(_ buf: OpaquePointer?, _ length: Int) -> Int {
+  guard let buf, let (handle, buffer) = try? Handle.ofBuffer(buf) else { return 0 }
+  guard length >= 0, length <= handle.channel.geometry.subbufSize else {
+    handle.channel.count(.tooBig, in: buffer)
+    return 0
+  }
+  if case .own(let own) = handle.kind, own.hasCallback {
+    return (try? own[buffer.cpu].leave()) == true ? length : 0
+  }
+  return handle.channel.switchSubbuf(buffer) == .flushed ? length : 0
+}
+
+@c @implementation
+public func relay_subbuf_start_reserve(_ buf: OpaquePointer?, _ length: Int) {
+  guard let buf, let (handle, buffer) = try? Handle.ofBuffer(buf), case .own(let own) = handle.kind
+  else { return }
+  own[buffer.cpu].reserveHeader(length >= 0 ? length : .max)
+}
+
+@c @implementation
+public func relay_buf_full(_ buf: OpaquePointer?) -> CInt {
+  look(buf, own: \.isFull, daemon: \.isFull)
+}
+
+@c @implementation
+public func relay_buf_empty(_ buf: OpaquePointer?) -> CInt {
+  look(buf, own: \.isEmpty, daemon: \.isEmpty)
+}
+
+private func look(
+  _ buf: OpaquePointer?, own: (OwnBuffer) -> Bool, daemon: (ChannelBuffer) -> Bool
+) -> CInt {
+  guard let buf else { return 0 - EINVAL }
+  do throws(Failure) {
+    let (handle, buffer) = try Handle.ofBuffer(buf)
+    if case .own(let channel) = handle.kind { return own(channel[buffer.cpu]) ? 1 : 0 }
+    return daemon(buffer) ? 1 : 0
+  } catch { return 0 - error.code }
+}
+
+/// An own channel's buffer; EOPNOTSUPP for a daemon's.
+private func own(_ buf: OpaquePointer?) throws(Failure) -> OwnBuffer {
+  guard let buf else { throw Failure(EINVAL) }
+  let (handle, buffer) = try Handle.ofBuffer(buf)
+  guard case .own(let own) = handle.kind else { throw Failure(EOPNOTSUPP) }
+  return own[buffer.cpu]
+}
+
+@c @implementation
+public func relay_subbufs_consumed(_ chan: OpaquePointer?, _ cpu: UInt32, _ n: Int) -> CInt {
+  code { () throws(Failure) in
+    guard let chan else { throw Failure(EINVAL) }
+    try own(Handle.of(chan).name(cpu: Int(cpu))).consume(n >= 0 ? n : .max)
+  }
+}
+
+@c @implementation
+public func relay_read(
+  _ buf: OpaquePointer?, _ data: UnsafeMutableRawPointer?, _ size: Int
+) -> Int {
+  do throws(Failure) {
+    let buffer = try own(buf)
+    guard size == 0 || data != nil else { throw Failure(EINVAL) }
+    return try buffer.read(
+      UnsafeMutableRawBufferPointer(start: data, count: size >= 0 ? size : .max))
+  } catch { return Int(0 - error.code) }
+}
+
+@c @implementation
+public func relay_poll(_ buf: OpaquePointer?) -> Int16 {
+  do throws(Failure) {
+    return Int16(try own(buf).events())
+  } catch { return Int16(error.code == EDEADLK ? POLLERR : POLLNVAL) }
+}
+
+@c @implementation
+public func relay_poll_fd(_ buf: OpaquePointer?) -> CInt {
+  do throws(Failure) {
+    return try own(buf).wakeDescriptor()
+  } catch { return 0 - error.code }
+}
+
+@c @implementation
+public func relay_statistics(
+  _ buf: OpaquePointer?, _ stat: UnsafeMutablePointer<relay_stat>?, _ size: Int
+) -> CInt {
+  code { () throws(Failure) in
+    guard let buf, let stat, size >= 0 else { throw Failure(EINVAL) }
+    var account = try account(of: buf)
+    let known = min(size, MemoryLayout<relay_stat>.size)
+    memcpy(stat, &account, known)
+    memset(UnsafeMutableRawPointer(stat) + known, 0, size - known)
+  }
+}
+
+private func account(of buf: OpaquePointer) throws(Failure) -> relay_stat {
+  let (handle, buffer) = try Handle.ofBuffer(buf)
+  switch handle.kind {
+  case .own(let own): return relay_stat(try own[buffer.cpu].statistics())
+  case .daemon(let attachment):
+    let found = try handle.ask(attachment) { (client, name) throws(ControlError) in
+      try client.stat(name).first { $0.cpu == buffer.cpu }
+    }
+    guard let found else { throw Failure(ENXIO) }
+    return relay_stat(found)
+  }
+}
+
+extension relay_stat {
+  fileprivate init(_ s: Statistics) {
+    self.init(
+      subbufs_produced: s.subbufsProduced, subbufs_consumed: s.subbufsConsumed,
+      records_written: s.recordsWritten, records_read: s.recordsRead,
+      bytes_written: s.bytesWritten, bytes_read: s.bytesRead, padding: s.padding,
+      lost_full: s.lostFull, lost_too_big: s.lostTooBig, lost_overwritten: s.lostOverwritten,
+      lost_stalled: s.lostStalled, lost_restart: 0, aborted: s.aborted, cancelled: s.cancelled)
+  }
+
+  fileprivate init(_ s: BufferStatistics) {
+    self.init(
+      subbufs_produced: s.subbufsProduced, subbufs_consumed: s.subbufsConsumed,
+      records_written: s.recordsWritten, records_read: s.recordsRead,
+      bytes_written: s.bytesWritten, bytes_read: s.bytesRead, padding: s.padding,
+      lost_full: s.lostFull, lost_too_big: s.lostTooBig, lost_overwritten: s.lostOverwritten,
+      lost_stalled: s.lostStalled, lost_restart: 0, aborted: s.aborted, cancelled: s.cancelled)
+  }
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a relay_chan pointer points to: a page with all that a record needs, in front of it a page
+// that leads to the rest. The kernel wipes the first in a forked child (daemon channels): its
+// zeroes are what sends the child's first call to attach anew, at no cost for anybody else.
+
+internal import CRelay
+internal import Glibc
+internal import LinuxIO
+internal import Relay
+internal import RelayControl
+internal import Synchronization
+
+/// The page a relay_chan points to.
+struct Hot {
+  private let base: UnsafeMutableRawPointer
+
+  init(_ chan: OpaquePointer) { base = UnsafeMutableRawPointer(chan) }
+
+  /// There is one only while `isFast`.
+  @inline(__always)
+  var writer: UnsafeMutablePointer<Writer> { base.assumingMemoryBound(to: Writer.self) }
+
+  /// A number of this attachment; 0 before the first one and after a fork. Reservations of another
+  /// one are not ours to end.
+  @inline(__always)
+  var epoch: UnsafePointer<Atomic<UInt64>> { word(64) }
+
+  /// Not 0: records go through `writer`. 0: wiped by a fork, or a channel with callbacks.
+  @inline(__always)
+  private var gate: UnsafePointer<Atomic<UInt64>> { word(72) }
+
+  @inline(__always)
+  private func word(_ offset: Int) -> UnsafePointer<Atomic<UInt64>> {
+    UnsafePointer((base + offset).assumingMemoryBound(to: Atomic<UInt64>.self))
+  }
+
+  /// Acquire: pairs with `open`, so whoever sees the gate open sees the writer.
+  @inline(__always)
+  var isFast: Bool { gate.pointee.load(ordering: .acquiring) != 0 }
+
+  /// From now on this is an attachment; with a writer, records go through it.
+  func open(_ channel: Channel, isFast: Bool) {
+    precondition(MemoryLayout<Writer>.size <= 64)
+    if isFast { writer.initialize(to: channel.writer()) }
+    let number = Hot.nextEpoch.wrappingAdd(1, ordering: .relaxed).oldValue
+    // Release: pairs with the loads by which others see that there is no need to attach.
+    epoch.pointee.store(number, ordering: .releasing)
+    gate.pointee.store(isFast ? 1 : 0, ordering: .releasing)
+  }
+
+  /// Held by who uses the connection or attaches. Here, so that a child finds it free.
+  var lock: Lock { Lock(base + 192) }
+
+  static let nextEpoch = Atomic<UInt64>(1)
+}
+
+/// A lock in four bytes of memory, zero at first; a wiped one is free.
+struct Lock {
+  /// 0 free, 1 held, 2 held and somebody may sleep.
+  private let word: UnsafePointer<Atomic<UInt32>>
+
+  init(_ address: UnsafeMutableRawPointer) {
+    word = UnsafePointer(address.assumingMemoryBound(to: Atomic<UInt32>.self))
+  }
+
+  func locked<R: ~Copyable, E: Error>(_ body: () throws(E) -> R) throws(E) -> R {
+    // Acquire, twice, with the release at the end: a holder sees what the one before did.
+    if !word.pointee.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged {
+      while word.pointee.exchange(2, ordering: .acquiring) != 0 {
+        Futex.wait(UnsafeRawPointer(word), expected: 2, timeoutMilliseconds: -1)
+      }
+    }
+    defer {
+      if word.pointee.exchange(0, ordering: .releasing) == 2 {
+        Futex.wake(UnsafeRawPointer(word), count: 1)
+      }
+    }
+    return try body()
+  }
+}
+
+/// Why a call fails: a positive errno value.
+struct Failure: Error {
+  let code: CInt
+
+  init(_ code: CInt) { self.code = code }
+
+  init(_ error: ControlError) {
+    switch error {
+    case .noDaemon: code = ECONNREFUSED
+    case .notPermitted: code = EACCES
+    case .refused(let refusal): code = refusal.code > 0 ? refusal.code : EPROTO
+    case .protocolViolation: code = EPROTO
+    case .disconnected: code = ECONNRESET
+    case .noReply: code = ETIMEDOUT
+    case .system(let error): code = error.code
+    }
+  }
+
+  init(_ error: ChannelError) {
+    switch error {
+    // From a daemon: one that speaks of other channels than we know.
+    case .geometry, .untrusted: code = EPROTO
+    case .system(let error): code = error.code
+    }
+  }
+}
+
+/// Everything about a channel that no record needs.
+final class Handle {
+  /// Two pages: the way here, and the hot one.
+  private let pages: Mapping
+  private let hotAddress: UnsafeMutableRawPointer
+  var channel: Channel
+  let kind: Kind
+  /// Which of `buffers` is a global channel's.
+  private var globalIndex = 0
+  let privateData: UnsafeMutableRawPointer?
+  /// One for each CPU that could have a buffer: what relay_buf pointers point to.
+  private let buffers: UnsafeMutablePointer<BufferName>
+  private let bufferCount: Int
+
+  enum Kind {
+    case own(OwnChannel)
+    case daemon(Attachment)
+  }
+
+  struct BufferName {
+    let chan: OpaquePointer
+    let cpu: Int
+  }
+
+  private static var pageSize: Int { sysconf(CInt(_SC_PAGESIZE)) }
+
+  init(_ channel: Channel, _ kind: Kind, privateData: UnsafeMutableRawPointer?) throws(Failure) {
+    let pageSize = Handle.pageSize
+    do {
+      pages = try Mapping.anonymous(count: 2 * pageSize)
+    } catch { throw Failure(error.code) }
+    hotAddress = pages.base + pageSize
+    if case .daemon = kind, madvise(hotAddress, pageSize, CInt(MADV_WIPEONFORK)) != 0 {
+      throw Failure(errno)
+    }
+    self.channel = channel
+    self.kind = kind
+    self.privateData = privateData
+    bufferCount = channel.geometry.slotCount
+    buffers = .allocate(capacity: bufferCount)
+    for cpu in 0..<bufferCount {
+      (buffers + cpu).initialize(to: BufferName(chan: OpaquePointer(hotAddress), cpu: cpu))
+    }
+    // Kept until `end`.
+    pages.base.storeBytes(of: Unmanaged.passRetained(self), as: Unmanaged<Handle>.self)
+  }
+
+  deinit { buffers.deallocate() }
+
+  var chan: OpaquePointer { OpaquePointer(hotAddress) }
+  var hot: Hot { Hot(chan) }
+
+  /// - Parameter chan: from `relay_open` and its like, not detached yet.
+  static func of(_ chan: OpaquePointer) -> Handle {
+    (UnsafeRawPointer(chan) - pageSize).load(as: Unmanaged<Handle>.self).takeUnretainedValue()
+  }
+
+  /// The channel of a buffer, and which one it is. What fails in a child that cannot attach.
+  static func ofBuffer(_ buf: OpaquePointer) throws(Failure) -> (Handle, ChannelBuffer) {
+    let name = UnsafeRawPointer(buf).load(as: BufferName.self)
+    let handle = Handle.of(name.chan)
+    try handle.makeReady()
+    guard let buffer = handle.channel.bufferIfPresent(cpu: name.cpu) else { throw Failure(ENXIO) }
+    return (handle, buffer)
+  }
+
+  func name(cpu: Int) -> OpaquePointer? {
+    guard (0..<bufferCount).contains(cpu), channel.bufferIfPresent(cpu: cpu) != nil else {
+      return nil
+    }
+    return OpaquePointer(buffers + (channel.geometry.isGlobal ? globalIndex : cpu))
+  }
+
+  /// Before anything was written: one buffer instead of many, which keeps the name that the one of
+  /// `cpu` had.
+  func replace(by global: Channel, named cpu: Int) {
+    channel = global
+    globalIndex = cpu
+    buffers[cpu] = BufferName(chan: chan, cpu: 0)
+  }
+
+  /// In a forked child that uses a daemon's channel for the first time: attaches in its own name.
+  func makeReady() throws(Failure) {
+    guard case .daemon(let attachment) = kind, isForked else { return }
+    try hot.lock.locked { () throws(Failure) in
+      guard isForked else { return }
+      attachment.abandon(channel)
+      channel = try attachment.attachAnew()
+      hot.open(channel, isFast: true)
+    }
+  }
+
+  private var isForked: Bool { hot.epoch.pointee.load(ordering: .acquiring) == 0 }
+
+  /// Frees everything. The pointers are gone.
+  func end() {
+    if hot.isFast { hot.writer.deinitialize(count: 1) }
+    switch kind {
+    case .own(let own): try? own.close(self)
+    case .daemon(let attachment):
+      if isForked { attachment.abandon(channel) }
+      attachment.end()
+    }
+    Unmanaged.passUnretained(self).release()
+  }
+}

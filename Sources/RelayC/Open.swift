@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// Opening, attaching and leaving channels: relay_open … relay_close.
+
+// The names are relay.h's.
+// swift-format-ignore-file: AlwaysUseLowerCamelCase
+
+public import CRelay
+internal import Glibc
+internal import LinuxIO
+internal import Relay
+internal import RelayControl
+
+/// The result, or NULL and errno.
+private func orErrno(_ body: () throws(Failure) -> Handle) -> OpaquePointer? {
+  do throws(Failure) {
+    return try body().chan
+  } catch {
+    errno = error.code
+    return nil
+  }
+}
+
+/// 0, or what failed as a negative errno value.
+func code(_ body: () throws(Failure) -> Void) -> CInt {
+  do throws(Failure) {
+    try body()
+    return 0
+  } catch { return 0 - error.code }
+}
+
+private let knownFlags = UInt32(RELAY_OVERWRITE | RELAY_GLOBAL | RELAY_TIMESTAMPS)
+
+private func check(_ flags: UInt32) throws(Failure) {
+  guard flags & ~knownFlags == 0 else { throw Failure(EINVAL) }
+  guard flags & RELAY_TIMESTAMPS == 0 else { throw Failure(EOPNOTSUPP) }
+}
+
+@c @implementation
+public func relay_open(
+  _ baseName: UnsafePointer<CChar>?, _ subbufSize: Int, _ subbufCount: Int, _ flags: UInt32,
+  _ callbacks: UnsafePointer<relay_callbacks>?, _ privateData: UnsafeMutableRawPointer?
+) -> OpaquePointer? {
+  orErrno { () throws(Failure) in
+    try check(flags)
+    let callbacks = try copy(callbacks)
+    // A callback decides by itself whether to overwrite.
+    let overwrites = flags & RELAY_OVERWRITE != 0 || callbacks.subbuf_start != nil
+    func open(isGlobal: Bool) throws(Failure) -> Channel {
+      try openOwn(subbufSize, subbufCount, overwrites ? .overwrite : .discard, isGlobal)
+    }
+    let own = OwnChannel(callbacks)
+    let handle = try Handle(
+      open(isGlobal: flags & RELAY_GLOBAL != 0), .own(own), privateData: privateData)
+    do throws(Failure) {
+      if let baseName {
+        try own.setName(String(cString: baseName), handle) { cpu throws(Failure) in
+          handle.replace(by: try open(isGlobal: true), named: cpu)
+        }
+      }
+      own.setUp(handle)
+      handle.hot.open(handle.channel, isFast: !own.hasCallback)
+      try own.begin()
+    } catch {
+      handle.end()
+      throw error
+    }
+    return handle
+  }
+}
+
+private func openOwn(
+  _ subbufSize: Int, _ subbufCount: Int, _ mode: ChannelMode, _ isGlobal: Bool
+) throws(Failure) -> Channel {
+  let geometry: Geometry
+  do {
+    geometry = try Geometry(
+      subbufSize: subbufSize, subbufCount: subbufCount, mode: mode, isGlobal: isGlobal,
+      online: Processors.online(), possible: Processors.possible())
+  } catch let error as SystemError {
+    throw Failure(error.code)
+  } catch { throw Failure(EINVAL) }
+  do {
+    return try Channel.open("own", geometry, wakesEachBuffer: true)
+  } catch { throw Failure(error) }
+}
+
+/// As much of the caller's structure as both sides know.
+private func copy(
+  _ callbacks: UnsafePointer<relay_callbacks>?
+) throws(Failure) -> relay_callbacks {
+  var copy = relay_callbacks()
+  guard let callbacks else { return copy }
+  // At least what the first version had up to its first function.
+  let size = callbacks.pointee.size
+  guard size >= MemoryLayout<relay_callbacks>.offset(of: \.buf_mapped)!, size <= 4096 else {
+    throw Failure(EINVAL)
+  }
+  memcpy(&copy, callbacks, min(size, MemoryLayout<relay_callbacks>.size))
+  return copy
+}
+
+@c @implementation
+public func relay_late_setup_files(
+  _ chan: OpaquePointer?, _ baseName: UnsafePointer<CChar>?
+) -> CInt {
+  code { () throws(Failure) in
+    guard let chan else { throw Failure(EINVAL) }
+    let handle = Handle.of(chan)
+    guard case .own(let own) = handle.kind else { throw Failure(EINVAL) }
+    try own.setName(baseName.map { String(cString: $0) }, handle)
+  }
+}
+
+@c @implementation
+public func relay_attach(
+  _ path: UnsafePointer<CChar>?, _ name: UnsafePointer<CChar>?
+) -> OpaquePointer? {
+  orErrno { () throws(Failure) in try attach(path, name) { (_, _) throws(ControlError) in } }
+}
+
+@c @implementation
+public func relay_create(
+  _ path: UnsafePointer<CChar>?, _ name: UnsafePointer<CChar>?, _ subbufSize: Int,
+  _ subbufCount: Int, _ flags: UInt32
+) -> OpaquePointer? {
+  orErrno { () throws(Failure) in
+    try check(flags)
+    var options = "subbuf_size=\(UInt(bitPattern: subbufSize))"
+    options += ",n_subbufs=\(UInt(bitPattern: subbufCount))"
+    if flags & RELAY_OVERWRITE != 0 { options += ",mode=overwrite" }
+    if flags & RELAY_GLOBAL != 0 { options += ",global" }
+    return try attach(path, name) { (client, name) throws(ControlError) in
+      // Kept: who detaches last must not take it away from its readers.
+      try client.create(name, options: options, keep: true)
+    }
+  }
+}
+
+private func attach(
+  _ path: UnsafePointer<CChar>?, _ name: UnsafePointer<CChar>?,
+  prepare: (ControlClient, String) throws(ControlError) -> Void
+) throws(Failure) -> Handle {
+  guard let name, name.pointee != 0 else { throw Failure(EINVAL) }
+  let text = String(cString: name)
+  let (attachment, channel) = try Attachment.open(
+    path: path.map { String(cString: $0) }, name: text
+  ) { (client) throws(ControlError) in
+    try prepare(client, text)
+  }
+  let handle: Handle
+  do throws(Failure) {
+    handle = try Handle(channel, .daemon(attachment), privateData: nil)
+  } catch {
+    attachment.end()
+    throw error
+  }
+  handle.hot.open(channel, isFast: true)
+  return handle
+}
+
+@c @implementation
+public func relay_detach(_ chan: OpaquePointer?) {
+  if let chan { Handle.of(chan).end() }
+}
+
+@c @implementation
+public func relay_close(_ chan: OpaquePointer?) -> CInt {
+  code { () throws(Failure) in
+    guard let chan else { throw Failure(EINVAL) }
+    let handle = Handle.of(chan)
+    switch handle.kind {
+    case .own(let own): try own.close(handle)
+    case .daemon(let attachment):
+      try handle.ask(attachment) { (client, name) throws(ControlError) in
+        try client.close(name)
+      }
+    }
+  }
+}

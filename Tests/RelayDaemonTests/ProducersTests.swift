@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owner ids and how many processes may have one.
+
+import Glibc
+import LinuxIO
+import Relay
+import RelayControl
+import Testing
+
+@testable import RelayDaemon
+
+@Suite struct ProducersTests {
+  private let loop: EventLoop
+  private let channel: Channel
+
+  init() throws {
+    loop = try EventLoop()
+    channel = try Channel.open(
+      "test",
+      Geometry(
+        subbufSize: 4096, subbufCount: 2, isGlobal: true, online: CPUSet([0]), possible: CPUSet([0])
+      ))
+  }
+
+  private func producers(limit: Int) -> Producers {
+    Producers(loop: loop, limit: limit, log: { _ in })
+  }
+
+  /// Attaches this process under some number.
+  private func attach(_ producers: Producers, pid: Int32, limit: Int? = nil) throws -> UInt16 {
+    try producers.attach(
+      channel, limit: limit, process: ProcessHandle(pid: getpid()), pid: pid)
+  }
+
+  @Test func aProcessHasOneOwnerID() throws {
+    let producers = producers(limit: 1)
+    let owner = try attach(producers, pid: 7)
+    #expect(try attach(producers, pid: 7, limit: 1) == owner)
+    #expect(throws: ControlRefusal.self) { try attach(producers, pid: 8) }
+  }
+
+  @Test func withoutANumberEachIsItsOwn() throws {
+    let producers = producers(limit: 3)
+    #expect(try Set((0..<3).map { _ in try attach(producers, pid: 0) }).count == 3)
+    #expect(throws: ControlRefusal.self) { try attach(producers, pid: 0) }
+  }
+
+  @Test func aChannelsLimitIsItsOwn() throws {
+    let producers = producers(limit: 10)
+    _ = try attach(producers, pid: 1)
+    #expect(throws: ControlRefusal.self) { try attach(producers, pid: 2, limit: 1) }
+    _ = try attach(producers, pid: 2, limit: 2)
+    producers.forget(channel)
+    _ = try attach(producers, pid: 3, limit: 1)
+  }
+
+  @Test func oneOwnerIDAlwaysStaysFree() {
+    let highest = Int(Channel.highestOwner) - 1
+    let producers = producers(limit: .max)
+    #expect(producers.limit == highest)
+    producers.limit = 5
+    #expect(producers.limit == 5)
+    producers.limit = .max
+    #expect(producers.limit == highest)
+  }
+}
