@@ -1,9 +1,11 @@
+#!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# shellcheck shell=bash
-# What with-cuse, with-cpus and with-systemd have in common: their arguments, the job directory through which host
-# and guest talk, and a guest that cannot outlive its time or its caller. Sourced, not run.
+# What with-cuse, with-cpus and with-systemd have in common: their arguments, the job directory
+# through which host and guest talk, and a guest that cannot outlive its time or its caller.
+# Sourced, not run.
 #
-# The sourcing script has set: name, timeout, memory, and defines usage().
+# The sourcing script has set: name, here, timeout, memory, and defines usage().
+# shellcheck disable=SC2034,SC2154
 
 say() { echo "$name: $*" >&2; }
 
