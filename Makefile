@@ -35,18 +35,20 @@ build: ## build relayd, relayctl, librelay.so and the tools for release
 	@command -v $(SWIFT) >/dev/null || { echo "no '$(SWIFT)': see https://swift.org/install" >&2; exit 1; }
 	$(SWIFT) build --scratch-path $(BUILD) -c release --static-swift-stdlib
 
-# The native run comes last, so that the test runner's closing line is the last one.
+# One test at a time in the guests: a child that one test starts holds, until its exec, the /dev/cuse
+# that another one closes. The native run comes last, so that the test runner's closing line is the
+# last one.
 test: deps build ## run all tests: on real CUSE, under systemd, on four CPUs (in guests), then natively
 	$(SWIFT) build --scratch-path $(BUILD) --build-tests
 	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse Tests/VM/with-cuse \
 	  $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing \
-	  --filter '$(CUSE_SUITES)'
+	  --no-parallel --filter '$(CUSE_SUITES)'
 	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse RELAY_TEST_SYSTEMD=1 Tests/VM/with-systemd \
 	  $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing \
-	  --filter ServiceTests
+	  --no-parallel --filter ServiceTests
 	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse RELAY_TEST_CPUS=4 Tests/VM/with-cpus \
 	  $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing \
-	  --filter '$(CPU_SUITES)'
+	  --no-parallel --filter '$(CPU_SUITES)'
 	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=fuse \
 	  $(SWIFT) test --scratch-path $(BUILD) --skip-build --disable-xctest
 
