@@ -96,12 +96,13 @@ extension OneAtATime {
       let cycles = """
         for i in $(seq 100); do
           cpu=/sys/devices/system/cpu/cpu$((i % 3 + 1))/online
-          echo 0 > $cpu; echo 1 > $cpu
-        done; touch \(daemon.scratch.path)/cycled
+          echo 0 > $cpu && echo 1 > $cpu && cycles=$((cycles + 1))
+        done; echo $cycles > \(daemon.scratch.path)/cycled
         """
       let output = try daemon.load(
         writers: 4, blocks: 2000, blockSize: 256, devices: (0..<4).map { "/dev/relay\($0)" },
         meanwhile: cycles, until: "\(daemon.scratch.path)/cycled")
+      #expect(try run("cat", "\(daemon.scratch.path)/cycled").output == "100\n")
       let lines = output.split(separator: "\n")
       #expect(lines.count > 4, "several rounds: \(output)")
       for line in lines { #expect(line.hasSuffix("blocks 2000 highest 1999"), "\(line)") }
