@@ -93,7 +93,7 @@ package final class CallbackBuffer {
       return .full
     }
     let stop = buffer.publish(
-      next, claim, oldSeq: state.seq, after: current, sealed, wakeFD, NoTestPoints.self)
+      next, claim, over: state, after: current, sealed, wakeFD, NoTestPoints.self)
     takeHeader()
     return stop
   }

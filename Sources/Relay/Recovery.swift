@@ -18,15 +18,17 @@ extension ChannelBuffer {
     return discarded
   }
 
-  /// CLAIMED by the dead: OPEN if it got as far as making it current, else FREE.
+  /// CLAIMED by the dead: OPEN if it got as far as making it current, else FREE, with the seq, so
+  /// that no state recurs, and with the owner, which says that it may not be prepared.
   private func settleClaim(_ subbuf: Int, owner: UInt16) {
     let state = loadState(subbuf)
     guard state.phase == .claimed, state.owner == owner else { return }
     let current = loadCurrent()
     let isCurrent = current.subbuf == subbuf && current.seq == state.seq
+    let settled = SubbufState(
+      isCurrent ? .open : .free, seq: state.seq, owner: isCurrent ? 0 : owner)
     // Losing means that a living writer finished it.
-    _ = exchangeState(
-      subbuf, state, isCurrent ? SubbufState(.open, seq: state.seq) : SubbufState(.free, seq: 0))
+    _ = exchangeState(subbuf, state, settled)
   }
 
   /// BUSY → DISCARDED. Stops at the first entry not used in this lap, so it touches no memory

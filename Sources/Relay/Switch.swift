@@ -34,15 +34,17 @@ extension ChannelBuffer {
     let claim = SubbufState(.claimed, seq: seq, owner: owner)
     guard exchangeState(next, state, claim) else { return nil }
     guard P.reached(.claimed) else { return .killed }
-    return publish(next, claim, oldSeq: state.seq, after: current, sealed, wakeFD, points)
+    return publish(next, claim, over: state, after: current, sealed, wakeFD, points)
   }
 
   /// Makes a claimed sub-buffer the current one. nil: done, or somebody else was faster.
   func publish<P: TestPoints>(
-    _ next: Int, _ claim: SubbufState, oldSeq: UInt64, after current: Current, _ sealed: Sealed,
-    _ wakeFD: CInt, _ points: P.Type
+    _ next: Int, _ claim: SubbufState, over state: SubbufState, after current: Current,
+    _ sealed: Sealed, _ wakeFD: CInt, _ points: P.Type
   ) -> Stop? {
     let seq = claim.seq
+    // An owner in FREE: it died before it had prepared it. Entries of any lap may stand in it.
+    let oldSeq = state.phase == .free && state.owner != 0 ? 0 : state.seq
     prepare(next, seq: seq, oldSeq: oldSeq, after: current, sealed)
     guard P.reached(.preparedNext) else { return .killed }
     // Acquire-release: publishes the preparation to every load of `current`.
@@ -51,8 +53,9 @@ extension ChannelBuffer {
       ordering: .acquiringAndReleasing
     ).exchanged
     guard published else {
-      // Its seq becomes 0: entries of any lap may stand in it, none of them readable.
-      _ = exchangeState(next, claim, SubbufState(.free, seq: 0))
+      // FREE never takes an earlier seq: a state must not recur, or a writer that chose this
+      // sub-buffer long ago could still claim it, for a seq that was used since.
+      _ = exchangeState(next, claim, SubbufState(.free, seq: seq))
       return P.reached(.gaveBack) ? nil : .killed
     }
     guard P.reached(.published) else { return .killed }

@@ -124,6 +124,9 @@ import Testing
       if point == .claimed, points.filter({ $0 == .claimed }).count == 1 {
         #expect(channel.buffer.writeStepped("cd", owner: 2) == true)
       }
+      if point == .gaveBack {
+        #expect(channel.buffer.loadState(1) == SubbufState(.free, seq: 2))
+      }
       return !(isKilled && point == .gaveBack)
     }
     let result = channel.buffer.writeStepped("XX", owner: 1)
@@ -132,6 +135,22 @@ import Testing
     #expect(result == (isKilled ? nil : true))
     #expect(reader.drain() == (isKilled ? "abcd" : "abcdXX"))
     for _ in 0..<20 { #expect(channel.write("yz") == .written && reader.drain() == "yz") }
+  }
+
+  @Test func whatAStoppedWriterChoseDoesNotComeAgain() throws {
+    let channel = try makeChannel(subbufSize: 2, subbufCount: 2)
+    let reader = Reader(channel)
+    let buffer = channel.buffer
+    // A writer is about to claim sub-buffer 0, for the first seq, and stops.
+    let seen = buffer.loadState(0)
+    #expect(buffer.writeStepped("ab", owner: 2) == true)
+    #expect(buffer.writeStepped("cd", owner: 2) == true)
+    #expect(reader.drain() == "abcd")
+    Steps.handler = { $0 != .claimed }
+    #expect(buffer.writeStepped("XX", owner: 3) == nil)
+    Steps.handler = nil
+    channel.sweep(owner: 3)
+    #expect(!buffer.exchangeState(0, seen, SubbufState(.claimed, seq: 1, owner: 1)))
   }
 
   @Test func theLapComingRoundClearsOldEntries() throws {

@@ -27,6 +27,8 @@
 //     │◀── lost race, sweep ───┘                                    │                    │
 //     │◀── reader, once current is beyond it and nothing in it is BUSY ──────────────────┤
 //                              CLAIMED ◀── writer, overwrite mode: unpinned, nothing BUSY┘
+//   The seq of a sub-buffer never goes back, so no state recurs. FREE with an owner: it died while
+//   it prepared the sub-buffer.
 //
 // Slots are laid out for all possible CPUs from the start; those never touched cost nothing. A CPU
 // has a buffer from when its bit in `present` is set, and for good: one that goes away and comes
