@@ -62,7 +62,20 @@ struct TOMLDocument {
     guard isComment || dots <= maximumDots else {
       return "a line with \(dots) dots; no key or value needs more than \(maximumDots)"
     }
-    return nil
+    return isHeaderWithoutKey(line) ? "a [ without a key behind it; a table is [NAME]" : nil
+  }
+
+  /// What the library aborts at, where a statement may begin. A line within a longer value that
+  /// looks like this is refused too.
+  private static func isHeaderWithoutKey(_ line: ArraySlice<UInt8>) -> Bool {
+    func afterBlanks(_ bytes: ArraySlice<UInt8>) -> ArraySlice<UInt8> {
+      bytes.drop { " \t".utf8.contains($0) }
+    }
+    var rest = afterBlanks(line)
+    guard rest.popFirst() == UInt8(ascii: "[") else { return false }
+    if rest.first == UInt8(ascii: "[") { rest.removeFirst() }
+    guard let first = afterBlanks(rest).first else { return true }
+    return !TOMLText.isBare(first) && !"\"']".utf8.contains(first)
   }
 
   /// The library has positions for errors only. Of a text that parses, each statement (a header,

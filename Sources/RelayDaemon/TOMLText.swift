@@ -23,13 +23,15 @@ enum TOMLText {
   }
 
   static func key(_ text: String) -> String {
-    let isBare = text.utf8.allSatisfy {
-      switch $0 {
-      case 0x30...0x39, 0x41...0x5A, 0x61...0x7A, 0x5F, 0x2D: true
-      default: false
-      }
+    text.utf8.allSatisfy(isBare) && !text.isEmpty ? text : string(text)
+  }
+
+  /// Whether a key with it needs no quotes.
+  static func isBare(_ byte: UInt8) -> Bool {
+    switch byte {
+    case 0x30...0x39, 0x41...0x5A, 0x61...0x7A, 0x5F, 0x2D: true
+    default: false
     }
-    return isBare && !text.isEmpty ? text : string(text)
   }
 
   static func size(_ bytes: Int) -> String {

@@ -126,6 +126,14 @@ import Testing
     #expect(complaint.hasPrefix("\(main):\(reason)"), "\(complaint)")
   }
 
+  @Test(arguments: ["[\n\u{8}%", " \t[%", "[[[a", "[[[[[[[[[[[[[[[[:", "[ ", "[=]"])
+  func aHeaderNeedsAKey(_ text: String) {
+    let root = Root()
+    root.write(main, Array(("\n" + text).utf8))
+    let reason = "a [ without a key behind it; a table is [NAME]"
+    #expect(complaints(root.sources) == ["\(main):2: \(reason)"])
+  }
+
   @Test func lineEndsAndMarksOfOtherSystemsAreTaken() throws {
     let root = Root()
     root.write(main, [0xEF, 0xBB, 0xBF] + Array("[channel.a]\r\nn_subbufs = 3\r\n# end".utf8))
