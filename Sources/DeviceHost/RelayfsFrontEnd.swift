@@ -11,6 +11,7 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
   private let mountPoint: String
   private let log: @Sendable (String) -> Void
   private var session: Session?
+  private var isUnmounted = false
   private var thread: ServingThread?
   private var tree = RelayfsTree()
   // What lost its name and may still be open.
@@ -45,6 +46,10 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
   }
 
   func add(_ device: Device, on thread: ServingThread) throws(HostError) {
+    guard !thread.run({ isUnmounted }) else {
+      throw HostError(
+        "device \(device.name): \(mountPoint) was unmounted; start relayd again", code: ENOTCONN)
+    }
     guard thread.run({ tree.add(device) }) else {
       throw HostError(
         """
@@ -81,21 +86,31 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
 
   private func checkMountPoint() throws(HostError) {
     var status = stat()
-    if stat(mountPoint, &status) != 0 {
-      // A daemon that was killed leaves its mount behind.
-      if errno == ENOTCONN, umount2(mountPoint, CInt(MNT_DETACH)) == 0 {
-        log("removed the mount that a killed relayd left on \(mountPoint)")
-      } else {
+    // A daemon that was killed leaves its mount behind.
+    if stat(mountPoint, &status) != 0, errno == ENOTCONN {
+      guard unmount() else {
         throw HostError(
           """
-          mount point \(mountPoint): \(String(cString: strerror(errno))); create the directory, \
-          or name another with --mount
-          """)
+          mount point \(mountPoint): a killed relayd left its mount there, and this user cannot \
+          remove it; run `umount -l \(mountPoint)` as root
+          """, code: ENOTCONN)
       }
-    } else if status.st_mode & S_IFMT != S_IFDIR {
+      log("removed the mount that a killed relayd left on \(mountPoint)")
+    }
+    guard stat(mountPoint, &status) == 0 else {
+      throw HostError(
+        """
+        mount point \(mountPoint): \(SystemError.message(errno)); create the directory, or name \
+        another with --mount
+        """)
+    }
+    guard status.st_mode & S_IFMT == S_IFDIR else {
       throw HostError("mount point \(mountPoint) is not a directory")
     }
-    guard cfuse_is_fuse(mountPoint) == 0 else {
+    var parent = stat()
+    let isMounted =
+      stat(mountPoint + "/..", &parent) != 0 || parent.st_dev != status.st_dev
+    guard !isMounted || cfuse_is_fuse(mountPoint) == 0 else {
       throw HostError(
         """
         mount point \(mountPoint): a FUSE file system is mounted there already; does another \
@@ -105,6 +120,12 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
     guard access("/dev/fuse", F_OK) == 0 else {
       throw HostError("/dev/fuse is missing: load the module with `modprobe fuse`")
     }
+  }
+
+  /// Root may; another user's own mount is fusermount's business.
+  private func unmount() -> Bool {
+    if umount2(mountPoint, CInt(MNT_DETACH)) == 0 { return true }
+    return (try? ChildProcess(["fusermount3", "-u", "-z", "--", mountPoint]))?.wait() == 0
   }
 }
 
@@ -116,6 +137,7 @@ extension RelayfsFrontEnd {
 
   func sessionEnded(_ session: Session) {
     abandonAll()
+    isUnmounted = true
     log("somebody unmounted \(mountPoint): its files are gone until relayd is started again")
   }
 

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where relayfs may be mounted, and what happens when the mount goes away.
+
+import Glibc
+import LinuxIO
+import Testing
+
+extension OneAtATime {
+  @Suite(.onceIsEnough) struct MountTests {
+    @Test func anUnprivilegedDaemonStartsAgainAfterItWasKilled() throws {
+      let scratch = try Scratch()
+      let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+      mkdir("\(scratch.path)/mount", 0o755)
+      for path in ["", "/mount"] { #expect(chown(scratch.path + path, 65534, 65534) == 0) }
+      let first = try Daemon("relay:global", in: scratch, prefix: nobody)
+      first.end(SIGKILL)
+      let second = try Daemon("relay:global", in: scratch, prefix: nobody)
+      #expect(second.logText.contains("removed the mount that a killed relayd left on"))
+      try second.write("again\n")
+      let read = try run(nobody + ["cat", second.device("relay0")])
+      #expect(read.output == "again\n", "\(read.error)")
+    }
+
+    @Test func whoMayNotRemoveADeadMountIsToldWhatToDo() throws {
+      let scratch = try Scratch()
+      let first = try Daemon("relay:global", in: scratch)
+      first.end(SIGKILL)
+      #expect(chown(scratch.path, 65534, 65534) == 0)
+      let finished = try run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program("relayd")]
+          + Daemon.arguments("\(scratch.path)/other", first.mount) + ["--channel", "relay"])
+      #expect(finished.status == 1)
+      let advice = "this user cannot remove it; run `umount -l \(first.mount)` as root"
+      #expect(finished.error.contains(advice), "\(finished.error)")
+    }
+
+    @Test func aDirectoryOfAnotherFuseFileSystemWillDo() throws {
+      let outer = try Daemon("net/rx:global")
+      let mounted = try Daemon("relay:global", options: ["--mount", "\(outer.mount)/net"])
+      #expect(access("\(outer.mount)/net/relay0", F_OK) == 0)
+      mounted.end()
+      #expect(access("\(outer.mount)/net/rx0", F_OK) == 0)
+    }
+
+    @Test func afterAnUnmountNoChannelIsCreated() throws {
+      let daemon = try Daemon("relay:global")
+      #expect(try run("umount", daemon.mount).status == 0)
+      try eventually("it is said") { daemon.logText.contains("somebody unmounted") }
+      let created = try daemon.relayctl("create", "other", "--global")
+      #expect(created.status != 0)
+      #expect(
+        created.error.contains("\(daemon.mount) was unmounted; start relayd again"),
+        "\(created.error)")
+      #expect(try daemon.channels() == ["relay"])
+      #expect(daemon.end() == 0)
+    }
+  }
+}
