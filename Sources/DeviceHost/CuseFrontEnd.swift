@@ -19,10 +19,9 @@ final class CuseFrontEnd: FrontEnd {
     // The first device gets a major number of its own; the rest share it, as long as one is there.
     let major = try nodes.first?.number().major ?? 0
     let node = CuseNode(device, minor: freeMinor, thread: thread)
-    list?.add(device)
     nodes.append(node)
     do throws(HostError) {
-      try node.register(major: major)
+      try node.register(major: major, in: list)
     } catch {
       thread.run { node.end() }
       prune()
@@ -50,7 +49,7 @@ final class CuseFrontEnd: FrontEnd {
 
   private func prune() {
     nodes.removeAll { node in
-      if node.isGone { list?.remove(node.device) }
+      if node.isGone, node.isListed { list?.remove(node.device) }
       return node.isGone
     }
   }

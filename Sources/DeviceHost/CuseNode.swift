@@ -14,6 +14,8 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
   let thread: ServingThread
   let minor: UInt32
   private var session: Session?
+  /// Whether it has an entry in the list that udev's program reads.
+  private(set) var isListed = false
   private let hasGone = Atomic(false)
   private var path: String { "/dev/" + device.name }
   /// sysfs writes the slashes of a name as exclamation marks.
@@ -57,7 +59,7 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
 
   /// Creates the node with its owner and mode, makes sure that it is there and ours, and lets its
   /// thread serve it.
-  func register(major: UInt32) throws(HostError) {
+  func register(major: UInt32, in list: NodeList?) throws(HostError) {
     let channel = try CuseNode.openChannelOrExplain()
     guard access(sysfsPath, F_OK) != 0 else {
       throw refusal(
@@ -72,6 +74,9 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
       throw refusal(
         "there can be no \(path): \(SystemError.message(errno)); choose another channel name")
     }
+    // Only now, or udev's program would answer for a node of somebody else's.
+    list?.add(device)
+    isListed = list != nil
     do {
       let session = try Session(
         loop: thread.loop, owner: self, cuse: channel, name: device.name, major: major,
