@@ -57,8 +57,9 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
     tick = try TimerFD()
     bell = try EventFD()
     jobDone = try EventFD()
-    try loop.add(tick.raw, .read, self)
-    try loop.add(bell.raw, .read, self)
+    // Requests first: a reader that was killed must not get what was written after its death.
+    try loop.add(tick.raw, .read, self, isLast: true)
+    try loop.add(bell.raw, .read, self, isLast: true)
   }
 
   /// Starts to serve. Its signals are blocked as the caller's are.
@@ -168,7 +169,9 @@ extension ServingThread {
   }
 
   /// Takes the signals of a channel, for devices on any thread.
-  func watch(_ channel: CInt) throws(SystemError) { try loop.add(channel, .read, self) }
+  func watch(_ channel: CInt) throws(SystemError) {
+    try loop.add(channel, .read, self, isLast: true)
+  }
 
   /// Passes the signals of a channel that is watched here on.
   func share(_ channel: CInt, with thread: ServingThread) {

@@ -47,6 +47,7 @@ public final class EventLoop {
   private struct Registration {
     // Changes at each add, so that an event of an earlier user of the same number is dropped.
     var generation: UInt32 = 0
+    var isLast = false
     var handler: (any EventHandler)?
   }
 
@@ -67,8 +68,9 @@ public final class EventLoop {
 
   /// Starts to watch `fd`, which stays the caller's. EEXIST if it is watched already, EPERM if
   /// it cannot be polled (a regular file).
+  /// - Parameter isLast: of what comes at once, it is served after all that is not.
   public func add(
-    _ fd: CInt, _ interest: Events, _ handler: any EventHandler
+    _ fd: CInt, _ interest: Events, _ handler: any EventHandler, isLast: Bool = false
   ) throws(SystemError) {
     precondition(fd >= 0, "not a descriptor")
     while registrations.count <= Int(fd) { registrations.append(Registration()) }
@@ -76,7 +78,8 @@ public final class EventLoop {
     try check(
       clinux_epoll_add(epoll.raw, fd, interest.epoll, token(fd, generation)),
       "watch descriptor \(fd)")
-    registrations[Int(fd)] = Registration(generation: generation, handler: handler)
+    registrations[Int(fd)] = Registration(
+      generation: generation, isLast: isLast, handler: handler)
   }
 
   /// Changes what a watched descriptor is asked for.
@@ -114,16 +117,20 @@ public final class EventLoop {
       epoll.raw, ready, CInt(EventLoop.batch), CInt(clamping: timeoutMilliseconds))
     if count == -EINTR { return 0 }
     try check(count, "wait for events")
-    for index in 0..<Int(count) {
-      let token = ready[index].data.u64
-      let fd = CInt(truncatingIfNeeded: token & 0xffff_ffff)
-      let registration = registrations[Int(fd)]
-      guard registration.generation == UInt32(truncatingIfNeeded: token >> 32),
-        let handler = registration.handler
-      else { continue }
-      handler.handle(Events(epoll: ready[index].events), from: fd)
+    for isLast in [false, true] {
+      for index in 0..<Int(count) { serve(ready[index], ifLast: isLast) }
     }
     return Int(count)
+  }
+
+  private func serve(_ event: epoll_event, ifLast isLast: Bool) {
+    let fd = CInt(truncatingIfNeeded: event.data.u64 & 0xffff_ffff)
+    let registration = registrations[Int(fd)]
+    guard registration.isLast == isLast,
+      registration.generation == UInt32(truncatingIfNeeded: event.data.u64 >> 32),
+      let handler = registration.handler
+    else { return }
+    handler.handle(Events(epoll: event.events), from: fd)
   }
 
   /// Ends `run` after the events at hand. On the loop's thread only.

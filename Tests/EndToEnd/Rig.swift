@@ -267,6 +267,20 @@ final class Daemon {
     }
   }
 
+  /// Has the kernel end the session of a device, which on relayfs is that of all.
+  func abort(_ name: String) throws {
+    let fusectl = "\(scratch.path)/fusectl"
+    let aborted = try shell(
+      Backend.underTest == .cuse
+        ? "echo 1 > /sys/class/cuse/\(name)/abort"
+        : """
+        mkdir \(fusectl) && mount -t fusectl none \(fusectl) &&
+        number=$(awk '$5 == "\(mount)" { split($3, n, ":"); print n[2] }' /proc/self/mountinfo) &&
+        echo 1 > \(fusectl)/$number/abort && umount \(fusectl)
+        """)
+    guard aborted.status == 0 else { throw Failure("abort \(name): \(aborted.error)") }
+  }
+
   @discardableResult
   func end(_ signal: CInt = SIGTERM) -> Int {
     guard !isOver else { return -1 }

@@ -10,6 +10,8 @@ struct Reader: ParsableCommand {
     abstract: "Waits for a device once and prints what each call returned.")
 
   enum State: String, ExpressibleByArgument, CaseIterable {
+    /// In an open that its server does not answer; then in a read that blocks.
+    case opening
     /// In a read that blocks.
     case read
     case poll, epoll
@@ -23,16 +25,16 @@ struct Reader: ParsableCommand {
   @Argument var device: String
 
   func run() throws {
-    let fd = Glibc.open(device, O_RDONLY)
-    guard fd >= 0 else {
-      throw ValidationError("open \(device): \(String(cString: strerror(errno)))")
-    }
     if handler {
       var action = sigaction()
       action.__sigaction_handler.sa_handler = { _ in }
       sigaction(SIGTERM, &action, nil)
     }
+    if state == .opening { say("ready") }
+    let fd = Glibc.open(device, O_RDONLY)
+    guard fd >= 0 else { return say("open \(name(errno))") }
     switch state {
+    case .opening: break
     case .read: say("ready")
     case .poll:
       say("ready")
@@ -44,7 +46,7 @@ struct Reader: ParsableCommand {
       report("poll", pollOnce(fd, 0))
     }
     // Who waited in a read waits there; the others look what is to be had.
-    if state != .read { _ = fcntl(fd, F_SETFL, O_NONBLOCK) }
+    if state != .read && state != .opening { _ = fcntl(fd, F_SETFL, O_NONBLOCK) }
     var buffer = [UInt8](repeating: 0, count: 65536)
     repeat {
       let count = Glibc.read(fd, &buffer, buffer.count)
@@ -84,6 +86,7 @@ struct Reader: ParsableCommand {
     case ENOTCONN: "ENOTCONN"
     case ECONNABORTED: "ECONNABORTED"
     case ENODEV: "ENODEV"
+    case ENOENT: "ENOENT"
     default: String(cString: strerror(code))
     }
   }
