@@ -62,6 +62,22 @@ extension OneAtATime {
       #expect(access("/dev/all0", F_OK) == 0 && access("/dev/all1", F_OK) != 0, "global stays so")
     }
 
+    @Test func onRelayfsItGetsItsFile() throws {
+      try set(online: [])
+      let scratch = try Scratch()
+      let mount = "\(scratch.path)/mount"
+      let daemon = try Daemon(
+        "relay", options: ["--backend", "fuse", "--mount", mount], in: scratch)
+      func files() throws -> [String] { try Files.names(in: mount).sorted() }
+      #expect(try files() == ["relay0"])
+      try set(online: [2])
+      try eventually("the file is there") { try files() == ["relay0", "relay2"] }
+      try write("new", on: 2, daemon)
+      #expect(try run("cat", "\(mount)/relay2").output == "new\n")
+      try set(online: [])
+      #expect(try files() == ["relay0", "relay2"])
+    }
+
     @Test func aCPUThatGoesLeavesItsDataAndGetsItsBufferBack() throws {
       let daemon = try Daemon("relay")
       try write("one", on: 2, daemon)

@@ -105,7 +105,8 @@ relay_chan *relay_create(const char *socket_path, const char *channel, size_t su
                          size_t n_subbufs, unsigned flags);
 
 /* This process is done: frees chan, its buffers and descriptors. A daemon's channel lives on with
- * what was written. An own channel is closed if it was not, and gone. NULL does nothing. */
+ * what was written; in its limit of producers the process counts until it ends. An own channel is
+ * closed if it was not, and gone. NULL does nothing. */
 void relay_detach(relay_chan *chan);
 
 /* Finalizes the channel for everyone: later writes get -EPIPE, readers drain what is left and get
