@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <linux/magic.h>
 #include <linux/membarrier.h>
 #include <linux/netlink.h>
 #include <linux/sockios.h>
@@ -18,16 +19,21 @@
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
 #include <sys/un.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
+#endif
+#ifndef PID_FS_MAGIC
+#define PID_FS_MAGIC 0x50494446
 #endif
 
 #define RETRY(call)                            \
@@ -176,6 +182,13 @@ int clinux_membarrier_issue(void) {
 }
 
 int clinux_pidfd_open(pid_t pid) { return (int)RETRY(syscall(SYS_pidfd_open, pid, 0)); }
+
+int clinux_pidfd_same(int one, int other) {
+  struct statfs system;
+  struct stat a, b;
+  return fstatfs(one, &system) == 0 && system.f_type == PID_FS_MAGIC && fstat(one, &a) == 0 &&
+         fstat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
 
 int clinux_peer_pidfd(int socket) {
   int pidfd = -1;

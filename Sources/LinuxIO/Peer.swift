@@ -86,6 +86,12 @@ public struct ProcessHandle: ~Copyable, Sendable {
     Readiness.wait(raw, .read, timeoutMilliseconds: 0).contains(.read)
   }
 
+  /// Whether both certainly name one process, which needs no pid that is known here. Always false
+  /// before Linux 6.9, where handles have no identity.
+  public func isSame(as other: borrowing ProcessHandle) -> Bool {
+    clinux_pidfd_same(raw, other.raw) == 1
+  }
+
   public func duplicate() throws(SystemError) -> ProcessHandle {
     ProcessHandle(try descriptor.duplicate())
   }

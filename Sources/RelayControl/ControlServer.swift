@@ -14,7 +14,7 @@ public final class ControlServer: EventHandler {
     public var connections = 1024
     /// Of all users together but root and the daemon's own, who thus always find a place.
     public var connectionsOfOthers = 896
-    /// Of each user but root and the daemon's own.
+    /// Of each user but root and the daemon's own. One that attaches keeps its connection.
     public var connectionsPerUser = 128
     /// Time for a new connection to make its first valid request.
     public var firstRequestMilliseconds = 10_000
@@ -47,7 +47,7 @@ public final class ControlServer: EventHandler {
 
   private let loop: EventLoop
   private let handler: any ControlHandler
-  private let limits: Limits
+  public var limits: Limits
   private var listener: UnixListener?
   private let listenerRaw: CInt
   private let timer: TimerFD

@@ -18,14 +18,26 @@ public enum BackendChoice: String, Sendable, CaseIterable {
 /// What a daemon takes on at most.
 public struct Limits: Equatable, Sendable {
   public var channels = 1024
-  /// Attached at one time, over all channels.
+  /// Processes that attached and live, over all channels.
   public var producers = 4096
+  /// Those of one user but root and the daemon's own.
+  public var producersPerUser = 1024
   /// Files open for reading at one time, over all channels.
   public var readers = 4096
   /// Bytes that all channels can touch together; nil: what the machine has.
   public var memory: Int?
 
   public init() {}
+
+  /// Each producer keeps a connection for each of its channels; beside them there is room for who
+  /// only asks.
+  var connections: ControlServer.Limits {
+    var limits = ControlServer.Limits()
+    limits.connections += producers
+    limits.connectionsOfOthers += producers
+    limits.connectionsPerUser += min(producers, producersPerUser)
+    return limits
+  }
 }
 
 /// Everything relayd is told when it starts.
@@ -50,8 +62,8 @@ public struct Configuration: Equatable, Sendable {
 
   /// Every key of a file but `channel`, in the order of the manual.
   static let keys = [
-    "backend", "mount", "socket", "create_group", "max_channels", "max_producers", "max_readers",
-    "max_memory",
+    "backend", "mount", "socket", "create_group", "max_channels", "max_producers",
+    "max_producers_per_user", "max_readers", "max_memory",
   ]
 
   mutating func set(_ setting: Setting) throws(OptionError) {
@@ -67,6 +79,7 @@ public struct Configuration: Equatable, Sendable {
     case "create_group": createGroup = try setting.group()
     case "max_channels": limits.channels = try setting.count(such: 1024)
     case "max_producers": limits.producers = try setting.count(such: 4096)
+    case "max_producers_per_user": limits.producersPerUser = try setting.count(such: 1024)
     case "max_readers": limits.readers = try setting.count(such: 4096)
     case "max_memory":
       let bytes = try setting.size()

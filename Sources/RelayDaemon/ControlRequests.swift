@@ -33,7 +33,7 @@ final class ControlRequests: ControlHandler {
     try access.checkWrite(client.peer, served)
     let owner = try producers.attach(
       served.channel, limit: served.options.maximumProducers, process: process,
-      pid: client.peer.pid)
+      peer: client.peer)
     served.attached.insert(client.connection)
     let files = served.channel.descriptors!
     return Attachment(

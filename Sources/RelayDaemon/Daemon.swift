@@ -25,6 +25,7 @@ public final class Daemon {
   private let table: ChannelTable
   private let producers: Producers
   private var watch: MachineWatch?
+  private var server: ControlServer?
 
   /// Serves until SIGTERM or SIGINT; SIGHUP loads the configuration again from `sources`.
   /// - Throws: `OptionError` for a channel that cannot be, `DaemonError` for everything else.
@@ -66,7 +67,7 @@ public final class Daemon {
     table = ChannelTable(host: host, limits: configuration.limits) { [logger] level, message in
       logger.log(level: level == .info ? .info : .warning, "\(message)")
     }
-    producers = Producers(loop: loop, limit: configuration.limits.producers) { [logger] in
+    producers = Producers(loop: loop, limits: configuration.limits) { [logger] in
       logger.notice("\($0)")
     }
     table.onGone = { [producers] in producers.forget($0) }
@@ -88,7 +89,10 @@ public final class Daemon {
       access: Access(createGroup: try configuration.createGroup.map(Group.init(named:))),
       reload: { [unowned self] in reload() })
     // The socket first: it decides which of two daemons goes on.
-    let server = try ControlServer(loop: loop, path: configuration.socketPath, handler: requests)
+    let server = try ControlServer(
+      loop: loop, path: configuration.socketPath, handler: requests,
+      limits: configuration.limits.connections)
+    self.server = server
     defer { server.stop() }
     let changes = Handler { [table] in table.collect() }
     try loop.add(host.changeDescriptor, .read, changes)
@@ -205,6 +209,8 @@ extension Daemon {
     ]
     table.limits = new.limits
     producers.limit = new.limits.producers
+    producers.limitPerUser = new.limits.producersPerUser
+    server?.limits = new.limits.connections
     return fixed.filter { $0.1 != $0.2 }.map { key, wanted, now in
       "\(key) stays \(now) until relayd is restarted (and would then be \(wanted))"
     }

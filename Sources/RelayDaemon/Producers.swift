@@ -13,12 +13,14 @@ final class Producers: EventHandler {
     let owner: UInt16
     let process: ProcessHandle
     let pid: Int32
+    let uid: UInt32
     var channels: [Channel] = []
 
-    init(owner: UInt16, process: consuming ProcessHandle, pid: Int32) {
+    init(owner: UInt16, process: consuming ProcessHandle, peer: PeerCredentials) {
       self.owner = owner
       self.process = process
-      self.pid = pid
+      pid = peer.pid
+      uid = peer.uid
     }
   }
 
@@ -27,6 +29,8 @@ final class Producers: EventHandler {
   var limit: Int {
     didSet { limit = min(limit, Int(Channel.highestOwner) - 1) }
   }
+  /// Those of one user but root and the daemon's own.
+  var limitPerUser: Int
 
   private let loop: EventLoop
   private let log: (String) -> Void
@@ -36,19 +40,20 @@ final class Producers: EventHandler {
   private var lastOwner: UInt16 = 0
   private var owners: Set<UInt16> = []
 
-  init(loop: EventLoop, limit: Int, log: @escaping (String) -> Void) {
+  init(loop: EventLoop, limits: Limits, log: @escaping (String) -> Void) {
     self.loop = loop
-    self.limit = min(limit, Int(Channel.highestOwner) - 1)
+    limit = min(limits.producers, Int(Channel.highestOwner) - 1)
+    limitPerUser = limits.producersPerUser
     self.log = log
   }
 
   /// The owner id of a process, which now may write into `channel`, too; at most `channelLimit`
   /// processes may.
   func attach(
-    _ channel: Channel, limit channelLimit: Int?, process: consuming ProcessHandle, pid: Int32
+    _ channel: Channel, limit channelLimit: Int?, process: consuming ProcessHandle,
+    peer: PeerCredentials
   ) throws(ControlRefusal) -> UInt16 {
-    // 0: outside our pid namespace, where a number identifies nobody.
-    if pid > 0, let known = byPID[pid] {
+    if let known = known(process, peer.pid) {
       if known.process.hasExited {
         bury(known)
       } else {
@@ -56,15 +61,12 @@ final class Producers: EventHandler {
         return known.owner
       }
     }
-    guard byHandle.count < limit else {
-      throw ControlRefusal(
-        code: EMFILE,
-        message: "max_producers is \(limit), and as many processes write already")
-    }
+    try checkLimits(peer.uid)
     guard !process.hasExited else {
       throw ControlRefusal(code: ESRCH, message: "the process that asked is gone")
     }
-    let producer = Producer(owner: freeOwner(), process: process, pid: pid)
+    let pid = peer.pid
+    let producer = Producer(owner: freeOwner(), process: process, peer: peer)
     try add(channel, limit: channelLimit, to: producer)
     do throws(SystemError) {
       try loop.add(producer.process.raw, .read, self)
@@ -75,6 +77,33 @@ final class Producers: EventHandler {
     if pid > 0 { byPID[pid] = producer }
     owners.insert(producer.owner)
     return producer.owner
+  }
+
+  /// The process, if it has attached before.
+  private func known(_ process: borrowing ProcessHandle, _ pid: Int32) -> Producer? {
+    if pid > 0 { return byPID[pid] }
+    // Outside our pid namespace a number identifies nobody.
+    for producer in byHandle.values where producer.pid == 0 {
+      if producer.process.isSame(as: process) { return producer }
+    }
+    return nil
+  }
+
+  private func checkLimits(_ uid: UInt32) throws(ControlRefusal) {
+    guard byHandle.count < limit else {
+      throw ControlRefusal(
+        code: EMFILE,
+        message: "max_producers is \(limit), and as many processes write already")
+    }
+    if uid == 0 || uid == geteuid() { return }
+    guard byHandle.values.count(where: { $0.uid == uid }) < limitPerUser else {
+      throw ControlRefusal(
+        code: EMFILE,
+        message: """
+          max_producers_per_user is \(limitPerUser), and as many processes of user \(uid) write \
+          already
+          """)
+    }
   }
 
   private func add(

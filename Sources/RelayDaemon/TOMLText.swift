@@ -57,6 +57,7 @@ extension Configuration {
     lines += [
       "max_channels = \(limits.channels)",
       "max_producers = \(limits.producers)",
+      "max_producers_per_user = \(limits.producersPerUser)",
       "max_readers = \(limits.readers)",
     ]
     if let memory = limits.memory { lines.append("max_memory = \(TOMLText.size(memory))") }

@@ -237,6 +237,13 @@ TEST(attaching_a_thousand_times_leaves_nothing_behind) {
   EQUAL(descriptors(), before);
 }
 
+TEST(two_hundred_at_once) {
+  relay_chan *chans[200];
+  for (int i = 0; i < 200; i++) chans[i] = attach("relay");
+  EQUAL(relay_write(chans[199], "x", 1), 0);
+  for (int i = 0; i < 200; i++) relay_detach(chans[i]);
+}
+
 // The C library's, counted: librelay calls these.
 extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t);
 static volatile long allocations;

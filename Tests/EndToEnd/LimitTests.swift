@@ -44,6 +44,34 @@ extension OneAtATime {
       try eventually("its death is seen") { try daemon.relayctl("write", "a").status == 0 }
     }
 
+    @Test(.onceIsEnough) func producersOfOneUser() throws {
+      let daemon = try Daemon(
+        configuration: "max_producers_per_user = 1\n[channel.a]\nglobal = true\nwriters = 4242\n")
+      chmod(daemon.scratch.path, 0o755)
+      func user(_ uid: Int) -> [String] {
+        ["setpriv", "--reuid=\(uid)", "--regid=4242", "--clear-groups"]
+      }
+      let pipe = try Pipe()
+      let writer = try ChildProcess(
+        user(4001) + [program("relayctl"), "write", "a"], input: pipe.read.raw,
+        environment: ["RELAY_SOCKET": daemon.socket])
+      try eventually("it is attached") {
+        try run("cat", "/proc/\(writer.pid)/maps").output.contains("memfd:relay:a")
+      }
+      let finished = try daemon.relayctl(["write", "a"], prefix: user(4001))
+      #expect(finished.status == 1)
+      #expect(
+        finished.error == "relayctl: max_producers_per_user is 1, and as many processes of user "
+          + "4001 write already\n")
+      #expect(try daemon.relayctl(["write", "a"], prefix: user(4002)).status == 0)
+      for _ in 0..<2 { #expect(try daemon.relayctl("write", "a").status == 0, "root") }
+      writer.signal(SIGKILL)
+      _ = writer.wait()
+      try eventually("its death is seen") {
+        try daemon.relayctl(["write", "a"], prefix: user(4001)).status == 0
+      }
+    }
+
     @Test func readers() throws {
       let daemon = try Daemon(
         configuration: "max_readers = 2\n[channel.a]\nglobal = true\n[channel.b]\nglobal = true\n")

@@ -28,6 +28,7 @@ import Testing
     Row("create_group", "12345") { $0.createGroup == "12345" },
     Row("max_channels", "7") { $0.limits.channels == 7 },
     Row("max_producers", "8") { $0.limits.producers == 8 },
+    Row("max_producers_per_user", "5") { $0.limits.producersPerUser == 5 },
     Row("max_readers", "9") { $0.limits.readers == 9 },
     Row("max_memory", "\"512MiB\"") { $0.limits.memory == 512 << 20 },
     Row("max_memory", "100000000") { $0.limits.memory == 100_000_000 },

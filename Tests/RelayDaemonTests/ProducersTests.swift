@@ -23,13 +23,16 @@ import Testing
   }
 
   private func producers(limit: Int) -> Producers {
-    Producers(loop: loop, limit: limit, log: { _ in })
+    var limits = Limits()
+    limits.producers = limit
+    return Producers(loop: loop, limits: limits, log: { _ in })
   }
 
   /// Attaches this process under some number.
   private func attach(_ producers: Producers, pid: Int32, limit: Int? = nil) throws -> UInt16 {
     try producers.attach(
-      channel, limit: limit, process: ProcessHandle(pid: getpid()), pid: pid)
+      channel, limit: limit, process: ProcessHandle(pid: getpid()),
+      peer: PeerCredentials(pid: pid, uid: 0, gid: 0))
   }
 
   @Test func aProcessHasOneOwnerID() throws {
@@ -39,10 +42,20 @@ import Testing
     #expect(throws: ControlRefusal.self) { try attach(producers, pid: 8) }
   }
 
-  @Test func withoutANumberEachIsItsOwn() throws {
-    let producers = producers(limit: 3)
-    #expect(try Set((0..<3).map { _ in try attach(producers, pid: 0) }).count == 3)
-    #expect(throws: ControlRefusal.self) { try attach(producers, pid: 0) }
+  /// Before Linux 6.9 each attach would be a producer of its own.
+  @Test func withoutANumberItsHandleSaysWhichItIs() throws {
+    let producers = producers(limit: 2)
+    let owner = try attach(producers, pid: 0)
+    #expect(try attach(producers, pid: 0) == owner)
+    let child = try ChildProcess(["sleep", "1000"])
+    defer {
+      child.signal(SIGKILL)
+      _ = child.wait()
+    }
+    let other = try producers.attach(
+      channel, limit: nil, process: ProcessHandle(pid: child.pid),
+      peer: PeerCredentials(pid: 0, uid: 0, gid: 0))
+    #expect(other != owner)
   }
 
   @Test func aChannelsLimitIsItsOwn() throws {

@@ -57,6 +57,8 @@ int clinux_membarrier_register(void);
 int clinux_membarrier_issue(void);
 
 int clinux_pidfd_open(pid_t pid);
+// 1 if both certainly name one process; always 0 before Linux 6.9, where pidfds have no identity.
+int clinux_pidfd_same(int one, int other);
 // SO_PEERPIDFD; -ENOPROTOOPT before Linux 6.5.
 int clinux_peer_pidfd(int socket);
 int clinux_peer_credentials(int socket, int32_t *pid, uint32_t *uid, uint32_t *gid);
