@@ -18,7 +18,7 @@ CUSE_SUITES := EndToEnd|DeviceHostTests.*Cuse
 CPU_SUITES := CPUTests
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test demo bench bench-deps lint format install install-library clean
+.PHONY: help deps build test stress demo bench bench-deps lint format install install-library clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -51,6 +51,12 @@ test: deps build ## run all tests: on real CUSE, under systemd, on four CPUs (in
 	  --no-parallel --filter '$(CPU_SUITES)'
 	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=fuse \
 	  $(SWIFT) test --scratch-path $(BUILD) --skip-build --disable-xctest
+
+# What the tests do for a second or two, for a minute or two.
+stress: deps build ## kill writers by the ten thousand: nothing damaged, missing or miscounted
+	$(SWIFT) build --scratch-path $(BUILD) --build-tests
+	RELAY_STRESS=1 RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=fuse $(SWIFT) test --scratch-path $(BUILD) \
+	  --skip-build --disable-xctest --filter StressTests
 
 demo: deps build ## watch real input go through /dev/relay*
 	RELAY_BIN=$(RELEASE) Tests/demo

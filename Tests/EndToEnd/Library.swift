@@ -76,14 +76,14 @@ struct Library: Sendable {
 
   /// Runs a program with the library, and with a daemon's socket.
   func start(
-    _ arguments: [String], _ daemon: Daemon? = nil, prefix: [String] = []
+    _ arguments: [String], _ daemon: Daemon? = nil, prefix: [String] = [], seconds: Int = 60
   ) throws -> Finished {
     var environment = ["LD_LIBRARY_PATH": libraries]
     if let daemon {
       environment["RELAY_SOCKET"] = daemon.socket
       environment["DAEMON"] = "\(daemon.process.pid)"
     }
-    return try run(prefix + ["timeout", "60"] + arguments, environment: environment)
+    return try run(prefix + ["timeout", "\(seconds)"] + arguments, environment: environment)
   }
 
   /// The names of the tests in a program's source.
