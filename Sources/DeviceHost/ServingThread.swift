@@ -232,7 +232,9 @@ extension ServingThread {
     isTicking = !awaited.isEmpty
     guard isTicking else { return }
     tickMilliseconds = min(2 * tickMilliseconds, ServingThread.lastTickMilliseconds)
-    tick.arm(onceAfterMilliseconds: tickMilliseconds)
+    // At once would be now: a record that was waited for long enough is passed at the next look.
+    let stall = awaited.compactMap(\.reader.stallTimeLeft).min() ?? tickMilliseconds
+    tick.arm(onceAfterMilliseconds: max(1, min(stall, tickMilliseconds)))
   }
 }
 

@@ -62,6 +62,8 @@ extension ChannelBuffer {
     SharedWord((base + offset).assumingMemoryBound(to: Atomic<UInt64>.self))
   }
 
+  @inlinable static var cancelledOffset: Int { 152 }
+
   // relay_abi.h asserts these offsets.
   @inlinable var currentWord: SharedWord { word(0) }
   @inlinable var waiters: SharedWord { word(8) }
@@ -71,10 +73,9 @@ extension ChannelBuffer {
   @inlinable var spaceWaiters: SharedWord { word(64) }
   @inlinable var lostFull: SharedWord { word(128) }
   @inlinable var lostTooBig: SharedWord { word(136) }
-  @inlinable var lostStalled: SharedWord { word(144) }
-  @inlinable var aborted: SharedWord { word(152) }
-  @inlinable var cancelled: SharedWord { word(160) }
-  @inlinable var corrupt: SharedWord { word(168) }
+  @inlinable var aborted: SharedWord { word(144) }
+  @inlinable var cancelled: SharedWord { word(ChannelBuffer.cancelledOffset) }
+  @inlinable var corrupt: SharedWord { word(160) }
 
   // Callers keep `subbuf` below subbufCount and `entry` below entryCount.
   @inlinable func descriptor(_ subbuf: Int) -> Int { 256 + subbuf &* 64 }

@@ -18,8 +18,10 @@ public struct Gap: Equatable, Sendable {
   public var overwritten: UInt64 = 0
   /// Refused because the buffer was full.
   public var full: UInt64 = 0
+  /// Passed because their writer had stopped.
+  public var stalled: UInt64 = 0
   public init() {}
-  var isEmpty: Bool { overwritten == 0 && full == 0 }
+  var isEmpty: Bool { overwritten == 0 && full == 0 && stalled == 0 }
 }
 
 /// The one reader of a channel buffer: a cursor that all open files share, as in relay.
@@ -36,6 +38,7 @@ public final class Reader {
   var pendingGap = Gap()
   /// Sub-buffers behind the position wait for a stopped writer, or for another pin.
   var mayReclaim = false
+  var stall = Stall()
   /// Another process wrote what no writer writes; nothing more is read.
   public internal(set) var isCorrupt = false
 
@@ -92,6 +95,8 @@ public final class Reader {
     var cut = UnsafeRawBufferPointer(start: nil, count: 0)
     var totals = Totals()
     var gap = Gap()
+    /// Records gone past while somebody was writing them.
+    var passed: [Stall.Passed] = []
   }
 
   /// - Precondition: no other reader serves this buffer.
@@ -126,6 +131,7 @@ extension Reader {
   private func claimOnce(limit: Int) -> Claim {
     precondition(!hasClaim && limit >= 0)
     if mayReclaim { reclaim() }
+    if !stall.passed.isEmpty { settlePassed() }
     plan = Plan(position: position)
     plan.gap = pendingGap
     vectorCount = 0
@@ -165,6 +171,7 @@ extension Reader {
     hasAdvanced = (plan.position.seq, plan.position.entry) != (position.seq, position.entry)
     position = plan.position
     totals.add(plan.totals)
+    stall.note(plan.passed)
     totals.bytes &+= UInt64(plan.bytes)
     var freed = false
     for i in 0..<pinCount where unpin(pinned[i]) { freed = true }
@@ -257,6 +264,7 @@ extension Reader {
     precondition(!hasClaim)
     self.position = position
     pendingGap = Gap()
+    stall.forgetAll()
     rest = UnsafeMutableRawBufferPointer(start: restBase, count: 0)
     mayReclaim = true
     reclaim()

@@ -5,7 +5,8 @@
 internal import Synchronization
 
 /// The account of one channel buffer since its start or the last reset. Exact while no writer is
-/// in the middle of a record: `recordsWritten == recordsRead + recordsUnread + lostOverwritten`.
+/// in the middle of a record:
+/// `recordsWritten == recordsRead + recordsUnread + lostOverwritten + lostStalled`.
 public struct Statistics: Equatable, Sendable {
   /// Sub-buffers left by writers, and by the reader (overwritten ones are passed too).
   public var subbufsProduced: UInt64 = 0
@@ -43,6 +44,8 @@ extension Reader {
     var records: UInt64 = 0
     /// Cancelled and discarded entries.
     var dead: UInt64 = 0
+    /// Entries that somebody was still writing.
+    var stalled: UInt64 = 0
     var bytes: UInt64 = 0
     var padding: UInt64 = 0
     var subbufs: UInt64 = 0
@@ -50,6 +53,7 @@ extension Reader {
     mutating func add(_ other: Totals) {
       records &+= other.records
       dead &+= other.dead
+      stalled &+= other.stalled
       bytes &+= other.bytes
       padding &+= other.padding
       subbufs &+= other.subbufs
@@ -68,7 +72,6 @@ extension Reader {
   struct Counters {
     var full: UInt64 = 0
     var tooBig: UInt64 = 0
-    var stalled: UInt64 = 0
     var aborted: UInt64 = 0
     var cancelled: UInt64 = 0
     var corrupt: UInt64 = 0
@@ -78,7 +81,6 @@ extension Reader {
       // Relaxed: statistics.
       full = buffer.lostFull.pointee.load(ordering: .relaxed)
       tooBig = buffer.lostTooBig.pointee.load(ordering: .relaxed)
-      stalled = buffer.lostStalled.pointee.load(ordering: .relaxed)
       // Relaxed: statistics.
       aborted = buffer.aborted.pointee.load(ordering: .relaxed)
       cancelled = buffer.cancelled.pointee.load(ordering: .relaxed)
@@ -111,7 +113,7 @@ extension Reader {
     var s = Statistics()
     s.lostFull = counters.full &- origin.counters.full
     s.lostTooBig = counters.tooBig &- origin.counters.tooBig
-    s.lostStalled = counters.stalled &- origin.counters.stalled
+    s.lostStalled = totals.stalled
     s.aborted = counters.aborted &- origin.counters.aborted
     s.cancelled = counters.cancelled &- origin.counters.cancelled
     s.corrupt = counters.corrupt &- origin.counters.corrupt
@@ -121,10 +123,10 @@ extension Reader {
     s.bytesUnread = held.bytes &+ UInt64(rest.count)
     // Gone without having been passed: overwritten, but for the dead ones among them.
     let gone = (reserved.records &- origin.records)
-      .less(totals.records).less(totals.dead).less(held.entries)
+      .less(totals.records).less(totals.dead).less(totals.stalled).less(held.entries)
     let dead = (s.cancelled &+ s.aborted).less(totals.dead).less(held.dead)
     s.lostOverwritten = gone.less(dead)
-    s.recordsWritten = s.recordsRead &+ s.recordsUnread &+ s.lostOverwritten
+    s.recordsWritten = s.recordsRead &+ s.recordsUnread &+ s.lostOverwritten &+ s.lostStalled
     s.bytesWritten = reserved.bytes &- origin.bytes
     s.subbufsProduced = reserved.seq &- origin.seq
     s.subbufsConsumed = position.seq.less(origin.seq)

@@ -72,7 +72,7 @@ extension Reader {
       plan.totals.records &+= UInt64(run.entries)
       guard plan.position.entry < buffer.layout.entryCount else { break }
       let entry = run.stoppedAt
-      if entry.isBusy || entry.isEmpty(position.seq) { return false }
+      if entry.isEmpty(position.seq) || entry.isBusy && !mayPassBusy(subbuf) { return false }
       // Checked before use: another process can write anything here.
       guard entry.end >= run.end, entry.end <= buffer.layout.subbufSize else { break }
       switch entry.tag {
@@ -83,6 +83,10 @@ extension Reader {
       case .cancelled, .discarded:
         plan.position.advance(by: 1, to: entry.end)
         plan.totals.dead &+= 1
+      case .busy:
+        // A gap stands before a claim's bytes, never among them.
+        guard plan.bytes == 0 else { return false }
+        passBusy(subbuf, entry)
       case .seal: return finish()
       default:
         markCorrupt()

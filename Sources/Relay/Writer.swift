@@ -165,7 +165,7 @@ extension Reservation {
   /// Gives the record up: readers skip its space.
   public consuming func cancel() {
     // Relaxed: a statistic.
-    SharedWord((base + 160).assumingMemoryBound(to: Atomic<UInt64>.self))
+    SharedWord((base + ChannelBuffer.cancelledOffset).assumingMemoryBound(to: Atomic<UInt64>.self))
       .pointee.wrappingAdd(1, ordering: .relaxed)
     // Release: as in commit.
     entry.pointee.store(committed.with(.cancelled).raw, ordering: .releasing)

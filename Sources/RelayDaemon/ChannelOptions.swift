@@ -23,6 +23,9 @@ public struct ChannelOptions: Equatable, Sendable {
   public var isGlobal = false
   public var read = ReadMode.eof
   public var wakeup = Wakeup.data
+  /// How long a record that is being written may hold back what is behind it, in milliseconds; nil:
+  /// for ever.
+  public var stallTimeout: Int? = 1000
   /// The user who owns the files, by name or number; nil: the daemon's.
   public var owner: String?
   /// The group of the files, by name or number; nil: the daemon's.
@@ -62,8 +65,8 @@ public struct ChannelOptions: Equatable, Sendable {
 
   /// Every key, in the order of the manual.
   static let keys = [
-    "subbuf_size", "n_subbufs", "mode", "global", "read", "wakeup", "owner", "group",
-    "permissions", "writers", "max_producers",
+    "subbuf_size", "n_subbufs", "mode", "global", "read", "wakeup", "stall_timeout",
+    "owner", "group", "permissions", "writers", "max_producers",
   ]
 
   mutating func set(_ setting: Setting) throws(OptionError) {
@@ -80,6 +83,7 @@ public struct ChannelOptions: Equatable, Sendable {
     case "global": isGlobal = try setting.flag()
     case "read": read = try setting.choice(of: ReadMode.self)
     case "wakeup": wakeup = try setting.choice(of: Wakeup.self)
+    case "stall_timeout": stallTimeout = try setting.timeout()
     case "owner": owner = try setting.user()
     case "group": group = try setting.group()
     case "permissions": permissions = try setting.permissions()
@@ -182,6 +186,7 @@ extension ChannelOptions {
       ("subbuf_size", { "\($0.subbufSize)" }), ("n_subbufs", { "\($0.subbufCount)" }),
       ("mode", { $0.mode.rawValue }), ("global", { "\($0.isGlobal)" }),
       ("read", { $0.read.rawValue }), ("wakeup", { $0.wakeup.rawValue }),
+      ("stall_timeout", { TimeSpan.format($0.stallTimeout) }),
       ("owner", { "\($0.owner ?? "")" }), ("group", { "\($0.group ?? "")" }),
       ("permissions", { "\($0.permissions)" }), ("writers", { "\($0.writers ?? "")" }),
       ("max_producers", { "\($0.maximumProducers ?? 0)" }),

@@ -40,8 +40,10 @@ final class ServedChannel {
   }
 
   func addDevice(for buffer: ChannelBuffer) -> Device {
+    let reader = Reader(channel, buffer)
+    reader.stallTimeout = options.stallTimeout
     let device = Device(
-      name: "\(channel.name)\(buffer.cpu)", reader: Reader(channel, buffer),
+      name: "\(channel.name)\(buffer.cpu)", reader: reader,
       options: identity.files(options))
     let place = devices.firstIndex { $0.cpu > buffer.cpu } ?? devices.endIndex
     devices.insert((buffer.cpu, device), at: place)

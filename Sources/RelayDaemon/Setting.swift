@@ -40,6 +40,28 @@ struct Setting {
     throw refusal("is not a size such as 262144, \(quoted("256KiB")) or \(quoted("1MiB"))")
   }
 
+  /// Milliseconds; nil: for ever.
+  func timeout() throws(OptionError) -> Int? {
+    let milliseconds: Int?
+    switch value {
+    case .integer(let number): milliseconds = number
+    case .word("never"), .string("never"): return nil
+    case .word(let text), .string(let text): milliseconds = TimeSpan.parse(text)
+    default: milliseconds = nil
+    }
+    guard let milliseconds else {
+      throw refusal(
+        "is neither a time such as \(quoted("500ms")) or \(quoted("1s")) nor \(quoted("never"))")
+    }
+    guard milliseconds <= TimeSpan.longestTimeout else {
+      throw refusal("is over a day; use \(quoted("never"))")
+    }
+    guard milliseconds >= TimeSpan.shortestTimeout else {
+      throw refusal("is too short: a writer may wait as long for its CPU; use 10ms or more")
+    }
+    return milliseconds
+  }
+
   /// 1 or more.
   func count(such example: Int) throws(OptionError) -> Int {
     let count = try wholeNumber(such: example)
@@ -145,34 +167,5 @@ struct Setting {
     case .word, .absent: text
     default: "\"\(text)\""
     }
-  }
-}
-
-/// Sizes in bytes, plain or with KiB, MiB, GiB.
-public enum ByteSize {
-  private static let units: [(suffix: String, factor: Int)] = [
-    ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30),
-  ]
-
-  enum Failure: Error { case malformed, tooLarge }
-
-  static func parse(_ text: String) throws(Failure) -> Int {
-    let unit = units.first { text.hasSuffix($0.suffix) }
-    guard let number = Int(text.dropLast(unit?.suffix.utf8.count ?? 0)) else { throw .malformed }
-    let (bytes, overflow) = number.multipliedReportingOverflow(by: unit?.factor ?? 1)
-    guard !overflow else { throw .tooLarge }
-    return bytes
-  }
-
-  /// The shortest exact form: 262144 as "256 KiB".
-  public static func format(_ bytes: Int) -> String {
-    guard let (number, suffix) = shortest(bytes) else { return "\(bytes) bytes" }
-    return "\(number) \(suffix)"
-  }
-
-  /// Nil where no unit gives a whole number.
-  static func shortest(_ bytes: Int) -> (number: Int, suffix: String)? {
-    guard bytes > 0, let unit = units.last(where: { bytes % $0.factor == 0 }) else { return nil }
-    return (bytes / unit.factor, unit.suffix)
   }
 }

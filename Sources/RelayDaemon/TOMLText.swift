@@ -77,6 +77,7 @@ extension ChannelOptions {
       "global = \(isGlobal)",
       "read = \"\(read.rawValue)\"",
       "wakeup = \"\(wakeup.rawValue)\"",
+      "stall_timeout = \"\(TimeSpan.format(stallTimeout))\"",
     ]
     if let owner { lines.append("owner = \(TOMLText.string(owner))") }
     if let group { lines.append("group = \(TOMLText.string(group))") }

@@ -116,14 +116,14 @@ struct StatCommand: ParsableCommand {
   private func table(_ buffers: [ListedStatistics]) -> [[String]] {
     var rows = [
       [
-        "DEVICE", "WRITTEN", "READ", "UNREAD", "OVERWRITTEN", "FULL", "TOO BIG", "ABORTED",
-        "CANCELLED", "CORRUPT", "BYTES READ",
+        "DEVICE", "WRITTEN", "READ", "UNREAD", "OVERWRITTEN", "FULL", "TOO BIG", "STALLED",
+        "ABORTED", "CANCELLED", "CORRUPT", "BYTES READ",
       ]
     ]
     for b in buffers {
       let numbers = [
         b.recordsWritten, b.recordsRead, b.recordsUnread, b.lostOverwritten, b.lostFull,
-        b.lostTooBig, b.aborted, b.cancelled, b.corrupt, b.bytesRead,
+        b.lostTooBig, b.lostStalled, b.aborted, b.cancelled, b.corrupt, b.bytesRead,
       ]
       rows.append([b.path] + numbers.map(String.init))
     }

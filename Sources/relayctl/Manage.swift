@@ -25,6 +25,8 @@ struct CreateCommand: ParsableCommand {
   @Flag(name: .customLong("global"), help: "One buffer for all CPUs.") var isGlobal = false
   @Option(help: "What a read does when there is nothing: end or wait.") var read: ReadMode?
   @Option(help: "What wakes a reader: any data or a whole sub-buffer.") var wakeup: Wakeup?
+  @Option(help: "How long a stopped writer holds others up, such as 500ms, 1s or never.")
+  var stallTimeout: String?
   @Option(help: "The user whom the devices belong to.") var owner: String?
   @Option(help: "The group of the devices.") var group: String?
   @Option(help: "The mode of the devices, such as 0440.") var permissions: String?
@@ -37,7 +39,8 @@ struct CreateCommand: ParsableCommand {
     let all: [(String, String?)] = [
       ("subbuf_size", subbufSize), ("n_subbufs", nSubbufs.map(String.init)),
       ("mode", mode?.rawValue), ("read", read?.rawValue), ("wakeup", wakeup?.rawValue),
-      ("owner", owner), ("group", group), ("permissions", permissions), ("writers", writers),
+      ("stall_timeout", stallTimeout), ("owner", owner), ("group", group),
+      ("permissions", permissions), ("writers", writers),
       ("max_producers", maxProducers.map(String.init)),
     ]
     return all.compactMap { key, value in value.map { (key, $0) } }

@@ -237,6 +237,28 @@ TEST(attaching_a_thousand_times_leaves_nothing_behind) {
   EQUAL(descriptors(), before);
 }
 
+// Prints who is left behind, stopped.
+TEST(a_stopped_writer_is_left_behind) {
+  relay_chan *chan = attach("relay");
+  relay_reservation reservation;
+  pid_t child = fork();
+  int status;
+  CHECK(child >= 0);
+  if (child == 0) {
+    // Of a session of its own, or the end of this process would have it go on.
+    setsid();
+    memcpy(relay_reserve(chan, 8, &reservation), "stopped\n", 8);
+    raise(SIGSTOP);
+    relay_commit(&reservation);
+    _exit(0);
+  }
+  EQUAL(waitpid(child, &status, WUNTRACED), child);
+  CHECK(WIFSTOPPED(status));
+  EQUAL(relay_write(chan, "behind\n", 7), 0);
+  printf("%d\n", (int)child);
+  relay_detach(chan);
+}
+
 TEST(two_hundred_at_once) {
   relay_chan *chans[200];
   for (int i = 0; i < 200; i++) chans[i] = attach("relay");

@@ -61,6 +61,29 @@ extension OneAtATime {
       #expect(try check("attaching_a_thousand_times_leaves_nothing_behind", daemon) == "x")
     }
 
+    /// It goes on, or dies, when its record was passed.
+    @Test(arguments: [SIGCONT, SIGKILL])
+    func whatIsBehindAStoppedWriterIsDelivered(_ signal: CInt) throws {
+      let daemon = try Daemon("relay:global,read=block,stall_timeout=100ms")
+      let before = try daemon.descriptorCount()
+      let library = try Library.get()
+      let program = try library.program("attached", Library.c, "test.c", "attached.c")
+      let finished = try library.start([program, "a_stopped_writer_is_left_behind"], daemon)
+      #expect(finished.status == 0, "\(finished.error)")
+      let stopped = try #require(Int32(finished.output.dropLast()))
+      let read = ["timeout", "20", "head", "-c"]
+      #expect(try run(read + ["7", daemon.device("relay0")]).output == "behind\n")
+      #expect(try daemon.statistic("lost_stalled") == 1)
+      kill(stopped, signal)
+      try eventually("its end is seen") { try daemon.descriptorCount() == before }
+      let died = signal == SIGKILL ? 1 : 0
+      #expect(try daemon.statistic("aborted") == died)
+      #expect(try daemon.statistic("lost_stalled") == 1 - died)
+      #expect(try daemon.statistic("records_written") == 2 - died)
+      try daemon.write("next\n")
+      #expect(try run(read + ["5", daemon.device("relay0")]).output == "next\n")
+    }
+
     /// Each keeps a connection, and is one of the producers that a user may have.
     @Test(.onceIsEnough) func aUserHasAsManyAsIsSaid() throws {
       let daemon = try Daemon("relay:global,writers=4003")
@@ -82,7 +105,7 @@ extension OneAtATime {
     }
 
     @Test func everyTestIsRun() throws {
-      #expect(try Library.tests("attached.c").count == 15)
+      #expect(try Library.tests("attached.c").count == 16)
     }
   }
 }

@@ -88,6 +88,7 @@ extension OneAtATime {
         global = true
         read = "block"
         wakeup = "subbuffer"
+        stall_timeout = "2s"
         owner = 4001
         group = 4001
         permissions = "0440"
@@ -95,8 +96,8 @@ extension OneAtATime {
         max_producers = 3
         """)
       let keys =
-        "subbuf_size, n_subbufs, mode, global, read, wakeup, owner, group, permissions, writers, "
-        + "max_producers"
+        "subbuf_size, n_subbufs, mode, global, read, wakeup, stall_timeout, owner, group, "
+        + "permissions, writers, max_producers"
       #expect(try reload(daemon, .command).hasPrefix("relayctl: channel a: \(keys) cannot change"))
     }
 

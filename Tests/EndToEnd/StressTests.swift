@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writers that are killed anywhere, thousands of times: no record is damaged, missing or double, and
-// every count is right. The writers and their reader are Tests/Clients/stress.c.
+// Writers that are killed anywhere, thousands of times: no record is damaged, missing or double,
+// and every count is right. The writers and their reader are Tests/Clients/stress.c.
 
 import Testing
 

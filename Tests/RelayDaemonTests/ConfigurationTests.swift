@@ -27,6 +27,7 @@ import Testing
     global = true
     read = "block"
     wakeup = "subbuffer"
+    stall_timeout = "1500ms"
     owner = 12345
     group = "root"
     permissions = "0044"

@@ -76,11 +76,10 @@ struct relay_abi_header {
   uint64_t pad1[7];
   uint64_t lost_full;       // loss counters, in records; added to off the fast path only
   uint64_t lost_too_big;
-  uint64_t lost_stalled;
   uint64_t aborted;
   uint64_t cancelled;
   uint64_t corrupt;
-  uint64_t pad2[10];
+  uint64_t pad2[11];
 };
 
 struct relay_abi_descriptor {
@@ -101,6 +100,8 @@ _Static_assert(offsetof(struct relay_abi_header, hint) == 16, "hint");
 _Static_assert(offsetof(struct relay_abi_header, wake_fd) == 32, "wake_fd");
 _Static_assert(offsetof(struct relay_abi_header, space_waiters) == 64, "space_waiters");
 _Static_assert(offsetof(struct relay_abi_header, lost_full) == 128, "lost_full");
+_Static_assert(offsetof(struct relay_abi_header, cancelled) == 152, "cancelled");
+_Static_assert(offsetof(struct relay_abi_header, corrupt) == 160, "corrupt");
 _Static_assert(sizeof(struct relay_abi_header) == 256, "header: four cache lines");
 _Static_assert(offsetof(struct relay_abi_descriptor, record_base) == 8, "record_base");
 _Static_assert(offsetof(struct relay_abi_descriptor, byte_base) == 16, "byte_base");

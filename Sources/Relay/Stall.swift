@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// Going past a record whose writer lives and does not go on: stopped by a signal, or holding a
+// reservation. Its sub-buffer stays as it is until the writer is done, so that it may still be.
+
+/// Keeps the time of one reader's wait for a record that is being written.
+struct Stall {
+  /// Milliseconds; nil: for ever.
+  var timeout: Int?
+  private var wait: Wait?
+  /// What stands before this has been in the making for longer than the timeout.
+  private var limit = Place(seq: 0, entry: 0)
+  /// Passed, in sub-buffers that are still there.
+  private(set) var passed: [Passed] = []
+
+  struct Place: Comparable {
+    var seq: UInt64
+    var entry: Int
+
+    static func < (a: Place, b: Place) -> Bool { (a.seq, a.entry) < (b.seq, b.entry) }
+  }
+
+  private struct Wait {
+    let place: Place
+    /// The frontier at that time: who had not reserved by then gets a time of its own.
+    let frontier: Place
+    let since: Int
+  }
+
+  struct Passed {
+    let subbuf: Int
+    let place: Place
+  }
+
+  /// Milliseconds until the wait at `place` is over; nil: there is none, or it is for ever.
+  func timeLeft(at place: Place) -> Int? {
+    guard let wait, let timeout, wait.place == place else { return nil }
+    return max(0, wait.since + timeout - Clock.milliseconds())
+  }
+
+  /// Whether the record at `place`, which somebody is writing, was waited for long enough.
+  mutating func isOver(at place: Place, frontier: () -> Place) -> Bool {
+    guard let timeout else { return false }
+    if place < limit { return true }
+    guard let wait, wait.place == place else {
+      wait = Wait(place: place, frontier: frontier(), since: Clock.milliseconds())
+      return false
+    }
+    guard Clock.milliseconds() - wait.since >= timeout else { return false }
+    limit = wait.frontier
+    self.wait = nil
+    return place < limit
+  }
+
+  mutating func note(_ passed: [Passed]) {
+    if !passed.isEmpty { self.passed += passed }
+  }
+
+  /// Keeps those of which it is so.
+  mutating func filter(_ isKept: (Passed) -> Bool) { passed = passed.filter(isKept) }
+
+  mutating func forgetAll() {
+    wait = nil
+    passed = []
+  }
+}
+
+extension Reader {
+  /// How long a record that is being written may hold back what is behind it, in milliseconds; nil:
+  /// for ever. Then it is passed and counted in `lostStalled`, whether it is completed later or not.
+  public var stallTimeout: Int? {
+    get { stall.timeout }
+    set { stall.timeout = newValue }
+  }
+
+  /// Milliseconds after which a reader that waits should look again, since a record may be passed
+  /// then; nil: nothing to look for.
+  public var stallTimeLeft: Int? {
+    stall.timeLeft(at: Stall.Place(seq: position.seq, entry: position.entry))
+  }
+
+  /// Whether to go past the BUSY entry at the plan's position. Where nothing is behind it, nobody
+  /// waits for it.
+  func mayPassBusy(_ subbuf: Int) -> Bool {
+    let position = plan.position
+    guard position.entry + 1 < buffer.layout.entryCount,
+      !buffer.loadEntry(buffer.index(subbuf), position.entry + 1).isEmpty(position.seq)
+    else { return false }
+    return stall.isOver(at: Stall.Place(seq: position.seq, entry: position.entry)) {
+      let current = buffer.loadCurrent()
+      guard current.subbuf < buffer.layout.subbufCount else { return Stall.Place(seq: 0, entry: 0) }
+      switch buffer.frontier(current) {
+      case .empty(_, let entry, _), .sealed(let entry, _):
+        return Stall.Place(seq: current.seq, entry: entry)
+      case .corrupt: return Stall.Place(seq: 0, entry: 0)
+      }
+    }
+  }
+
+  func passBusy(_ subbuf: Int, _ entry: Entry) {
+    let position = plan.position
+    plan.passed.append(
+      Stall.Passed(subbuf: subbuf, place: Stall.Place(seq: position.seq, entry: position.entry)))
+    plan.position.advance(by: 1, to: entry.end)
+    plan.position.walkedFromStart = false
+    plan.totals.stalled &+= 1
+    plan.gap.stalled &+= 1
+  }
+
+  /// Looks again at what was passed. A record whose writer died since then counts as aborted, not
+  /// as stalled.
+  func settlePassed() {
+    stall.filter { passed in
+      let seq = passed.place.seq
+      guard buffer.loadState(passed.subbuf).seq == seq else { return false }
+      let entry = buffer.loadEntry(buffer.index(passed.subbuf), passed.place.entry)
+      if entry.isBusy { return true }
+      if entry.prefix == Entry.prefix(.discarded, seq)
+        || entry.prefix == Entry.prefix(.cancelled, seq)
+      {
+        totals.stalled &-= 1
+        totals.dead &+= 1
+      }
+      return false
+    }
+  }
+}
