@@ -45,9 +45,7 @@ extension OneAtATime {
     @Test(arguments: [SIGTERM, SIGKILL]) func whatIsStartedAgainServesAgain(_ end: CInt) throws {
       let scratch = try Scratch()
       let daemon = try Daemon("relay:global", in: scratch)
-      if Backend.underTest == .cuse {
-        try daemon.abort("relay0")
-      }
+      if Backend.underTest == .cuse { try daemon.abort("relay0") }
       daemon.end(end)
       // A killed one leaves its mount behind, dead.
       let isLeft = Backend.underTest == .fuse && end == SIGKILL
