@@ -32,7 +32,13 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
   var isGone: Bool { hasGone.load(ordering: .acquiring) }
 
   static func openChannel() throws(SystemError) -> FileDescriptor {
-    try FileDescriptor.open("/dev/cuse", O_RDWR | O_NONBLOCK | O_CLOEXEC)
+    let channel = try FileDescriptor.open("/dev/cuse", O_RDWR | O_NONBLOCK | O_CLOEXEC)
+    var status = stat()
+    // Somebody's echo into it, where there was no CUSE, leaves a plain file.
+    guard fstat(channel.raw, &status) == 0, status.st_mode & S_IFMT == S_IFCHR else {
+      throw SystemError(code: EINVAL, operation: "open /dev/cuse, which is no device")
+    }
+    return channel
   }
 
   private static func openChannelOrExplain() throws(HostError) -> FileDescriptor {
@@ -127,16 +133,10 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
   /// The device number, as sysfs has it.
   func number() throws(HostError) -> DeviceNumber {
     let path = sysfsPath + "/dev"
-    var bytes = [UInt8](repeating: 0, count: 64)
-    do {
-      let file = try FileDescriptor.open(path, O_RDONLY)
-      let count = read(file.raw, &bytes, bytes.count)
-      let text = String(decoding: bytes[..<max(0, count)], as: UTF8.self)
-      if let number = DeviceNumber(sysfs: text) { return number }
-    } catch {
-      throw refusal("\(error)")
-    }
-    throw refusal("cannot read its number from \(path)")
+    let text = try? Files.contents(of: path, atMost: 64)
+    let number = text.flatMap { DeviceNumber(sysfs: String(decoding: $0, as: UTF8.self)) }
+    if let number { return number }
+    throw refusal("cannot read its number from \(path); is sysfs mounted on /sys?")
   }
 }
 

@@ -138,7 +138,7 @@ extension RelayfsFrontEnd {
   func sessionEnded(_ session: Session) {
     abandonAll()
     isUnmounted = true
-    log("somebody unmounted \(mountPoint): its files are gone until relayd is started again")
+    log("somebody unmounted or aborted \(mountPoint): its files are gone until relayd starts again")
   }
 
   func lookup(_ request: OpaquePointer, parent: UInt64, name: String) {

@@ -56,7 +56,7 @@ public enum Processors {
     var bytes = [UInt8](repeating: 0, count: 4096)
     let count = try check(clinux_read(file.raw, &bytes, bytes.count), "read \(path)")
     guard let set = CPUSet(list: String(decoding: bytes[..<count], as: UTF8.self)), !set.isEmpty
-    else { throw SystemError(code: EINVAL, operation: "understand \(path)") }
+    else { throw SystemError(code: EINVAL, operation: "read a list of CPUs from \(path)") }
     return set
   }
 }

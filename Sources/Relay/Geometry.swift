@@ -98,10 +98,6 @@ public struct Geometry: Equatable, Sendable {
     self.isGlobal = isGlobal
     initialCPUs = cpus
     self.slotCount = slotCount
-    guard !stride.multipliedReportingOverflow(by: slotCount).overflow else {
-      throw refuse(
-        "\(slotCount) buffers of \(subbufCount) × \(subbufSize) bytes overflow the address space")
-    }
   }
 
   /// Bytes of memory this machine has.
@@ -125,7 +121,7 @@ public struct Geometry: Equatable, Sendable {
   var payloadOffset: Int { roundUp(indexOffset + subbufCount * entryCount * 8) }
   /// Bytes from one buffer to the next.
   var stride: Int { roundUp(payloadOffset + subbufCount * subbufSize) }
-  /// Bytes of the ring file.
+  /// Bytes of the ring file: all limits together keep them below 2^57.
   var totalBytes: Int { stride * slotCount }
 
   private func roundUp(_ bytes: Int) -> Int {

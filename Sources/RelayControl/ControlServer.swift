@@ -253,15 +253,17 @@ public final class ControlServer: EventHandler {
     switch error {
     case .unknownVersion: EPROTONOSUPPORT
     case .unknownType: EOPNOTSUPP
-    case .malformed, .tooLong: EBADMSG
+    case .malformed, .tooLong, .unusableName: EBADMSG
     }
   }
 
   /// False when the client cannot be kept.
   private func answer(_ request: Request, _ connection: Connection) -> Bool {
     let raw = connection.socket.raw
+    // Asked for anew each time: they never change, and a list of groups can be long.
+    guard let peer = try? PeerCredentials.of(socket: raw) else { return false }
+    let client = Client(connection: connection.id, peer: peer)
     do throws(ControlRefusal) {
-      let client = try client(connection)
       switch request {
       case .attach(let channel):
         let attachment = try attach(channel, connection, client)
@@ -285,16 +287,6 @@ public final class ControlServer: EventHandler {
       return send(.done, to: raw)
     } catch {
       return send(.refused(error), to: raw)
-    }
-  }
-
-  /// Asked for anew each time: they never change, and a list of groups can be long.
-  private func client(_ connection: Connection) throws(ControlRefusal) -> Client {
-    do {
-      return Client(
-        connection: connection.id, peer: try PeerCredentials.of(socket: connection.socket.raw))
-    } catch {
-      throw ControlRefusal(code: error.code, message: "cannot tell who asks: \(error)")
     }
   }
 

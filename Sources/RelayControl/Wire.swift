@@ -23,8 +23,10 @@ public enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
   case unknownType(UInt8)
   /// Too short, too long, or a field out of its bounds.
   case malformed
-  /// A message to be encoded does not fit a packet.
+  /// A text or number to be encoded has no place in a packet.
   case tooLong
+  /// What is to be encoded cannot be a channel's name.
+  case unusableName
 
   public var description: String {
     switch self {
@@ -33,7 +35,9 @@ public enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
         + "of different releases"
     case .unknownType(let type): "unknown control message type \(type)"
     case .malformed: "malformed control message"
-    case .tooLong: "control message longer than \(ControlLimits.packetBytes) bytes"
+    case .tooLong: "more than fits into a control message; use shorter texts"
+    case .unusableName:
+      "a channel's name has 1 to \(ControlLimits.nameBytes) bytes, and no control characters"
     }
   }
 }
@@ -56,34 +60,34 @@ private enum MessageType: UInt8 {
 }
 
 extension Request {
-  /// The packet; `.tooLong` for a name, text or index that has no place in one.
+  /// The packet; `.unusableName` or, for a text or index that has no place in one, `.tooLong`.
   public func encoded() throws(WireError) -> [UInt8] {
     var encoder = Encoder()
     switch self {
     case .attach(let channel):
       encoder.begin(.attach)
-      try encoder.string(channel, limit: ControlLimits.nameBytes)
+      try encoder.name(channel)
     case .list(let index):
       encoder.begin(.list)
       try encoder.count(index)
     case .stat(let channel, let bufferIndex):
       encoder.begin(.stat)
-      try encoder.string(channel, limit: ControlLimits.nameBytes)
+      try encoder.name(channel)
       try encoder.count(bufferIndex)
     case .flush(let channel):
       encoder.begin(.flush)
-      try encoder.string(channel, limit: ControlLimits.nameBytes)
+      try encoder.name(channel)
     case .reset(let channel):
       encoder.begin(.reset)
-      try encoder.string(channel, limit: ControlLimits.nameBytes)
+      try encoder.name(channel)
     case .create(let channel, let options, let keep):
       encoder.begin(.create)
-      try encoder.string(channel, limit: ControlLimits.nameBytes)
+      try encoder.name(channel)
       try encoder.string(options, limit: ControlLimits.optionsBytes)
       encoder.flag(keep)
     case .close(let channel):
       encoder.begin(.close)
-      try encoder.string(channel, limit: ControlLimits.nameBytes)
+      try encoder.name(channel)
     case .reload: encoder.begin(.reload)
     }
     return try encoder.finish()
@@ -166,6 +170,11 @@ private func cut(_ text: String, to limit: Int) -> String {
   return String(text)
 }
 
+extension String {
+  /// It holds no control characters.
+  fileprivate var isLine: Bool { utf8.allSatisfy { $0 >= 0x20 && $0 != 0x7f } }
+}
+
 private struct Encoder {
   private var bytes: [UInt8] = []
 
@@ -190,6 +199,13 @@ private struct Encoder {
     guard text.utf8.count <= limit else { throw .tooLong }
     integer(UInt16(text.utf8.count))
     bytes.append(contentsOf: text.utf8)
+  }
+
+  mutating func name(_ name: String) throws(WireError) {
+    guard !name.isEmpty, name.utf8.count <= ControlLimits.nameBytes, name.isLine else {
+      throw .unusableName
+    }
+    try string(name, limit: ControlLimits.nameBytes)
   }
 
   mutating func encode(_ channel: ChannelDescription) throws(WireError) {
@@ -307,10 +323,10 @@ private struct Decoder {
     return text
   }
 
-  /// Text that ends up in messages and logs: it holds no control characters.
+  /// Text that ends up in messages and logs.
   mutating func line(_ bytes: RawSpan, limit: Int) throws(WireError) -> String {
     let line = try string(bytes, limit: limit)
-    guard line.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7f }) else { throw .malformed }
+    guard line.isLine else { throw .malformed }
     return line
   }
 

@@ -225,10 +225,12 @@ extension ChannelTable {
   /// What nobody read is said before it is lost.
   private func reportUnread(_ served: ServedChannel) {
     for (cpu, device) in served.devices {
-      let unread = host.use(device) { $0.statistics().recordsUnread }
-      guard unread > 0 else { continue }
-      let records = "\(unread) record\(unread == 1 ? "" : "s")"
-      log(.warning, "nobody read \(records) of \(served.path(cpu: cpu)), now lost")
+      let statistics = host.use(device) { $0.statistics() }
+      let unread = statistics.recordsUnread
+      guard unread > 0 || statistics.bytesUnread > 0 else { continue }
+      // One that was begun counts as read.
+      let what = unread == 0 ? "the rest of a record" : "\(unread) record\(unread == 1 ? "" : "s")"
+      log(.warning, "nobody read \(what) of \(served.path(cpu: cpu)), now lost")
     }
   }
 

@@ -70,12 +70,7 @@ public struct Configuration: Equatable, Sendable {
     switch setting.key {
     case "backend": backend = try setting.choice(of: BackendChoice.self)
     case "mount": mountPoint = try setting.path()
-    case "socket":
-      let path = try setting.path()
-      guard path.utf8.count <= UnixSocket.maximumPathLength else {
-        throw setting.refusal("is over \(UnixSocket.maximumPathLength) bytes, a socket's limit")
-      }
-      socketPath = path
+    case "socket": socketPath = try setting.path()
     case "create_group": createGroup = try setting.group()
     case "max_channels": limits.channels = try setting.count(such: 1024)
     case "max_producers": limits.producers = try setting.count(such: 4096)

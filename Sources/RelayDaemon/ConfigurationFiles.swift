@@ -50,7 +50,7 @@ public struct ConfigurationSources: Equatable, Sendable {
     merge.add(channelArguments: channelArguments)
     if let backend { merge.overrideBackend(backend) }
     if let mountPoint { merge.configuration.mountPoint = absolute(mountPoint) }
-    if let socketPath { merge.configuration.socketPath = absolute(socketPath) }
+    if let socketPath { merge.overrideSocket(absolute(socketPath)) }
     merge.configuration.waitsForCUSE = waitsForCUSE
     return try merge.finish()
   }

@@ -107,6 +107,11 @@ struct ConfigurationMerge {
     places[["backend"]] = nil
   }
 
+  mutating func overrideSocket(_ path: String) {
+    configuration.socketPath = path
+    places[["socket"]] = nil
+  }
+
   mutating func add(channelArguments: [String]) {
     for text in channelArguments {
       do throws(OptionError) {
@@ -131,6 +136,12 @@ struct ConfigurationMerge {
       complain(
         "--wait-for-cuse waits for CUSE, and backend is fuse; use auto or cuse",
         at: places[["backend"]])
+    }
+    if configuration.socketPath.utf8.count > UnixSocket.maximumPathLength {
+      complain(
+        "socket \(TOMLText.string(configuration.socketPath)) is over "
+          + "\(UnixSocket.maximumPathLength) bytes, a socket's limit; choose a shorter path",
+        at: places[["socket"]])
     }
     for (name, what) in ChannelOptions.clashes(configuration.channels.map(\.name)) {
       complain(what, at: places[["channel", name]])

@@ -89,9 +89,7 @@ public final class Daemon {
       access: Access(createGroup: try configuration.createGroup.map(Group.init(named:))),
       reload: { [unowned self] in reload() })
     // The socket first: it decides which of two daemons goes on.
-    let server = try ControlServer(
-      loop: loop, path: configuration.socketPath, handler: requests,
-      limits: configuration.limits.connections)
+    let server = try listen(requests)
     self.server = server
     defer { server.stop() }
     let changes = Handler { [table] in table.collect() }
@@ -114,6 +112,18 @@ public final class Daemon {
     announce()
     try serveUntilSignal()
     try shutDown()
+  }
+
+  private func listen(_ requests: ControlRequests) throws -> ControlServer {
+    do throws(SystemError) {
+      return try ControlServer(
+        loop: loop, path: configuration.socketPath, handler: requests,
+        limits: configuration.limits.connections)
+    } catch {
+      throw DaemonError(
+        description: "\(error); name another socket with --socket, in a directory that is there "
+          + "and that relayd may write to")
+    }
   }
 
   private func open(_ options: ChannelOptions) throws {

@@ -23,7 +23,7 @@ struct ReadCommand: ParsableCommand {
     try reporting {
       let client = try ControlClient()
       guard let found = try client.describe(channel) else {
-        throw CommandFailure.failed("no channel \(channel)")
+        throw CommandFailure.failed("no channel \(channel); relayctl list names those there are")
       }
       let cpus = cpu.map { [$0] } ?? found.cpus
       guard cpus.allSatisfy(found.cpus.contains) else {
@@ -139,6 +139,10 @@ private final class ChannelReader {
       if count < 0, errno == EINTR { continue }
       if count < 0, errno == EAGAIN { return }
       if count < 0, errno == ENOTCONN || errno == ECONNABORTED { return try endOrThrow(i) }
+      if count < 0, errno == EIO {
+        throw CommandFailure.failed(
+          "\(path(cpus[i])): the shared memory of channel \(channel.name) is damaged")
+      }
       guard count >= 0 else {
         throw SystemError(code: errno, operation: "read \(path(cpus[i]))")
       }

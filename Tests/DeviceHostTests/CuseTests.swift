@@ -46,6 +46,32 @@ import Testing
     #expect(access("/dev/same0", F_OK) != 0)
   }
 
+  @Test func aNumberThatIsTakenIsFound() throws {
+    let host = try LiveHost([("number0", makeChannel())])
+    let major = try number(host.path("number0")).major
+    let thread = try ServingThread(readers: ReaderCount(limit: 1), changes: -1, log: { _ in })
+    func node(_ name: String, minor: UInt32) throws -> CuseNode {
+      let channel = try makeChannel(name)
+      return CuseNode(
+        Device(name: name, reader: Reader(channel, channel.buffers[0])), minor: minor,
+        thread: thread)
+    }
+    let refused = try node("number1", minor: 0)
+    defer { refused.end() }
+    do throws(HostError) {
+      try refused.register(major: major, in: nil)
+      Issue.record("two devices of one number")
+    } catch {
+      #expect(
+        error.description
+          == "device number1: the kernel did not register it (number \(major):0); is its name or "
+          + "its number taken?")
+    }
+    let next = try node("number2", minor: 1)
+    try next.register(major: major, in: nil)
+    next.end()
+  }
+
   @Test(arguments: ["null", "shm"]) func aNameThatIsTakenInDevIsFound(_ name: String) throws {
     let before = try output("ls", "-ld", "/dev/\(name)")
     let message = try #require(try failure(.cuse, [name]))
@@ -57,7 +83,8 @@ import Testing
   func
     aNameThatDevCannotHoldIsFound(_ name: String) throws
   {
-    #expect(try #require(try failure(.cuse, [name])).contains("/dev/\(name)"))
+    #expect(
+      try #require(try failure(.cuse, [name])).contains("there can be no /dev/\(name): "))
   }
 
   @Test func aWritersSignalReachesADeviceOnAnotherThread() throws {

@@ -42,6 +42,15 @@ import Testing
     #expect(message.contains("No such file or directory"))
   }
 
+  @Test func twoDevicesOfOneNameAreFound() throws {
+    let mountPoint = MountPoint()
+    let message = try #require(
+      try failure(.fuse, mountPoint: mountPoint.path, ["same0", "same0"]))
+    #expect(
+      message
+        == "device same0: \(mountPoint.path)/same0 exists already; choose another channel name")
+  }
+
   @Test func aMountPointThatIsAFileIsNamed() throws {
     let message = try #require(try failure(.fuse, mountPoint: "/etc/passwd", ["test0"]))
     #expect(message.contains("/etc/passwd is not a directory"))

@@ -43,6 +43,8 @@ extension OneAtATime {
       let before = try daemon.descriptorCount()
       #expect(try check(test, daemon, reading: buffer) == output)
       #expect(try daemon.statistic("aborted") == (test.contains("dies") ? 1 : 0))
+      let death = "died while it wrote to channel relay: 1 unfinished record discarded\n"
+      #expect(daemon.logText.contains(death) == test.contains("dies"))
       try eventually("the daemon has let go of its clients") {
         try daemon.descriptorCount() == before
       }

@@ -54,6 +54,7 @@ extension OneAtATime {
       }
       try set(online: [1, 3])
       try eventually("the node is there") { try nodes() == ["relay0", "relay1", "relay3"] }
+      try eventually("it is said") { daemon.logText.contains("CPU 1 came up: /dev/relay1\n") }
       #expect(try run("taskset", "-a", "-p", "-c", "1", "\(writer.pid)").status == 0)
       #expect(Glibc.write(pipe.write.raw, "after\n", 6) == 6)
       try eventually("the record is in its CPU's buffer") { try content(1) == "after\n" }
@@ -76,6 +77,20 @@ extension OneAtATime {
       #expect(try run("cat", "\(mount)/relay2").output == "new\n")
       try set(online: [])
       #expect(try files() == ["relay0", "relay2"])
+    }
+
+    @Test func aCPUWhoseBufferIsOverALimitIsSaid() throws {
+      try set(online: [3])
+      // Enough for two buffers.
+      let daemon = try Daemon(configuration: "max_memory = \"10MiB\"\n[channel.relay]\n")
+      try set(online: [1, 3])
+      try eventually("it is said: \(daemon.logText)") {
+        daemon.logText.contains("CPU 1 came up, but: channel relay: it can take ")
+      }
+      #expect(daemon.logText.contains(", and max_memory is 10485760\n"))
+      #expect(try nodes() == ["relay0", "relay3"])
+      try write("on-1", on: 1, daemon)
+      #expect(try content(0) == "on-1\n", "as on any CPU without a buffer")
     }
 
     @Test func aCPUThatGoesLeavesItsDataAndGetsItsBufferBack() throws {

@@ -29,6 +29,65 @@ extension OneAtATime {
           == "relayctl: relayd is gone: 2 records were written, but may not have been read\n")
     }
 
+    /// What a client that relayctl is not gets from a daemon.
+    private func ask(_ daemon: Daemon, _ script: String) throws -> String {
+      let finished = try run(
+        "python3", "-c",
+        """
+        import os, select, socket, struct
+        def client(): return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        def attach(s):
+            s.send(struct.pack("<BBHIH5s", 2, 1, 0, 7, 5, b"relay"))
+            return s.recv(4096)[14:].decode()
+        path = "\(daemon.socket)"
+        \(script)
+        """)
+      #expect(finished.status == 0, "\(finished.error)")
+      return finished.output
+    }
+
+    /// The connection of a process that has ended, used by another one. Of one that was reaped, some
+    /// kernels give no handle any more.
+    @Test(.onceIsEnough, arguments: [false, true])
+    func whoConnectedAndIsGoneGetsNothing(_ isReaped: Bool) throws {
+      let daemon = try Daemon("relay:global")
+      let refusal = try ask(
+        daemon,
+        """
+        s = client()
+        child = os.fork()
+        if child == 0:
+            s.connect(path)
+            os._exit(0)
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        if \(isReaped ? 1 : 0): os.waitpid(child, 0)
+        print(attach(s))
+        """)
+      #expect(
+        refusal == "the process that asked is gone\n"
+          || isReaped && refusal.hasPrefix("cannot watch the client: open a handle of "))
+      #expect(try daemon.relayctl("write", "relay").status == 0, "others are attached")
+    }
+
+    @Test(.onceIsEnough) func withoutADescriptorForItsHandleNobodyIsAttached() throws {
+      let daemon = try Daemon("relay:global", prefix: ["prlimit", "--nofile=80"])
+      let refusal = try ask(
+        daemon,
+        """
+        clients = []
+        while True:
+            clients.append(client())
+            clients[-1].connect(path)
+            clients[-1].send(struct.pack("<BBHII", 2, 2, 0, 4, 0))
+            if not select.select([clients[-1]], [], [], 1)[0]: break
+            clients[-1].recv(4096)
+        print(attach(clients[0]))
+        """)
+      #expect(refusal == "cannot watch the client: open a handle of a peer: Too many open files\n")
+      try daemon.write("fine\n")
+      #expect(try run("cat", daemon.device("relay0")).output == "fine\n", "once they are gone")
+    }
+
     /// SO_PEERPIDFD, by which alone a process outside one's pid namespace is known, is of 6.5.
     private func kernelKnowsPeers() throws -> Bool {
       let release = try run("uname", "-r").output.split { !$0.isNumber }.prefix(2).map { Int($0)! }

@@ -50,7 +50,10 @@ extension OneAtATime {
       // /dev/tty0 is there before us; a name that clashes succeeds silently in the kernel.
       let finished = try refused("--channel", "tty:global")
       #expect(finished.status == 1)
-      #expect(finished.error.contains("/dev/tty0"), "\(finished.error)")
+      #expect(
+        finished.error.contains(
+          "device tty0: /dev/tty0 exists already; choose another channel name"),
+        "\(finished.error)")
       #expect(try run("stat", "-c", "%t:%T", "/dev/tty0").output == "4:0\n")
     }
 
@@ -59,7 +62,10 @@ extension OneAtATime {
       let daemon = try Daemon("relay:global")
       let finished = try refused("--channel", "relay:global")
       #expect(finished.status == 1)
-      #expect(finished.error.contains("relay0"), "\(finished.error)")
+      #expect(
+        finished.error.contains(
+          "device relay0: another CUSE device of this name exists; does another relayd run?"),
+        "\(finished.error)")
       try daemon.write("still here\n")
       #expect(try run("cat", daemon.device("relay0")).output == "still here\n")
     }
@@ -71,7 +77,11 @@ extension OneAtATime {
         ["timeout", "20", program("relayd")] + Daemon.arguments(daemon.socket, other.path)
           + ["--channel", "other:global"])
       #expect(finished.status == 1)
-      #expect(finished.error.contains(daemon.socket), "\(finished.error)")
+      #expect(
+        finished.error.contains(
+          "serve \(daemon.socket): a relayd already serves this socket: Address already in use; "
+            + "name another socket with --socket"),
+        "\(finished.error)")
       try daemon.write("still here\n")
       #expect(try run("cat", daemon.device("relay0")).output == "still here\n")
     }
@@ -109,7 +119,11 @@ extension OneAtATime {
         ["timeout", "20", program("relayd"), "--backend", "fuse", "--mount", daemon.mount]
           + ["--socket", "\(daemon.scratch.path)/other"])
       #expect(finished.status == 1)
-      #expect(finished.error.contains(daemon.mount), "\(finished.error)")
+      #expect(
+        finished.error.contains(
+          "mount point \(daemon.mount): a FUSE file system is mounted there already; does another "
+            + "relayd run? Name another directory with --mount"),
+        "\(finished.error)")
       try daemon.write("still here\n")
       #expect(try run("cat", daemon.device("relay0")).output == "still here\n")
     }
@@ -156,17 +170,7 @@ extension OneAtATime {
       #expect(try daemon.relayctl("list").status == 0)
       #expect(try daemon.relayctl("stat", "nosuch").status == 1)
       #expect(try daemon.relayctl("stat", "nosuch").error.contains("nosuch"))
-      #expect(try daemon.relayctl("frobnicate").status == 64)
       #expect(try daemon.relayctl("write").status == 64)
-      #expect(try daemon.relayctl("write", "relay", "--lines", "--block", "5").status == 64)
-      let absent = try run(
-        [program("relayctl"), "list"], environment: ["RELAY_SOCKET": "/nonexistent/control"])
-      #expect(absent.status == 69)
-      #expect(absent.error.contains("/nonexistent/control"))
-      let other = try run(
-        ["setpriv", "--reuid=65534", "--clear-groups", program("relayctl"), "list"],
-        environment: ["RELAY_SOCKET": daemon.socket])
-      #expect(other.status == 77, "\(other.error)")
     }
 
     @Test func garbageOnTheControlSocketDisturbsNobody() throws {

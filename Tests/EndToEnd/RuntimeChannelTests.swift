@@ -125,9 +125,25 @@ extension OneAtATime {
       try eventually("the name is free") {
         try Backend.underTest == .fuse || daemon.relayctl("create", "job", "--global").status == 0
       }
+      #expect(!daemon.logText.contains("nobody read"), "all was")
       try eventually("only the new one is left") { try daemon.channels() == ["relay", "job"] }
       #expect(try run("cat", daemon.device("job0")).output == "", "nothing of the old one")
       #expect(try daemon.statistic("records_written", of: "job") == 0)
+    }
+
+    @Test(arguments: [(6, "1 record"), (10, "the rest of a record")])
+    func closedUnderAReaderThatLeavesSomeThatIsSaid(_ count: Int, _ rest: String) throws {
+      let daemon = try Daemon("relay:global", "other:global")
+      for line in ["one\n", "two\n", "three\n"] { try daemon.write(line) }
+      let device = open(daemon.device("relay0"), O_RDONLY)
+      try daemon.require("close", "relay")
+      var bytes = [UInt8](repeating: 0, count: 100)
+      #expect(read(device, &bytes, count) == count)
+      #expect(!daemon.logText.contains("nobody read"), "it still may be")
+      close(device)
+      let said = "<4>nobody read \(rest) of \(daemon.device("relay0")), now lost\n"
+      try eventually("it is said: \(daemon.logText)") { daemon.logText.contains(said) }
+      #expect(try daemon.channels() == ["other"])
     }
 
     @Test func theyComeAndGoWithoutATrace() throws {
@@ -238,6 +254,12 @@ extension OneAtATime {
         #expect(finished.status == 1)
         #expect(finished.error == "relayctl: no channel nosuch; there are: relay\n")
       }
+      try daemon.require("close", "relay")
+      #expect(
+        try daemon.relayctl("close", "relay").error
+          == "relayctl: no channel relay; there is none\n")
+      for i in 1...21 { try daemon.require("create", "c\(i)_", "--global", "--keep") }
+      #expect(try daemon.relayctl("close", "relay").error.hasSuffix(", c19_, c20_ …\n"))
     }
   }
 }

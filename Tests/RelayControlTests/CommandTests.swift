@@ -24,11 +24,11 @@ private func text(of file: CInt) -> String {
 }
 
 private func start(
-  _ arguments: [String], _ live: LiveServer, output: CInt? = nil, error: CInt? = nil
+  _ arguments: [String], _ directory: TemporaryDirectory, output: CInt? = nil, error: CInt? = nil
 ) throws -> ChildProcess {
   try ChildProcess(
     [relayctl] + arguments, output: output, error: error,
-    environment: ["RELAY_SOCKET": live.directory.socket])
+    environment: ["RELAY_SOCKET": directory.socket])
 }
 
 private func run(
@@ -36,7 +36,9 @@ private func run(
 ) throws -> (status: Int, output: String, error: String) {
   let output = try MemoryFile.create(name: "output", count: 0)
   let error = try MemoryFile.create(name: "error", count: 0)
-  let status = try start(arguments, live, output: output.raw, error: error.raw).wait()
+  let status = try start(
+    arguments, live.directory, output: output.raw, error: error.raw
+  ).wait()
   return (status, text(of: output.raw), text(of: error.raw))
 }
 
@@ -75,7 +77,7 @@ private func run(
   func wrongUsageAsksNothing(arguments: [String]) throws {
     let live = try LiveServer()
     let error = try MemoryFile.create(name: "error", count: 0)
-    #expect(try start(arguments, live, error: error.raw).wait() == 64)
+    #expect(try start(arguments, live.directory, error: error.raw).wait() == 64)
     #expect(lastCall(live) == nil)
   }
 
@@ -95,6 +97,39 @@ private func run(
     let finished = try run("reload", on: live)
     #expect(finished.status == 1)
     #expect(finished.error == "relayctl: \(Channels.reloadRefusal)\n")
+  }
+
+  /// What a daemon answers that is none of ours; nil: nothing, [] that it hangs up.
+  @Test(
+    arguments: [
+      ([], 69, "relayd closed the connection"),
+      (nil, 69, "relayd does not answer"),
+      (
+        [9, 131, 0, 0, 0, 0, 0, 0], 1,
+        "relayd does not speak this protocol: control protocol version 9 instead of 2: the "
+          + "programs are of different releases"
+      ),
+      ([2, 132, 0, 0, 0, 0, 0, 0], 1, "relayd does not speak this protocol: a reply to something"),
+      (
+        [2, 99, 0, 0, 0, 0, 0, 0], 1, "relayd does not speak this protocol: unknown control message"
+      ),
+      ([2, 131, 0], 1, "relayd does not speak this protocol: malformed control message"),
+    ] as [([UInt8]?, Int, String)])
+  func aStrangeDaemonIsSaidToBeSo(_ answer: [UInt8]?, _ status: Int, _ reason: String) throws {
+    let directory = TemporaryDirectory()
+    let listener = try UnixSocket.listen(path: directory.socket)
+    let error = try MemoryFile.create(name: "error", count: 0)
+    let command = try start(["flush", "relay"], directory, error: error.raw)
+    try #require(Readiness.wait(listener.raw, .read, timeoutMilliseconds: 10_000) == .read)
+    let socket = try UnixSocket.accept(listener.raw)!.take()
+    if answer == [] {
+      shutdown(socket, CInt(SHUT_RDWR))
+    } else if let answer {
+      #expect(send(socket, answer, answer.count, 0) == answer.count)
+    }
+    #expect(command.wait() == status)
+    #expect(text(of: error.raw).hasPrefix("relayctl: \(reason)"), "\(text(of: error.raw))")
+    close(socket)
   }
 
   @Test func listShowsHowAChannelIsReadAndItsState() throws {
@@ -142,7 +177,7 @@ private final class PipeChannel {
   }
 
   func reader(_ options: String...) throws -> ChildProcess {
-    try start(["read", "pipe"] + options, live, output: output.write.raw)
+    try start(["read", "pipe"] + options, live.directory, output: output.write.raw)
   }
 
   /// What relayctl wrote next.

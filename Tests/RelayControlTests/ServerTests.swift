@@ -45,13 +45,14 @@ import Testing
   }
 
   private func expectRefusal(
-    _ reply: Reply?, _ code: CInt, at line: SourceLocation = #_sourceLocation
+    _ reply: Reply?, _ code: CInt, _ message: String,
+    at line: SourceLocation = #_sourceLocation
   ) {
     guard case .refused(let refusal) = reply else {
       Issue.record("expected a refusal, not \(reply as Any)", sourceLocation: line)
       return
     }
-    #expect(refusal.code == code, sourceLocation: line)
+    #expect(refusal == ControlRefusal(code: code, message: message), sourceLocation: line)
   }
 
   private func expectOver(_ client: RawClient, at line: SourceLocation = #_sourceLocation) {
@@ -95,22 +96,48 @@ import Testing
 
   @Test(
     arguments: [
-      ([9, 1, 0, 0, 0, 0, 0, 0], EPROTONOSUPPORT), ([1, 1, 0, 0, 0, 0, 0, 0], EPROTONOSUPPORT),
-      ([2, 77, 0, 0, 0, 0, 0, 0], EOPNOTSUPP), ([2, 2, 0, 0, 9, 0, 0, 0], EBADMSG),
-      ([0x7f], EPROTONOSUPPORT), ([2], EBADMSG), ([UInt8](repeating: 2, count: 4097), EBADMSG),
-      ([UInt8](repeating: 2, count: 60_000), EBADMSG),
-    ] as [([UInt8], CInt)])
-  func whatIsNoRequestIsAnsweredAndEndsTheConnection(bytes: [UInt8], code: CInt) throws {
+      ([9, 1, 0, 0, 0, 0, 0, 0], EPROTONOSUPPORT, otherRelease(9)),
+      ([1, 1, 0, 0, 0, 0, 0, 0], EPROTONOSUPPORT, otherRelease(1)),
+      ([2, 77, 0, 0, 0, 0, 0, 0], EOPNOTSUPP, "unknown control message type 77"),
+      ([2, 2, 0, 0, 9, 0, 0, 0], EBADMSG, malformed), ([2], EBADMSG, malformed),
+      ([0x7f], EPROTONOSUPPORT, otherRelease(127)),
+      ([UInt8](repeating: 2, count: 4097), EBADMSG, malformed),
+      ([UInt8](repeating: 2, count: 60_000), EBADMSG, malformed),
+    ] as [([UInt8], CInt, String)])
+  func whatIsNoRequestIsAnsweredAndEndsTheConnection(
+    bytes: [UInt8], code: CInt, message: String
+  ) throws {
     try start()
     let bad = try RawClient(directory.socket)
     let good = try RawClient(directory.socket)
     try bad.send(bytes)
     try good.send(.list(index: 1))
     try serve()
-    expectRefusal(try bad.reply(), code)
+    expectRefusal(try bad.reply(), code, message)
     expectOver(bad)
     #expect(try good.reply() == .channel(someChannels[1]))
     #expect(server.connectionCount == 1)
+  }
+
+  static let malformed = "malformed control message"
+  static func otherRelease(_ version: Int) -> String {
+    "control protocol version \(version) instead of 2: the programs are of different releases"
+  }
+
+  @Test func aReplyThatDoesNotFitIsRefusedAndTheConnectionGoesOn() throws {
+    try start()
+    channels.known.withLock { $0[0].pathPrefix = String(repeating: "x", count: 5000) }
+    let client = try RawClient(directory.socket)
+    for index in 0...1 {
+      try client.send(.list(index: index))
+      try serve()
+      let reply = try client.reply()
+      if index == 1 {
+        #expect(reply == .channel(someChannels[1]))
+      } else {
+        expectRefusal(reply, EMSGSIZE, "the reply does not fit a packet")
+      }
+    }
   }
 
   @Test func anEmptyPacketEndsTheConnection() throws {
@@ -132,7 +159,7 @@ import Testing
     // The server held the only other end: it is gone.
     let events = Readiness.wait(other.raw, .hangup, timeoutMilliseconds: 10_000)
     #expect(events.contains(.hangup))
-    expectRefusal(try client.reply(), EBADMSG)
+    expectRefusal(try client.reply(), EBADMSG, ServerTests.malformed)
     expectOver(client)
   }
 
@@ -186,7 +213,7 @@ import Testing
     #expect(try second.reply() == .channel(someChannels[0]))
     let third = try RawClient(directory.socket)
     try serve()
-    expectRefusal(try third.reply(), EMFILE)
+    expectRefusal(try third.reply(), EMFILE, "2 connections are open already")
     expectOver(third)
     try second.send(.list(index: 0))
     try serve()

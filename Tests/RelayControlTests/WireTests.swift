@@ -65,8 +65,9 @@ private let replies: [Reply] = [
   }
 
   @Test func whatIsOverItsLimitIsNotEncoded() {
-    let name = String(repeating: "n", count: 256)
-    #expect(throws: WireError.tooLong) { try Request.attach(channel: name).encoded() }
+    for name in [String(repeating: "n", count: 256), "", "a\n", "\u{7f}"] {
+      #expect(throws: WireError.unusableName) { try Request.attach(channel: name).encoded() }
+    }
     #expect(throws: WireError.tooLong) { try Request.list(index: -1).encoded() }
     let options = String(repeating: "o", count: ControlLimits.optionsBytes + 1)
     #expect(throws: WireError.tooLong) {

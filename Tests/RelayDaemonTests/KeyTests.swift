@@ -180,7 +180,11 @@ import Testing
     ("[channel.\"net//rx\"]", "put single / between"),
     ("[channel.\"/rx\"]", "put single / between"),
     ("[channel.\"net/..\"]", "use letters, digits, _, . and -"),
-    ("[channel.a.b]", "quoted, as in [channel.\"net/rx\"]"),
+    (
+      "[channel.a.b]",
+      "unknown table b in channel a; a channel's name with . or / is quoted, as in "
+        + "[channel.\"net/rx\"]"
+    ),
     ("[channel.a.mode]", "channel a: mode: a table is neither"),
     ("[channel.a.b.c.d.e.f]", "quoted, as in [channel.\"net/rx\"]"),
   ])

@@ -58,6 +58,41 @@ import Testing
     #expect(other != owner)
   }
 
+  private func refusal(
+    _ producers: Producers, _ handle: consuming ProcessHandle
+  ) -> ControlRefusal? {
+    do throws(ControlRefusal) {
+      _ = try producers.attach(
+        channel, limit: nil, process: handle, peer: PeerCredentials(pid: 7, uid: 0, gid: 0))
+      return nil
+    } catch { return error }
+  }
+
+  @Test func whoIsGoneByNowIsNotAttached() throws {
+    let child = try ChildProcess(["true"])
+    let handle = try ProcessHandle(pid: child.pid)
+    #expect(child.wait() == 0)
+    let producers = producers(limit: 1)
+    #expect(
+      refusal(producers, handle)
+        == ControlRefusal(code: ESRCH, message: "the process that asked is gone"))
+    _ = try attach(producers, pid: 7)
+  }
+
+  @Test func whoCannotBeWatchedIsNotAttached() throws {
+    let producers = producers(limit: 1)
+    let handle = try ProcessHandle(pid: getpid())
+    let number = handle.raw
+    // The kernel refuses what is watched already.
+    try loop.add(number, .read, producers)
+    #expect(
+      refusal(producers, handle)
+        == ControlRefusal(
+          code: EEXIST,
+          message: "cannot watch process 7: watch descriptor \(number): File exists"))
+    _ = try attach(producers, pid: 7)
+  }
+
   @Test func aChannelsLimitIsItsOwn() throws {
     let producers = producers(limit: 10)
     _ = try attach(producers, pid: 1)

@@ -57,22 +57,26 @@ import Testing
   @Test func unsealedOrWrongFilesAreRefused() throws {
     let daemon = try Channel.openShared("shared", SharedTests.geometry())
     let descriptors = daemon.descriptors!
-    #expect(throws: ChannelError.self) {
-      _ = try Channel.attach(
-        "x", geometry: SharedTests.copy(descriptors.ring), ring: SharedTests.copy(descriptors.ring),
-        wake: SharedTests.copy(descriptors.wake), owner: 1)
+    func attach(_ reason: String, geometry: CInt, ring: CInt, owner: UInt16 = 1) {
+      #expect(throws: ChannelError.untrusted(reason)) {
+        _ = try Channel.attach(
+          "x", geometry: SharedTests.copy(geometry), ring: SharedTests.copy(ring),
+          wake: SharedTests.copy(descriptors.wake), owner: owner)
+      }
     }
-    #expect(throws: ChannelError.self) {
-      _ = try Channel.attach(
-        "x", geometry: SharedTests.copy(descriptors.geometry),
-        ring: try MemoryFile.create(name: "unsealed", count: 1 << 24),
-        wake: SharedTests.copy(descriptors.wake), owner: 1)
+    attach(
+      "the geometry file is not sealed, or too short", geometry: descriptors.ring,
+      ring: descriptors.ring)
+    let unsealed = try MemoryFile.create(name: "unsealed", count: 1 << 24)
+    for ring in [unsealed.raw, descriptors.geometry] {
+      attach(
+        "the ring file of channel x is not sealed, or too short", geometry: descriptors.geometry,
+        ring: ring)
     }
-    #expect(throws: ChannelError.self) {
-      _ = try Channel.attach(
-        "x", geometry: SharedTests.copy(descriptors.geometry),
-        ring: SharedTests.copy(descriptors.geometry), wake: SharedTests.copy(descriptors.wake),
-        owner: 1)
+    for owner: UInt16 in [0, Channel.highestOwner + 1] {
+      attach(
+        "owner id \(owner) is not between 1 and 16383", geometry: descriptors.geometry,
+        ring: descriptors.ring, owner: owner)
     }
   }
 

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// Channels that give nothing more: full ones, those whose memory a producer spoiled, those of a
+// relayd that ends. What whoever uses them is told.
+
+import Glibc
+import LinuxIO
+import Testing
+
+extension OneAtATime {
+  @Suite struct DamageTests {
+    @Test(.onceIsEnough) func aFullChannelIsNotFlushed() throws {
+      let daemon = try Daemon("full:global,subbuf_size=4096,n_subbufs=2")
+      let filled = try daemon.shell(
+        "head -c 8256 /dev/zero | $BIN/relayctl write full --block 64 --drop")
+      #expect(filled.status == 0)
+      #expect(filled.error == "relayctl: 1 records lost: the channel was full\n")
+      let refused = try daemon.relayctl("flush", "full")
+      #expect(refused.status == 1)
+      #expect(refused.error == "relayctl: channel full is full: read it, then flush again\n")
+      #expect(try run("cat", daemon.device("full0")).output.utf8.count == 8192)
+      try daemon.require("flush", "full")
+    }
+
+    /// What a producer can do to the memory it writes into, to the first words of its only buffer.
+    func damage(_ channel: String, _ daemon: Daemon, _ words: String) throws {
+      let finished = try run(
+        "bash", "-c",
+        """
+        for file in /proc/\(daemon.process.pid)/fd/*; do
+          [[ $(readlink $file) == "/memfd:relay:\(channel) "* ]] || continue
+          printf '\(words)' | dd of=$file conv=notrunc status=none && exit
+        done; exit 1
+        """)
+      #expect(finished.status == 0, "\(finished.error)")
+    }
+
+    @Test func aDamagedChannelIsSaidToBeSoAndTheOthersGoOn() throws {
+      let daemon = try Daemon("bad:global,subbuf_size=4096,n_subbufs=2", "relay:global")
+      let input = try Pipe()
+      let error = try MemoryFile.create(name: "error", count: 0)
+      let writer = try ChildProcess(
+        [program("relayctl"), "write", "bad"], input: input.read.raw, error: error.raw,
+        environment: ["RELAY_SOCKET": daemon.socket])
+      #expect(write(input.write.raw, "one\n", 4) == 4)
+      try eventually("it is written") { try daemon.statistic("records_written", of: "bad") == 1 }
+      // The current sub-buffer is one that there is not.
+      try damage("bad", daemon, "\\xff\\xff\\x10\\x00\\x00\\x00\\x00\\x00")
+      #expect(write(input.write.raw, "two\n", 4) == 4)
+      #expect(writer.wait() == 1)
+      let damaged = "the shared memory of channel bad is damaged"
+      #expect(text(of: error.raw) == "relayctl: \(damaged); 1 records were written\n")
+      let flushed = try daemon.relayctl("flush", "bad")
+      #expect(flushed.status == 1)
+      #expect(flushed.error == "relayctl: \(damaged)\n")
+      let device = daemon.device("bad0")
+      try eventually("what was whole is read, then it fails") {
+        let read = try daemon.relayctl("read", "bad")
+        return read.status == 1 && read.error == "relayctl: \(device): \(damaged)\n"
+      }
+      #expect(try run("cat", device).error.contains("Input/output error"))
+      #expect(
+        daemon.logText.components(
+          separatedBy: "bad0: a process that writes to channel bad damaged its shared memory; this "
+            + "buffer delivers nothing more"
+        ).count == 2, "said once: \(daemon.logText)")
+      #expect(try daemon.statistic("corrupt", of: "bad") > 0)
+      try daemon.write("fine\n")
+      #expect(try run("cat", daemon.device("relay0")).output == "fine\n")
+    }
+
+    /// Stopped, it finds the signal first, and the request that came after it in its last moments.
+    @Test(.onceIsEnough, arguments: [SIGTERM, SIGINT])
+    func aRelaydThatEndsRefusesWhatComesLate(_ signal: CInt) throws {
+      let daemon = try Daemon("relay:global")
+      try daemon.write("one\n")
+      // In another process: a close of the file waits for relayd.
+      let reader = try ChildProcess([
+        "bash", "-c", "exec 3< $0; kill -STOP $$", daemon.device("relay0"),
+      ])
+      try eventually("it has the device open") {
+        try run("ls", "-l", "/proc/\(reader.pid)/fd").output.contains(daemon.device("relay0"))
+      }
+      daemon.process.signal(SIGSTOP)
+      daemon.process.signal(signal)
+      let error = try MemoryFile.create(name: "error", count: 0)
+      let late = try ChildProcess(
+        [program("relayctl"), "flush", "relay"], error: error.raw,
+        environment: ["RELAY_SOCKET": daemon.socket])
+      try eventually("it waits for the answer") {
+        try run("cat", "/proc/\(late.pid)/stat").output.contains(") S ")
+          && run("ls", "-l", "/proc/\(late.pid)/fd").output.contains("socket:")
+      }
+      daemon.process.signal(SIGCONT)
+      #expect(late.wait() == 1)
+      #expect(text(of: error.raw) == "relayctl: channel relay is closed\n")
+      reader.signal(SIGKILL)
+      _ = reader.wait()
+      #expect(daemon.end() == 0)
+      #expect(daemon.logText.contains("<5>\(signal == SIGTERM ? "SIGTERM" : "SIGINT"): ending\n"))
+      #expect(daemon.logText.contains("nobody read 1 record of \(daemon.device("relay0")), now"))
+    }
+  }
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// relayctl with what it cannot do, and each of its options: what it says, and its exit status.
+
+import Glibc
+import LinuxIO
+import Testing
+
+extension OneAtATime {
+  @Suite struct RelayctlTests {
+    @Test(
+      .onceIsEnough,
+      arguments: [
+        (["write", "relay", "--lines", "--block", "5"], "--lines and --block exclude each other"),
+        (["write", "relay", "--block", "0"], "--block takes a size of 1 byte or more"),
+        (
+          ["create", "x", "--owner", "a,global"], "--owner \"a,global\": one value, without commas"
+        ),
+        (["create", "x", "--subbuf-size", ""], "--subbuf-size \"\": one value, without commas"),
+        (["frobnicate"], "Unexpected argument 'frobnicate'"),
+      ])
+    func wrongUsage(_ arguments: [String], _ reason: String) throws {
+      let finished = try run([program("relayctl")] + arguments)
+      #expect(finished.status == 64)
+      #expect(finished.error.contains(reason), "\(finished.error)")
+    }
+
+    @Test(
+      .onceIsEnough,
+      arguments: [
+        (
+          "write relay --block 5000",
+          "--block 5000: a record is at most one sub-buffer, 4096 bytes here"
+        ),
+        ("write relay < /", "read standard input: Is a directory"),
+        (
+          "write relay --lines <<< $(head -c 5000 /dev/zero | tr '\\0' x)",
+          "1 records refused: longer than a sub-buffer of channel relay, 4096 bytes"
+        ),
+        ("read nosuch", "no channel nosuch; relayctl list names those there are"),
+        ("read relay --cpu 77", "channel relay has no buffer for CPU 77; there are 0"),
+        ("read relay > /dev/full", "write standard output: No space left on device"),
+        ("close ''", "a channel's name has 1 to 255 bytes, and no control characters"),
+        ("create $'a\\nb'", "a channel's name has 1 to 255 bytes, and no control characters"),
+        (
+          "create x --owner $(head -c 2000 /dev/zero | tr '\\0' x)",
+          "more than fits into a control message; use shorter texts"
+        ),
+      ])
+    func aFailure(_ command: String, _ reason: String) throws {
+      let daemon = try Daemon("relay:global,subbuf_size=4096")
+      try daemon.write("one\n")
+      let finished = try daemon.shell("$BIN/relayctl \(command)")
+      #expect(finished.status == 1)
+      #expect(finished.error == "relayctl: \(reason)\n")
+    }
+
+    @Test(.onceIsEnough) func withoutADaemonOrAWayToItTheStatusSaysWhich() throws {
+      let absent = try run(
+        [program("relayctl"), "list"], environment: ["RELAY_SOCKET": "/nonexistent/control"])
+      #expect(absent.status == 69)
+      #expect(
+        absent.error == "relayctl: no relayd serves /nonexistent/control: start one, or set "
+          + "RELAY_SOCKET to its socket\n")
+      let daemon = try Daemon("relay:global")
+      let shut = try daemon.relayctl(["list"], prefix: PermissionTests.outsider)
+      #expect(shut.status == 77)
+      #expect(
+        shut.error == "relayctl: no permission to use \(daemon.socket): its directory is not open "
+          + "to this user\n")
+      chmod(daemon.scratch.path, 0o755)
+      let unreadable = try daemon.relayctl(["read", "relay"], prefix: PermissionTests.outsider)
+      #expect(unreadable.status == 77)
+      #expect(
+        unreadable.error == "relayctl: open \(daemon.device("relay0")): Permission denied\n")
+    }
+
+    @Test(.onceIsEnough) func whoFollowsOrWaitsForADaemonThatDiesIsToldSo() throws {
+      let daemon = try Daemon("relay:global,subbuf_size=4096,n_subbufs=2", "idle:global")
+      let errors = try (0..<2).map { try MemoryFile.create(name: "error\($0)", count: 0).take() }
+      defer { for error in errors { close(error) } }
+      let zero = try FileDescriptor.open("/dev/zero", O_RDONLY)
+      let writer = try ChildProcess(
+        [program("relayctl"), "write", "relay", "--block", "64"], input: zero.raw,
+        error: errors[0], environment: ["RELAY_SOCKET": daemon.socket])
+      let device = daemon.device("idle0")
+      let reader = try ChildProcess(
+        [program("relayctl"), "read", "idle", "--follow"], error: errors[1],
+        environment: ["RELAY_SOCKET": daemon.socket])
+      try eventually("one waits for space, the other for data") {
+        try daemon.statistic("records_unread") == 128
+          && run("ls", "-l", "/proc/\(reader.pid)/fd").output.contains(device)
+      }
+      daemon.end(SIGKILL)
+      #expect(writer.wait() == 69 && reader.wait() == 69)
+      #expect(
+        text(of: errors[0])
+          == "relayctl: relayd is gone: 128 records were written, the rest were not\n")
+      #expect(text(of: errors[1]) == "relayctl: relayd is gone: \(device) is dead\n")
+    }
+
+    /// All that a help text names, beside --help: a new one belongs here, with its test.
+    @Test(
+      .onceIsEnough,
+      arguments: [
+        "": "--version", "list": "--json", "stat": "--json", "write": "--block --drop --lines",
+        "read": "--cpu --follow", "flush": "", "reset": "", "close": "", "reload": "",
+        "create": """
+        --global --group --keep --max-producers --mode --n-subbufs --owner --permissions --read \
+        --subbuf-size --wakeup --writers
+        """,
+        "relayd":
+          "--backend --channel --check --config --mount --socket --version --wait-for-cuse",
+      ])
+    func everyOptionIsKnownHere(_ command: String, _ options: String) throws {
+      let help = try run(
+        command == "relayd"
+          ? [program("relayd"), "--help"]
+          : [program("relayctl")] + (command.isEmpty ? [] : [command]) + ["--help"])
+      #expect(help.status == 0)
+      let named = help.output.split(separator: "\n").compactMap { line -> String? in
+        let words = line.split(separator: " ")
+        guard line.hasPrefix("  -"), let word = words.first(where: { $0.hasPrefix("--") }) else {
+          return nil
+        }
+        return String(word)
+      }
+      let isWhole = ["", "relayd"].contains(command)
+      #expect(
+        named.filter { $0 != "--help" && (isWhole || $0 != "--version") }.sorted()
+          == options.split(separator: " ").map(String.init))
+    }
+
+    @Test(.onceIsEnough, arguments: ["relayd", "relayctl"]) func versions(_ name: String) throws {
+      let finished = try run(program(name), "--version")
+      #expect(finished.status == 0)
+      #expect(finished.output.hasPrefix("\(name) 0."))
+    }
+  }
+}
