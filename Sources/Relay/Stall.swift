@@ -65,8 +65,8 @@ struct Stall {
 }
 
 extension Reader {
-  /// How long a record that is being written may hold back what is behind it, in milliseconds; nil:
-  /// for ever. Then it is passed and counted in `lostStalled`, whether it is completed later or not.
+  /// How long a record that is being written may hold back what is behind it, in milliseconds;
+  /// nil: for ever. Then it is passed and counted in `lostStalled`, completed later or not.
   public var stallTimeout: Int? {
     get { stall.timeout }
     set { stall.timeout = newValue }

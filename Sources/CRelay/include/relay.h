@@ -139,9 +139,9 @@ int relay_writev(relay_chan *chan, const struct iovec *pieces, int count);
 int relay_write_wait(relay_chan *chan, const void *data, size_t length, int timeout_ms);
 
 /* Space for a record of `length` bytes that the caller fills, then ends by relay_commit or
- * relay_cancel, soon: readers wait at a record that is neither, and after the channel's stall_timeout
- * (1 s unless configured) they pass it for good. NULL, and errno is one of the above as a positive
- * number. Safe and cheap as relay_write. Any thread of this process may end it. */
+ * relay_cancel, soon: readers wait at a record that is neither, and after the channel's
+ * stall_timeout (1 s unless configured) they pass it for good. NULL, and errno is one of the above
+ * as a positive number. Safe and cheap as relay_write. Any thread of this process may end it. */
 void *relay_reserve(relay_chan *chan, size_t length, relay_reservation *reservation);
 
 /* Makes the record visible. One store. Does nothing for a reservation that failed or has ended.
