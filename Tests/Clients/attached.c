@@ -237,6 +237,24 @@ TEST(attaching_a_thousand_times_leaves_nothing_behind) {
   EQUAL(descriptors(), before);
 }
 
+// The same process, and nothing of what it had: neither memory nor descriptors.
+TEST(a_program_that_is_replaced_attaches_anew) {
+  relay_chan *chan = attach("relay");
+  relay_reservation reservation;
+  EQUAL(relay_write(chan, "before\n", 7), 0);
+  CHECK(relay_reserve(chan, 8, &reservation));
+  execl("/proc/self/exe", "attached", "after_an_exec", NULL);
+  CHECK(!"exec");
+}
+
+TEST(after_an_exec) {
+  int count = descriptors();
+  relay_chan *chan = attach("relay");
+  EQUAL(relay_write(chan, "after\n", 6), 0);
+  relay_detach(chan);
+  EQUAL(descriptors(), count);
+}
+
 // Prints who is left behind, stopped.
 TEST(a_stopped_writer_is_left_behind) {
   relay_chan *chan = attach("relay");

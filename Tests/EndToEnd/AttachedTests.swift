@@ -63,6 +63,17 @@ extension OneAtATime {
       #expect(try check("attaching_a_thousand_times_leaves_nothing_behind", daemon) == "x")
     }
 
+    /// An exec ends what other threads were writing; that is known when the process ends.
+    @Test func anExecCostsWhatWasBeingWritten() throws {
+      let daemon = try Daemon("relay:global,stall_timeout=never")
+      let library = try Library.get()
+      let program = try library.program("attached", Library.c, "test.c", "attached.c")
+      let finished = try library.start([program, "a_program_that_is_replaced_attaches_anew"], daemon)
+      #expect(finished.status == 0, "\(finished.error)")
+      try eventually("its end is seen") { try daemon.statistic("aborted") == 1 }
+      #expect(try run("cat", daemon.device("relay0")).output == "before\nafter\n")
+    }
+
     /// It goes on, or dies, when its record was passed.
     @Test(arguments: [SIGCONT, SIGKILL])
     func whatIsBehindAStoppedWriterIsDelivered(_ signal: CInt) throws {
@@ -107,7 +118,7 @@ extension OneAtATime {
     }
 
     @Test func everyTestIsRun() throws {
-      #expect(try Library.tests("attached.c").count == 16)
+      #expect(try Library.tests("attached.c").count == 18)
     }
   }
 }
