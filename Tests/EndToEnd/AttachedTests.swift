@@ -68,7 +68,8 @@ extension OneAtATime {
       let daemon = try Daemon("relay:global,stall_timeout=never")
       let library = try Library.get()
       let program = try library.program("attached", Library.c, "test.c", "attached.c")
-      let finished = try library.start([program, "a_program_that_is_replaced_attaches_anew"], daemon)
+      let finished = try library.start(
+        [program, "a_program_that_is_replaced_attaches_anew"], daemon)
       #expect(finished.status == 0, "\(finished.error)")
       try eventually("its end is seen") { try daemon.statistic("aborted") == 1 }
       #expect(try run("cat", daemon.device("relay0")).output == "before\nafter\n")
