@@ -46,8 +46,8 @@ extension OneAtATime {
       return finished.output
     }
 
-    /// The connection of a process that has ended, used by another one. Of one that was reaped, some
-    /// kernels give no handle any more.
+    /// The connection of a process that has ended, used by another one. Of one that was reaped,
+    /// some kernels give no handle any more.
     @Test(.onceIsEnough, arguments: [false, true])
     func whoConnectedAndIsGoneGetsNothing(_ isReaped: Bool) throws {
       let daemon = try Daemon("relay:global")
