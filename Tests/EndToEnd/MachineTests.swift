@@ -154,6 +154,21 @@ extension OneAtATime {
       #expect(access("/sys/class/cuse/relay0", F_OK) == -1)
     }
 
+    /// Where it cannot see which CPUs there are, it serves those it knew.
+    @Test(.enabled(if: Backend.underTest == .cuse)) func cpusThatCannotBeCountedAreSaid() throws {
+      let daemon = try Daemon("relay", prefix: elsewhere("true"))
+      let finished = try daemon.shell(
+        """
+        nsenter --mount --target \(daemon.process.pid) mount -t tmpfs none /sys/devices/system/cpu
+        echo online > /sys/devices/system/cpu/cpu0/uevent
+        """)
+      #expect(finished.status == 0, "\(finished.error)")
+      let said = "<4>open /sys/devices/system/cpu/online: No such file or directory\n"
+      try eventually("it is said: \(daemon.logText)") { daemon.logText.contains(said) }
+      try daemon.write("one\n")
+      #expect(try daemon.relayctl("read", "relay").output == "one\n")
+    }
+
     /// Another manager of /dev than the kernel, which takes a moment: it makes the right node, or
     /// one that is not relayd's.
     @Test(.enabled(if: Backend.underTest == .cuse), arguments: [true, false])

@@ -98,6 +98,24 @@ extension OneAtATime {
       #expect(text(of: errors[1]) == "relayctl: relayd is gone: \(device) is dead\n")
     }
 
+    @Test(.onceIsEnough) func onATerminalAWriterShowsHowFarItIsAndWhatItWaitsFor() throws {
+      let daemon = try Daemon("relay:global,subbuf_size=4096,n_subbufs=2")
+      let out = try MemoryFile.create(name: "out", count: 0)
+      let null = try FileDescriptor.open("/dev/null", O_RDONLY)
+      let command = "head -c 8256 /dev/zero | \(program("relayctl")) write relay --block 64"
+      // script(1) is the terminal.
+      let terminal = try ChildProcess(
+        ["script", "-qec", command, "/dev/null"], input: null.raw, output: out.raw,
+        environment: ["RELAY_SOCKET": daemon.socket])
+      try eventually("it waits") {
+        text(of: out.raw).contains("\r128 records, 0 MiB, 0 MiB/s, full: waiting for a reader")
+      }
+      #expect(try run("cat", daemon.device("relay0")).output.utf8.count >= 8192)
+      #expect(terminal.wait() == 0)
+      let last = text(of: out.raw).components(separatedBy: "\r129 records, 0 MiB, ").dropFirst()
+      #expect(last.count == 1, "\(text(of: out.raw))")
+    }
+
     /// All that a help text names, beside --help: a new one belongs here, with its test.
     @Test(
       .onceIsEnough,

@@ -176,8 +176,9 @@ private final class PipeChannel {
     try FileDescriptor.open("\(live.directory.path)/pipe\(cpu)", O_RDWR)
   }
 
-  func reader(_ options: String...) throws -> ChildProcess {
-    try start(["read", "pipe"] + options, live.directory, output: output.write.raw)
+  func reader(_ options: String..., error: CInt? = nil) throws -> ChildProcess {
+    try start(
+      ["read", "pipe"] + options, live.directory, output: output.write.raw, error: error)
   }
 
   /// What relayctl wrote next.
@@ -231,5 +232,27 @@ private func put(_ text: String, into file: borrowing FileDescriptor) {
     close(first)
     close(second)
     #expect(reader.wait() == 0)
+  }
+
+  @Test(.enabled(if: (try? Processors.online().count > 1) ?? false, "needs 2 CPUs"))
+  func aNewCPUsDeviceThatDoesNotOpenIsSaidAndTheOthersGoOn() throws {
+    let channel = try PipeChannel(cpus: [0])
+    let writer = try channel.writer(0).take()
+    let path = "\(channel.live.directory.path)/pipe1"
+    #expect(unlink(path) == 0 && symlink("pipe1", path) == 0)
+    let error = try Pipe()
+    let follower = try channel.reader("--follow", error: error.write.raw)
+    #expect(write(writer, "one\n", 4) == 4)
+    #expect(channel.next() == "one\n")
+    channel.live.channels.known.withLock { $0[0].cpus = [0, 1] }
+    var bytes = [UInt8](repeating: 0, count: 4096)
+    let count = read(error.read.raw, &bytes, bytes.count)
+    #expect(
+      String(decoding: bytes.prefix(max(0, count)), as: UTF8.self)
+        == "relayctl: open \(path): Too many levels of symbolic links\n")
+    #expect(write(writer, "two\n", 4) == 4)
+    #expect(channel.next() == "two\n")
+    close(writer)
+    #expect(follower.wait() == 0)
   }
 }
