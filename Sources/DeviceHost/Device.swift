@@ -202,6 +202,7 @@ extension Device {
       armIfAwaited()
     }
     cfuse_reply_poll(request, events)
+    reportCorruption()
   }
 
   /// POLLIN whenever a read would return data (or a whole sub-buffer, where it was so chosen);
@@ -220,10 +221,13 @@ extension Device {
   /// Makes sure that who waits will be told. Where there is data, who waits has seen it, and the
   /// read that drains it comes here again.
   private func armIfAwaited() {
-    guard isAwaited else { return }
-    keeper?.startWaking(self)
-    // Looking first saves the barrier. Not armed: something came in between.
-    if events == 0, !reader.arm(options.wakeup) { tell() }
+    // Bounded: in hostile memory data may come and go with each look. The tick looks again.
+    for _ in 0..<8 where isAwaited {
+      keeper?.startWaking(self)
+      // Looking first saves the barrier. Not armed: something came in between.
+      guard events == 0, !reader.arm(options.wakeup) else { return }
+      tell()
+    }
   }
 
   /// After a writer's signal, and from time to time in case one was lost.
@@ -231,6 +235,7 @@ extension Device {
     guard isAwaited else { return }
     if events != 0 {
       tell()
+      armIfAwaited()
     } else if !reader.isArmed(options.wakeup) {
       armIfAwaited()
     }
@@ -242,7 +247,6 @@ extension Device {
     while served < parked.count, answer(parked[served]) { served += 1 }
     parked.removeFirst(served)
     if awaitedPolls > 0, events != 0 { notifyPolls() }
-    armIfAwaited()
   }
 
   /// Answers a waiting read; false when there is nothing left for it.

@@ -76,13 +76,14 @@ package final class CallbackBuffer {
     var sealed = ChannelBuffer.Sealed(entries: 0, bytes: 0)
     var previous: UnsafeMutableRawPointer?
     if current.seq != 0 {
-      guard case .sealed(let totals) = buffer.seal(current, NoTestPoints.self) else {
+      guard case .sealed(let totals) = buffer.seal(current) else {
         return .corrupt
       }
       sealed = totals
       previous = buffer.payload(current.subbuf)
     }
-    guard let (next, state) = buffer.chooseNext(after: current) else { return .full }
+    var patience = Patience()
+    guard let (next, state) = buffer.chooseNext(after: current, &patience) else { return .full }
     let claim = SubbufState(.claimed, seq: current.seq &+ 1, owner: owner)
     guard buffer.exchangeState(next, state, claim) else { return .full }
     isOverwriting = state.phase != .free

@@ -263,7 +263,9 @@ extension Channel {
   }
 
   func flush(_ buffer: ChannelBuffer) -> FlushResult {
-    buffer.flush(owner: owner, wakeFD: wakeFD)
+    let result = buffer.flush(owner: owner, wakeFD: wakeFD)
+    if result == .corrupt { buffer.count(buffer.corrupt) }
+    return result
   }
 
   /// Finalizes the channel for everyone: later writes are refused, readers drain what is left and

@@ -86,7 +86,7 @@ extension ChannelBuffer {
   @inlinable func index(_ subbuf: Int) -> SharedWord {
     word(layout.indexOffset &+ subbuf &* layout.entryCount &* 8)
   }
-  @inlinable func payload(_ subbuf: Int) -> UnsafeMutableRawPointer {
+  @inlinable package func payload(_ subbuf: Int) -> UnsafeMutableRawPointer {
     base + (layout.payloadOffset &+ subbuf &* layout.subbufSize)
   }
 }

@@ -93,18 +93,7 @@ extension Channel {
   /// Leaves the buffer's current sub-buffer, even if it is empty.
   package func switchSubbuf(_ buffer: ChannelBuffer) -> FlushResult {
     let buffer = buffer.home
-    let current = buffer.loadCurrent()
-    repeat {
-      switch buffer.switchSubbuf(
-        from: current, owner: owner, wakeFD: wakeFD, NoTestPoints.self)
-      {
-      case nil: continue
-      case .full: return .full
-      case .closed: return .closed
-      default: return .corrupt
-      }
-    } while buffer.loadCurrent() == current
-    return .flushed
+    return buffer.leave(buffer.loadCurrent(), owner: owner, wakeFD: wakeFD)
   }
 }
 

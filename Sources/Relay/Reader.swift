@@ -44,10 +44,12 @@ public final class Reader {
 
   /// The rest of a record whose beginning was delivered, kept aside so that overwriting cannot
   /// tear it.
-  var rest: UnsafeMutableRawBufferPointer
+  package internal(set) var rest: UnsafeMutableRawBufferPointer
   private let restBase: UnsafeMutableRawPointer
 
   var plan = Plan(position: Position())
+  /// Looks at all states that this claim may still take to find where to go on.
+  var searchesLeft = 0
   private(set) var hasClaim = false
   /// Whether the last consumed claim moved the position.
   private var hasAdvanced = false
@@ -57,6 +59,7 @@ public final class Reader {
   var pinCount = 0
 
   static let vectorLimit = 64
+  static let searchLimit = 128
 
   /// Where reading goes on: at entry `entry` of the sub-buffer with sequence number `seq`.
   struct Position {
@@ -120,18 +123,25 @@ extension Reader {
   /// Claims up to `limit` bytes and pins where they lie; `byteCount` 0 when there are none, and
   /// then nothing has to be given back. Ends early before a gap and after 64 pieces.
   public func claim(limit: Int) -> Claim {
+    precondition(!hasClaim && limit >= 0)
     // No claim is longer, and the sum with an offset cannot overflow.
     let limit = min(limit, 1 << 40)
+    if mayReclaim { reclaim() }
+    if !stall.passed.isEmpty { settlePassed() }
+    searchesLeft = Reader.searchLimit
     var claim = claimOnce(limit: limit)
-    // Nothing but cancelled records and gaps so far: what was passed is consumed, so this ends.
-    while claim.byteCount == 0, limit > 0, hasAdvanced { claim = claimOnce(limit: limit) }
+    // Nothing but cancelled records and gaps so far: what was passed is consumed. Each round passes
+    // `vectorLimit` sub-buffers or is the last but one; more of them than there are means that
+    // somebody plays with the words, and the next claim goes on from there.
+    var roundsLeft = buffer.layout.subbufCount / Reader.vectorLimit + 2
+    while claim.byteCount == 0, limit > 0, hasAdvanced, roundsLeft > 0 {
+      claim = claimOnce(limit: limit)
+      roundsLeft -= 1
+    }
     return claim
   }
 
   private func claimOnce(limit: Int) -> Claim {
-    precondition(!hasClaim && limit >= 0)
-    if mayReclaim { reclaim() }
-    if !stall.passed.isEmpty { settlePassed() }
     plan = Plan(position: position)
     plan.gap = pendingGap
     vectorCount = 0
@@ -201,29 +211,29 @@ extension Reader {
   /// Pins a held sub-buffer of `seq`: while pinned it is never recycled, so what is being sent
   /// cannot be torn.
   func pin(_ subbuf: Int, seq: UInt64) -> Bool {
-    var state = buffer.loadState(subbuf)
-    while state.isHeld, state.seq == seq, state.pins < 15 {
+    for _ in 0..<ChannelBuffer.stateAttempts {
+      let state = buffer.loadState(subbuf)
+      guard state.isHeld, state.seq == seq, state.pins < 15 else { return false }
       if buffer.exchangeState(subbuf, state, state.with(pins: state.pins + 1)) {
         pinned[pinCount] = Pin(subbuf: subbuf, seq: seq, isFinished: false)
         pinCount += 1
         return true
       }
-      state = buffer.loadState(subbuf)
     }
     return false
   }
 
   /// Drops a pin; true when the sub-buffer became free with it.
   func unpin(_ pin: Pin) -> Bool {
-    var state = buffer.loadState(pin.subbuf)
-    while state.isHeld, state.seq == pin.seq, state.pins > 0 {
+    for _ in 0..<ChannelBuffer.stateAttempts {
+      let state = buffer.loadState(pin.subbuf)
+      guard state.isHeld, state.seq == pin.seq, state.pins > 0 else { break }
       let free = pin.isFinished && state.pins == 1
       let next = free ? SubbufState(.free, seq: pin.seq) : state.with(pins: state.pins - 1)
       if buffer.exchangeState(pin.subbuf, state, next) {
         if pin.isFinished, !free { mayReclaim = true }
         return free
       }
-      state = buffer.loadState(pin.subbuf)
     }
     // A pinned sub-buffer keeps its seq: only hostile memory gets here.
     markCorrupt()

@@ -51,8 +51,12 @@ struct Stall {
     return place < limit
   }
 
+  /// More than there are stopped writers; in hostile memory every entry may look like one. Those
+  /// beyond stay counted as stalled, even if they are discarded later.
+  static let passedLimit = 16384
+
   mutating func note(_ passed: [Passed]) {
-    if !passed.isEmpty { self.passed += passed }
+    if !passed.isEmpty { self.passed += passed.prefix(Stall.passedLimit - self.passed.count) }
   }
 
   /// Keeps those of which it is so.
@@ -98,8 +102,10 @@ extension Reader {
 
   func passBusy(_ subbuf: Int, _ entry: Entry) {
     let position = plan.position
-    plan.passed.append(
-      Stall.Passed(subbuf: subbuf, place: Stall.Place(seq: position.seq, entry: position.entry)))
+    if plan.passed.count < Stall.passedLimit {
+      plan.passed.append(
+        Stall.Passed(subbuf: subbuf, place: Stall.Place(seq: position.seq, entry: position.entry)))
+    }
     plan.position.advance(by: 1, to: entry.end)
     plan.position.walkedFromStart = false
     plan.totals.stalled &+= 1

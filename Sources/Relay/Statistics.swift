@@ -116,7 +116,8 @@ extension Reader {
     s.lostStalled = totals.stalled
     s.aborted = counters.aborted &- origin.counters.aborted
     s.cancelled = counters.cancelled &- origin.counters.cancelled
-    s.corrupt = counters.corrupt &- origin.counters.corrupt
+    // The counter stands in the same memory.
+    s.corrupt = max(counters.corrupt &- origin.counters.corrupt, isCorrupt ? 1 : 0)
     s.recordsRead = totals.records
     s.recordsUnread = held.entries &- held.dead
     s.bytesRead = totals.bytes
@@ -177,11 +178,13 @@ extension Reader {
   /// Forgets all data and counts: what is written from here on is all there ever was. Safe while
   /// writers run; a record being written at this moment is forgotten, too.
   public func reset() {
-    for _ in 0..<1000 {
+    var patience = Patience()
+    while patience.lasts() {
       let current = buffer.loadCurrent()
-      guard current.seq != 0, current.subbuf < buffer.layout.subbufCount else { break }
+      guard current.seq != 0, current.subbuf < buffer.layout.subbufCount, !isCorrupt else { break }
       guard pin(current.subbuf, seq: current.seq) else {
         buffer.openIfClaimed(current)
+        checkCurrent()
         continue
       }
       let end = sealedEnd(current)
@@ -202,17 +205,20 @@ extension Reader {
   }
 
   /// Closes the pinned current sub-buffer to writers and returns the position at its end; nil when
-  /// writers moved on meanwhile.
+  /// writers moved on meanwhile, or the memory is corrupt.
   private func sealedEnd(_ current: Current) -> Position? {
     var entries = 0
     var end = 0
     switch buffer.frontier(current) {
     case .empty(_, at: 0, _): break
-    case .corrupt: return nil
     default:
-      guard case .sealed(let sealed) = buffer.seal(current, NoTestPoints.self) else { return nil }
-      entries = sealed.entries
-      end = sealed.bytes
+      switch buffer.seal(current) {
+      case .sealed(let sealed): (entries, end) = (sealed.entries, sealed.bytes)
+      case .moved: return nil
+      case .stopped:
+        markCorrupt()
+        return nil
+      }
     }
     // Relaxed: published by the CAS of `current`.
     let record = buffer.recordBase(current.subbuf).pointee.load(ordering: .relaxed)

@@ -7,16 +7,16 @@ internal import Synchronization
 extension ChannelBuffer {
   /// Seals the sub-buffer that `current` names and makes another one current.
   /// nil: try again from the start; the switch happened, here or elsewhere.
-  @usableFromInline
-  package func switchSubbuf<P: TestPoints>(
-    from current: Current, owner: UInt16, wakeFD: CInt, _ points: P.Type
+  func switchSubbuf<P: TestPoints>(
+    from current: Current, owner: UInt16, wakeFD: CInt, _ patience: inout Patience,
+    _ points: P.Type
   ) -> Stop? {
     guard !current.isClosed else { return .closed }
     var sealed = Sealed(entries: 0, bytes: 0)
     // All-zero memory: nothing to leave.
     if current.seq != 0 {
       guard current.subbuf < layout.subbufCount else { return .corrupt }
-      switch seal(current, points) {
+      switch seal(current, &patience, points) {
       case .sealed(let totals): sealed = totals
       case .moved: return nil
       case .stopped(let stop): return stop
@@ -25,7 +25,7 @@ extension ChannelBuffer {
       guard P.reached(.opened) else { return .killed }
     }
 
-    guard let (next, state) = chooseNext(after: current) else {
+    guard let (next, state) = chooseNext(after: current, &patience) else {
       return loadCurrent() == current ? .full : nil
     }
     guard P.reached(.choseNext) else { return .killed }
@@ -80,10 +80,10 @@ extension ChannelBuffer {
   }
 
   /// Frontier EMPTY → SEAL: nobody can reserve in this lap any more.
-  func seal<P: TestPoints>(_ current: Current, _ points: P.Type) -> SealResult {
-    var attempts = 0
-    while attempts < ChannelBuffer.attemptLimit {
-      attempts += 1
+  func seal<P: TestPoints>(
+    _ current: Current, _ patience: inout Patience, _ points: P.Type
+  ) -> SealResult {
+    while patience.lasts() {
       switch frontier(current) {
       case .corrupt: return .stopped(.corrupt)
       case .sealed(let i, let end): return .sealed(Sealed(entries: i, bytes: end))
@@ -101,9 +101,14 @@ extension ChannelBuffer {
     return .stopped(.corrupt)
   }
 
+  func seal(_ current: Current) -> SealResult {
+    var patience = Patience()
+    return seal(current, &patience, NoTestPoints.self)
+  }
+
   /// A FREE sub-buffer, next in turn; else, in overwrite mode, the oldest one that nobody has
   /// pinned and nobody is still writing to.
-  func chooseNext(after current: Current) -> (Int, SubbufState)? {
+  func chooseNext(after current: Current, _ patience: inout Patience) -> (Int, SubbufState)? {
     let first = current.seq == 0 ? 0 : current.subbuf + 1
     for i in 0..<layout.subbufCount {
       let subbuf = (first + i) % layout.subbufCount
@@ -112,20 +117,26 @@ extension ChannelBuffer {
     }
     guard layout.overwrites else { return nil }
     var newerThan: UInt64 = 0
-    while let (subbuf, state) = oldestHeld(after: newerThan, before: current.seq) {
+    // Each stopped writer costs a look at all states.
+    while patience.lasts(),
+      let (subbuf, state) = oldestHeld(after: newerThan, before: current.seq, ifUnpinned: true)
+    {
       // Scanned before the claim: a stopped writer's sub-buffer stays as it is (quarantine).
-      if state.pins == 0, !holdsBusy(subbuf, seq: state.seq) { return (subbuf, state) }
+      if !holdsBusy(subbuf, seq: state.seq) { return (subbuf, state) }
       newerThan = state.seq
     }
     return nil
   }
 
   /// The OPEN or FULL sub-buffer with the lowest sequence number in between, both ends excluded.
-  func oldestHeld(after low: UInt64, before high: UInt64) -> (Int, SubbufState)? {
+  func oldestHeld(
+    after low: UInt64, before high: UInt64, ifUnpinned: Bool = false
+  ) -> (Int, SubbufState)? {
     var oldest: (Int, SubbufState)?
     for subbuf in 0..<layout.subbufCount {
       let state = loadState(subbuf)
       guard state.isHeld, state.seq > low, state.seq < high else { continue }
+      guard !ifUnpinned || state.pins == 0 else { continue }
       if let (_, best) = oldest, best.seq <= state.seq { continue }
       oldest = (subbuf, state)
     }
@@ -187,12 +198,15 @@ extension ChannelBuffer {
 
   /// OPEN → FULL for the sub-buffer just left, keeping its pins.
   private func fill(_ previous: Current) {
-    var state = loadState(previous.subbuf)
-    while state.phase == .open, state.seq == previous.seq {
+    for _ in 0..<ChannelBuffer.stateAttempts {
+      let state = loadState(previous.subbuf)
+      guard state.phase == .open, state.seq == previous.seq else { return }
       if exchangeState(previous.subbuf, state, state.with(.full)) { return }
-      state = loadState(previous.subbuf)
     }
   }
+
+  /// Far more than there are others that change the state of one sub-buffer in one lap.
+  static var stateAttempts: Int { 1000 }
 
   func wakeReaderIfWaiting(_ wakeFD: CInt) {
     // Relaxed, both: as after commit; the CAS of `current` before it is the barrier here.
@@ -223,30 +237,37 @@ extension ChannelBuffer {
     guard current.seq != 0 else { return .flushed }
     guard current.subbuf < layout.subbufCount else { return .corrupt }
     if case .empty(_, at: 0, _) = frontier(current) { return .flushed }
-    repeat {
-      switch switchSubbuf(from: current, owner: owner, wakeFD: wakeFD, NoTestPoints.self) {
-      case nil: continue
+    return leave(current, owner: owner, wakeFD: wakeFD)
+  }
+
+  /// Leaves the sub-buffer that `current` names, even if it is empty, unless another writer does.
+  func leave(_ current: Current, owner: UInt16, wakeFD: CInt) -> FlushResult {
+    var patience = Patience()
+    while patience.lasts() {
+      switch switchSubbuf(
+        from: current, owner: owner, wakeFD: wakeFD, &patience, NoTestPoints.self)
+      {
+      case nil: if loadCurrent() != current { return .flushed }
       case .full: return .full
       case .closed: return .closed
       default: return .corrupt
       }
-    } while loadCurrent() == current
-    return .flushed
+    }
+    return .corrupt
   }
 
   /// No record can be reserved after this returns; what was reserved before can still be
   /// committed, and everything committed can be read.
   func close(wakeFD: CInt) {
-    var current = loadCurrent()
-    while !current.isClosed {
-      // Acquire-release: every switch loses its CAS of `current` from here on.
-      let (exchanged, original) = currentWord.pointee.compareExchange(
-        expected: current.raw, desired: current.closed.raw, ordering: .acquiringAndReleasing)
-      current = exchanged ? current.closed : Current(raw: original)
-    }
-    if current.seq != 0, current.subbuf < layout.subbufCount {
-      _ = seal(current, NoTestPoints.self)
-      openIfClaimed(current)
+    // Acquire-release: every switch loses its CAS of `current` from here on.
+    currentWord.pointee.bitwiseOr(Current.closedBit, ordering: .acquiringAndReleasing)
+    let current = loadCurrent()
+    if current.seq != 0 {
+      if current.subbuf < layout.subbufCount, case .sealed = seal(current) {
+        openIfClaimed(current)
+      } else {
+        count(corrupt)
+      }
     }
     wakeReaderIfWaiting(wakeFD)
     Wake.writers(self)

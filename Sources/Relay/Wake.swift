@@ -54,9 +54,14 @@ enum Wake {
 }
 
 enum Clock {
-  static func milliseconds() -> Int {
+  static func milliseconds() -> Int { milliseconds(CLOCK_MONOTONIC) }
+
+  /// That the calling thread has run.
+  static func threadMilliseconds() -> Int { milliseconds(CLOCK_THREAD_CPUTIME_ID) }
+
+  private static func milliseconds(_ clock: clockid_t) -> Int {
     var now = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &now)
+    clock_gettime(clock, &now)
     return now.tv_sec * 1000 + now.tv_nsec / 1_000_000
   }
 }

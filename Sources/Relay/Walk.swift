@@ -9,11 +9,15 @@ extension Reader {
   /// Pins the sub-buffer the plan goes on in; skips to the oldest one still there if that one is
   /// gone. False: nothing to read yet, or a gap that the next claim has to start with.
   func enterSubbuf() -> Bool {
-    for attempt in 0..<16 {
+    for attempt in 0..<16 where searchesLeft > 0 {
       // Before the descriptors: never skip further than what was current before the scan.
       let current = buffer.loadCurrent()
       let wanted = plan.position.seq
-      guard current.seq >= wanted, current.seq != 0 else { return false }
+      guard current.seq >= wanted, current.seq != 0 else {
+        // Nothing was written yet; or `current` went back, which it never does.
+        if wanted > 1 { markCorrupt() }
+        return false
+      }
       guard current.subbuf < buffer.layout.subbufCount else {
         markCorrupt()
         return false
@@ -24,7 +28,17 @@ extension Reader {
       guard pin(subbuf, seq: seq) else { continue }
       return seq == wanted && (plan.position.entry > 0 || wanted == 1) || arrive(subbuf, seq)
     }
+    checkCurrent()
     return false
+  }
+
+  /// What `current` names is CLAIMED, OPEN or FULL with its number for as long as it does.
+  func checkCurrent() {
+    let current = buffer.loadCurrent()
+    guard current.subbuf < buffer.layout.subbufCount else { return markCorrupt() }
+    let state = buffer.loadState(current.subbuf)
+    let isRight = state.seq == current.seq && state.phase != .free && state.pins < 15
+    if !isRight, buffer.loadCurrent() == current { markCorrupt() }
   }
 
   /// The sub-buffer with the lowest sequence number from `wanted` up to the current one.
@@ -33,6 +47,7 @@ extension Reader {
     let guess = plan.position.subbuf
     let state = buffer.loadState(guess)
     if state.isHeld, state.seq == wanted { return (guess, wanted) }
+    searchesLeft -= 1
     if let (subbuf, state) = buffer.oldestHeld(after: wanted - 1, before: current.seq) {
       return (subbuf, state.seq)
     }

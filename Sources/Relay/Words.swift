@@ -12,8 +12,8 @@ package struct Current: Equatable {
   }
   @inlinable package var seq: UInt64 { raw >> 20 }
   @inlinable package var subbuf: Int { Int(raw & 0xffff) }
-  @inlinable package var isClosed: Bool { raw & 1 << 19 != 0 }
-  @inlinable package var closed: Current { Current(raw: raw | 1 << 19) }
+  @inlinable package static var closedBit: UInt64 { 1 << 19 }
+  @inlinable package var isClosed: Bool { raw & Current.closedBit != 0 }
 }
 
 /// `descriptor.state`: what one sub-buffer is doing, for which sequence number, pinned by how many.

@@ -216,9 +216,6 @@ extension ChannelBuffer {
     case corrupt
   }
 
-  /// Far more lost races than any real contention brings: somebody plays with the words.
-  static var attemptLimit: Int { 1 << 20 }
-
   /// One try at the place the hint names; whatever is unusual goes the long way.
   @inlinable @inline(__always)
   package func reserve<P: TestPoints>(
@@ -268,7 +265,8 @@ extension ChannelBuffer {
     _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type
   ) -> Reserved {
     guard length <= layout.subbufSize else { return .stopped(.tooBig) }
-    for _ in 0..<ChannelBuffer.attemptLimit {
+    var patience = Patience()
+    while patience.lasts() {
       let current = loadCurrent()
       guard P.reached(.loadedCurrent) else { return .stopped(.killed) }
       if let place = nextPlace(length, in: current) {
@@ -276,7 +274,9 @@ extension ChannelBuffer {
         if let reserved = take(place.0, length, current, place.seen, owner, wakeFD, points) {
           return reserved
         }
-      } else if let stop = switchSubbuf(from: current, owner: owner, wakeFD: wakeFD, points) {
+      } else if let stop = switchSubbuf(
+        from: current, owner: owner, wakeFD: wakeFD, &patience, points)
+      {
         return .stopped(stop)
       }
     }

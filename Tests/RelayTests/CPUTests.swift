@@ -208,9 +208,10 @@ private enum Affinity {
     let daemon = try Channel.openShared("test", geometry())
     let producer = try SharedTests.attach(daemon)
     let slot = ownSlot(producer)
+    var patience = Patience()
     #expect(
       slot.switchSubbuf(
-        from: Current(raw: 0), owner: 5, wakeFD: -1, NoTestPoints.self) == nil)
+        from: Current(raw: 0), owner: 5, wakeFD: -1, &patience, NoTestPoints.self) == nil)
     #expect(onOwn { producer.write("x") } == .written)
     #expect(daemon.flush() == .flushed)
     #expect(try text(daemon, initial[0]) == "")

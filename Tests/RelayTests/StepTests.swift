@@ -96,6 +96,7 @@ import Testing
     let own = Int(s.recordsWritten) - written.count
     #expect(own == (result == true ? 1 : own == 1 && c.point == .committed ? 1 : 0), "\(c)")
     #expect(s.recordsUnread == 0, "\(c)")
+    #expect(s.corrupt == 0, "\(c)")
     // A fresh writer gets through everything once more.
     for _ in 0..<20 {
       #expect(channel.write("z") == .written, "\(c)")

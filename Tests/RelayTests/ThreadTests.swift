@@ -112,6 +112,7 @@ extension Thread: Runnable {
     #expect(s.recordsRead == UInt64(records))
     #expect(s.recordsWritten == UInt64(written))
     #expect(s.recordsUnread == 0)
+    #expect(s.corrupt == 0)
     #expect(records + Int(s.lostOverwritten) == written)
     #expect(written + Int(s.lostFull) == ThreadTests.writers * ThreadTests.recordsEach)
   }
@@ -136,6 +137,7 @@ extension Thread: Runnable {
       _ = reader.read(1000)
       let s = reader.statistics()
       #expect(s.recordsWritten == s.recordsRead + s.recordsUnread + s.lostOverwritten)
+      #expect(s.corrupt == 0)
     }
     joiner.join()
     reader.reset()
