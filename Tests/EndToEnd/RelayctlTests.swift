@@ -124,7 +124,7 @@ extension OneAtATime {
         "read": "--cpu --follow", "flush": "", "reset": "", "close": "", "reload": "",
         "create": """
         --global --group --keep --max-producers --mode --n-subbufs --owner --permissions --read \
-        --subbuf-size --wakeup --writers
+        --stall-timeout --subbuf-size --wakeup --writers
         """,
         "relayd":
           "--backend --channel --check --config --mount --socket --version --wait-for-cuse",
