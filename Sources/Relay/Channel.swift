@@ -36,7 +36,8 @@ public final class Channel: @unchecked Sendable {
   /// Held while buffers are closed or added, so that a closed channel gets no open one.
   private let isClosed = Mutex(false)
   private let files: Files?
-  /// The files to send to a producer; nil for a channel in private memory. Borrowed.
+  /// The files to send to a producer; nil for a channel in private memory. Borrowed. The first one
+  /// is open for reading only.
   public let descriptors: (geometry: CInt, ring: CInt, wake: CInt)?
   private let wakeEvent: EventFD
   /// What writers signal: `wakeEvent`, or each buffer's own.
@@ -45,6 +46,10 @@ public final class Channel: @unchecked Sendable {
   private let slots: UnsafeMutablePointer<UnsafeMutableRawPointer>
   private let layout: UnsafeMutablePointer<ChannelBuffer.Layout>
   let owner: UInt16
+  /// The page's file, open for writing: with it, and with the last two of `descriptors`, the channel
+  /// can be adopted. nil where this side did not open the channel in memory files. Borrowed.
+  public let openerDescriptor: CInt?
+  private let openerFile: FileDescriptor?
 
   /// The descriptors a producer needs, owned by the channel.
   private struct Files: ~Copyable {
@@ -60,12 +65,14 @@ public final class Channel: @unchecked Sendable {
   }
 
   /// Owner ids are 1 … this; 0 writes nothing.
-  public static let highestOwner: UInt16 = 0x3fff
+  public static let highestOwner: UInt16 = 0x3ffe
+  /// The opener of a shared channel, which flushes and does not write.
+  static let openerOwner: UInt16 = 0x3fff
 
   private init(
     name: String, geometry: Geometry, page: consuming Mapping, memory: consuming Mapping,
-    files: consuming Files?, wakeEvent: consuming EventFD, owner: UInt16, isOpener: Bool,
-    wakesEachBuffer: Bool = false
+    files: consuming Files?, openerFile: consuming FileDescriptor? = nil,
+    wakeEvent: consuming EventFD, owner: UInt16, isOpener: Bool, wakesEachBuffer: Bool = false
   ) {
     let base = memory.base
     present = PresentCPUs(page: page.base, slotCount: geometry.slotCount)
@@ -86,6 +93,13 @@ public final class Channel: @unchecked Sendable {
     } else {
       descriptors = nil
       self.files = nil
+    }
+    if let openerFile {
+      openerDescriptor = openerFile.raw
+      self.openerFile = consume openerFile
+    } else {
+      openerDescriptor = nil
+      self.openerFile = nil
     }
     wakeFD = wakesEachBuffer ? Wake.eachBuffer : wakeEvent.raw
     self.wakeEvent = wakeEvent
@@ -127,21 +141,92 @@ extension Channel {
     _ name: String, _ geometry: Geometry
   ) throws(ChannelError) -> Channel {
     try system { () throws(SystemError) in
-      let geometryFile = try MemoryFile.create(
-        name: "relay-geometry:\(name)", count: Geometry.fileBytes)
+      let count = geometry.openerFileBytes
+      let file = try MemoryFile.create(name: "relay-geometry:\(name)", count: count)
+      try MemoryFile.restrict(file.raw)
+      try MemoryFile.seal(file.raw, [.shrink, .grow, .seal])
       let page = try Mapping.shared(
-        geometryFile.raw, count: Geometry.fileBytes, writable: true, inheritedByChildren: false)
+        file.raw, count: count, writable: true, inheritedByChildren: false)
       geometry.store(to: page.base)
-      // From here on only the mapping above can change the page.
-      try MemoryFile.seal(geometryFile.raw, [.futureWrite, .shrink, .grow, .seal])
       let ringFile = try MemoryFile.create(name: "relay:\(name)", count: geometry.totalBytes)
       try MemoryFile.seal(ringFile.raw, [.shrink, .grow, .seal])
       let memory = try Mapping.shared(
         ringFile.raw, count: geometry.totalBytes, writable: true, inheritedByChildren: false)
       return Channel(
         name: name, geometry: geometry, page: page, memory: memory,
-        files: Files(geometry: geometryFile, ring: ringFile), wakeEvent: try EventFD(), owner: 0,
-        isOpener: true)
+        files: Files(geometry: try MemoryFile.readOnly(file.raw), ring: ringFile),
+        openerFile: file, wakeEvent: try EventFD(), owner: openerOwner, isOpener: true)
+    }
+  }
+
+  /// Goes on with a channel whose opener is gone, through the files it had.
+  /// - Parameters:
+  ///   - opener: the file of `openerDescriptor`.
+  ///   - ring, wake: those of `descriptors`.
+  /// - Throws: what is wrong with them; each is checked as what a stranger sent.
+  public static func adopt(
+    _ name: String, opener: consuming FileDescriptor, ring: consuming FileDescriptor,
+    wake: consuming FileDescriptor
+  ) throws(ChannelError) -> Channel {
+    let geometry = try adoptedGeometry(name, opener.raw)
+    try checkRing(name, ring.raw, geometry)
+    let page = try map(opener.raw, geometry.openerFileBytes)
+    let memory = try map(ring.raw, geometry.totalBytes)
+    let raw = opener.raw
+    let readOnly = try system { () throws(SystemError) in try MemoryFile.readOnly(raw) }
+    let channel = Channel(
+      name: name, geometry: geometry, page: page, memory: memory,
+      files: Files(geometry: readOnly, ring: ring), openerFile: opener,
+      wakeEvent: EventFD(wake), owner: openerOwner, isOpener: true)
+    channel.settle()
+    return channel
+  }
+
+  private static func map(_ fd: CInt, _ count: Int) throws(ChannelError) -> Mapping {
+    try system { () throws(SystemError) in
+      try Mapping.shared(fd, count: count, writable: true, inheritedByChildren: false)
+    }
+  }
+
+  private static func adoptedGeometry(
+    _ name: String, _ fd: CInt
+  ) throws(ChannelError) -> Geometry {
+    let count = try system { () throws(SystemError) in
+      guard try MemoryFile.seals(of: fd).contains([.shrink, .grow]) else { return 0 }
+      return try MemoryFile.count(of: fd)
+    }
+    guard count >= Geometry.fileBytes else {
+      throw .untrusted("the geometry file of channel \(name) is not sealed, or too short")
+    }
+    let page = try system { () throws(SystemError) in
+      try Mapping.shared(fd, count: Geometry.fileBytes, writable: false, inheritedByChildren: false)
+    }
+    let geometry: Geometry
+    do throws(GeometryError) {
+      geometry = try Geometry(copyingUntrusted: page.base)
+    } catch { throw .geometry(error) }
+    guard count == geometry.openerFileBytes else {
+      throw .untrusted("the geometry file of channel \(name) has the wrong length")
+    }
+    return geometry
+  }
+
+  /// What its opener left half done: pins that nobody will drop, a switch, a close.
+  private func settle() {
+    for buffer in buffers {
+      buffer.dropPins()
+      _ = buffer.sweep(owner: Channel.openerOwner)
+    }
+    isClosed.withLock { $0 = buffers.contains { $0.loadCurrent().isClosed } }
+  }
+
+  private static func checkRing(
+    _ name: String, _ ring: CInt, _ geometry: Geometry
+  ) throws(ChannelError) {
+    let seals = try system { () throws(SystemError) in try MemoryFile.seals(of: ring) }
+    let count = try system { () throws(SystemError) in try MemoryFile.count(of: ring) }
+    guard seals.contains(.shrink), count == geometry.totalBytes else {
+      throw .untrusted("the ring file of channel \(name) is not sealed, or has the wrong length")
     }
   }
 
@@ -162,11 +247,7 @@ extension Channel {
       throw .geometry(error)
     }
     let ring = ringFile.raw
-    let seals = try system { () throws(SystemError) in try MemoryFile.seals(of: ring) }
-    let count = try system { () throws(SystemError) in try MemoryFile.count(of: ring) }
-    guard seals.contains(.shrink), count >= geometry.totalBytes else {
-      throw .untrusted("the ring file of channel \(name) is not sealed, or too short")
-    }
+    try checkRing(name, ring, geometry)
     // Before the first write: the daemon's membarrier has to reach this process.
     _ = Membarrier.register()
     let memory = try system { () throws(SystemError) in
@@ -179,12 +260,11 @@ extension Channel {
       isOpener: false)
   }
 
-  /// Read-only: the seals allow nothing else.
+  /// Read-only, as it was sent.
   private static func mapGeometry(_ fd: CInt) throws(ChannelError) -> Mapping {
     let seals = try system { () throws(SystemError) in try MemoryFile.seals(of: fd) }
     let count = try system { () throws(SystemError) in try MemoryFile.count(of: fd) }
-    guard seals.contains(.shrink), !seals.isDisjoint(with: [.futureWrite, .write]),
-      count >= Geometry.fileBytes
+    guard seals.contains(.shrink), count >= Geometry.fileBytes
     else {
       throw .untrusted("the geometry file is not sealed, or too short")
     }
@@ -235,9 +315,26 @@ extension Channel {
     }
   }
 
+  /// Where the reader of a CPU's buffer remembers its position; nil where it dies with the memory.
+  func readerStore(cpu: Int) -> ReaderStore? {
+    guard openerDescriptor != nil else { return nil }
+    return ReaderStore(
+      page.base + geometry.storesOffset + cpu * ReaderStore.bytes,
+      areas: page.base + geometry.areasOffset + cpu * 2 * geometry.areaBytes,
+      areaBytes: geometry.areaBytes)
+  }
+
+  /// A page that only the opener can write, for what it wants to find again; nil as above.
+  public var notes: UnsafeMutableRawBufferPointer? {
+    guard openerDescriptor != nil else { return nil }
+    return UnsafeMutableRawBufferPointer(
+      start: page.base + Geometry.notesOffset, count: Geometry.notesBytes)
+  }
+
   /// The write side for this process.
   public func writer() -> Writer {
-    precondition(owner != 0, "the daemon's own view of a shared channel does not write")
+    precondition(
+      owner != Channel.openerOwner, "the daemon's own view of a shared channel does not write")
     return Writer(
       channel: self, layout: UnsafePointer(layout),
       slots: Writer.Slots(first: slots, count: geometry.slotCount), owner: owner,

@@ -133,6 +133,16 @@ public struct Geometry: Equatable, Sendable {
 extension Geometry {
   static let fileBytes = pageSize
 
+  // Behind that page, for the opener alone: what it wants to find again, then the readers' stores,
+  // then two areas for the rests of each.
+  static let notesOffset = pageSize
+  static let notesBytes = pageSize
+  var storesOffset: Int { Geometry.notesOffset + Geometry.notesBytes }
+  var areasOffset: Int { roundUp(storesOffset + slotCount * ReaderStore.bytes) }
+  var areaBytes: Int { roundUp(subbufSize) }
+  /// Bytes of the opener's file, most of them never touched.
+  var openerFileBytes: Int { areasOffset + slotCount * 2 * areaBytes }
+
   /// - Precondition: `page` is all zero.
   func store(to page: UnsafeMutableRawPointer) {
     var words = relay_abi_geometry()

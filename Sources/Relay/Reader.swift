@@ -45,7 +45,12 @@ public final class Reader {
   /// The rest of a record whose beginning was delivered, kept aside so that overwriting cannot
   /// tear it.
   package internal(set) var rest: UnsafeMutableRawBufferPointer
-  private let restBase: UnsafeMutableRawPointer
+  /// Two: the one in use stays whole while the next one is filled.
+  private let restAreas: UnsafeMutableRawPointer?
+  var restArea = 0
+  /// Where this is remembered; nil for a channel in private memory.
+  let store: ReaderStore?
+  var generation: UInt64 = 0
 
   var plan = Plan(position: Position())
   /// Looks at all states that this claim may still take to find where to go on.
@@ -106,14 +111,23 @@ public final class Reader {
   public init(_ channel: Channel, _ buffer: ChannelBuffer) {
     self.channel = channel
     self.buffer = buffer
+    store = channel.readerStore(cpu: buffer.cpu)
     // Touched only when a record is cut.
-    restBase = .allocate(byteCount: buffer.layout.subbufSize, alignment: 64)
-    rest = UnsafeMutableRawBufferPointer(start: restBase, count: 0)
+    restAreas =
+      store == nil ? .allocate(byteCount: 2 * buffer.layout.subbufSize, alignment: 64) : nil
+    rest = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+  }
+
+  /// The reader of a channel that was adopted.
+  /// - Throws: `ChannelError.untrusted` where what it remembers is damaged.
+  public convenience init(adopting channel: Channel, _ buffer: ChannelBuffer) throws(ChannelError) {
+    self.init(channel, buffer)
+    try restore()
   }
 
   deinit {
     if hasClaim { giveBack() }
-    restBase.deallocate()
+    restAreas?.deallocate()
     vectors.deallocate()
     pinned.deallocate()
   }
@@ -174,15 +188,19 @@ extension Reader {
     }
     if let source = plan.cut.baseAddress {
       // Before the unpin: then the ring may be overwritten.
-      restBase.copyMemory(from: source, byteCount: plan.cut.count)
-      rest = UnsafeMutableRawBufferPointer(start: restBase, count: plan.cut.count)
+      restArea = 1 - restArea
+      let area = restMemory
+      area.copyMemory(from: source, byteCount: plan.cut.count)
+      rest = UnsafeMutableRawBufferPointer(start: area, count: plan.cut.count)
     }
+    let gapBefore = pendingGap
     pendingGap = plan.bytes == 0 ? plan.gap : Gap()
     hasAdvanced = (plan.position.seq, plan.position.entry) != (position.seq, position.entry)
     position = plan.position
     totals.add(plan.totals)
     stall.note(plan.passed)
     totals.bytes &+= UInt64(plan.bytes)
+    if hasAdvanced || plan.bytes > 0 || pendingGap != gapBefore { save() }
     var freed = false
     for i in 0..<pinCount where unpin(pinned[i]) { freed = true }
     pinCount = 0
@@ -198,6 +216,10 @@ extension Reader {
       _ = unpin(pinned[i])
     }
     pinCount = 0
+  }
+
+  private var restMemory: UnsafeMutableRawPointer {
+    store?.area(restArea) ?? restAreas! + restArea * buffer.layout.subbufSize
   }
 
   func append(_ bytes: UnsafeRawPointer, _ count: Int) {
@@ -275,8 +297,9 @@ extension Reader {
     self.position = position
     pendingGap = Gap()
     stall.forgetAll()
-    rest = UnsafeMutableRawBufferPointer(start: restBase, count: 0)
+    rest = UnsafeMutableRawBufferPointer(start: nil, count: 0)
     mayReclaim = true
+    save()
     reclaim()
   }
 }

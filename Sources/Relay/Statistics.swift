@@ -202,6 +202,7 @@ extension Reader {
     origin = Origin(
       records: position.record, bytes: bytesBefore(position), seq: reserved.seq,
       padding: reserved.padding, counters: Counters(buffer))
+    save()
   }
 
   /// Closes the pinned current sub-buffer to writers and returns the position at its end; nil when
