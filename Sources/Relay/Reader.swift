@@ -129,6 +129,7 @@ extension Reader {
     if mayReclaim { reclaim() }
     if !stall.passed.isEmpty { settlePassed() }
     searchesLeft = Reader.searchLimit
+    let first = position.seq
     var claim = claimOnce(limit: limit)
     // Nothing but cancelled records and gaps so far: what was passed is consumed. Each round passes
     // `vectorLimit` sub-buffers or is the last but one; more of them than there are means that
@@ -138,6 +139,8 @@ extension Reader {
       claim = claimOnce(limit: limit)
       roundsLeft -= 1
     }
+    // Who finds nothing may not come again soon: what was left just now must not wait for that.
+    if claim.byteCount == 0, mayReclaim, position.seq > first { reclaim() }
     return claim
   }
 
