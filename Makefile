@@ -18,7 +18,7 @@ CUSE_SUITES := EndToEnd|DeviceHostTests.*Cuse
 CPU_SUITES := CPUTests
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test stress demo bench bench-deps lint format install install-library clean
+.PHONY: help deps build test stress model demo bench bench-deps lint format install install-library clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -57,6 +57,9 @@ stress: deps build ## kill writers by the ten thousand: nothing damaged, missing
 	$(SWIFT) build --scratch-path $(BUILD) --build-tests
 	RELAY_STRESS=1 RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=fuse $(SWIFT) test --scratch-path $(BUILD) \
 	  --skip-build --disable-xctest --filter StressTests
+
+model: build ## visit every state of small worlds of the ring's rules, and break each rule once
+	$(RELEASE)/relay-model
 
 demo: deps build ## watch real input go through /dev/relay*
 	RELAY_BIN=$(RELEASE) Tests/demo

@@ -70,8 +70,13 @@ let package = Package(
     .executableTarget(
       name: "relay-load", dependencies: ["CLinux", arguments], path: "Tests/Load",
       swiftSettings: swift),
+    // The ring's rules, checked exhaustively in small worlds.
+    .executableTarget(
+      name: "relay-model", dependencies: [arguments], path: "Tests/Model", swiftSettings: swift),
     .testTarget(name: "LinuxIOTests", dependencies: ["LinuxIO"], swiftSettings: swift),
     .testTarget(name: "RelayTests", dependencies: ["Relay", "LinuxIO"], swiftSettings: swift),
+    .testTarget(
+      name: "ModelTests", dependencies: ["relay-model", "LinuxIO"], swiftSettings: swift),
     .testTarget(
       name: "RelayControlTests", dependencies: ["RelayControl", "LinuxIO"], swiftSettings: swift),
     .testTarget(
