@@ -78,8 +78,9 @@ let package = Package(
       exclude: ["Peers"], swiftSettings: swift),
     // Writes and checks self-describing records for the end-to-end tests and the demo.
     .executableTarget(
-      name: "relay-load", dependencies: ["CLinux", arguments], path: "Tests/Load",
-      swiftSettings: swift),
+      name: "relay-load",
+      dependencies: ["CLinux", "FuzzTargets", "LinuxIO", "Relay", "RelayControl", arguments],
+      path: "Tests/Load", swiftSettings: swift),
     .testTarget(name: "LinuxIOTests", dependencies: ["LinuxIO"], swiftSettings: swift),
     .testTarget(name: "RelayTests", dependencies: ["Relay", "LinuxIO"], swiftSettings: swift),
     .testTarget(

@@ -2,11 +2,11 @@
 // A producer that writes what it likes into the shared memory: random words, and words that look
 // right but stand in the wrong place or at the wrong time.
 
-internal import LinuxIO
-internal import Relay
+package import LinuxIO
+package import Relay
 internal import Synchronization
 
-struct HostileProcess: ~Copyable {
+package struct HostileProcess: ~Copyable {
   private let mapping: Mapping
   private let geometry: Geometry
   private let indexOffset: Int
@@ -15,7 +15,7 @@ struct HostileProcess: ~Copyable {
   private let entryCount: Int
 
   /// What it can see of a global channel.
-  init(_ channel: Channel, entryCount: Int) throws(SystemError) {
+  package init(_ channel: Channel, entryCount: Int) throws(SystemError) {
     geometry = channel.geometry
     let ring = channel.descriptors!.ring
     mapping = try Mapping.shared(
@@ -39,7 +39,18 @@ struct HostileProcess: ~Copyable {
     switch script.byte() % 4 {
     case 0: script.below(32) * 8
     case 1: 256 + script.below(geometry.subbufCount * 8) * 8
+    case 2: Int(script.word() % UInt64(mapping.count / 8)) * 8
     default: indexOffset + script.below(indexCount) * 8
+    }
+  }
+
+  /// One of its ways to do harm.
+  package func harm(_ script: inout Script) {
+    switch script.byte() % 10 {
+    case 0, 1: scribble(&script)
+    case 2: flipBit(&script)
+    case 3: copyWord(&script)
+    default: forge(&script)
     }
   }
 

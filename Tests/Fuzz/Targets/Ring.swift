@@ -64,7 +64,7 @@ private struct RingRun: ~Copyable {
     case 19: _ = producer.flush()
     case 20: sweep(&script)
     case 21: if script.byte() % 4 == 0 { daemon.close() }
-    default: damage(operation, &script)
+    default: damage(&script)
     }
     let milliseconds = RingRun.threadMilliseconds() - start
     // Patience is 100 ms.
@@ -82,14 +82,9 @@ private struct RingRun: ~Copyable {
     return now.tv_sec * 1000 + now.tv_nsec / 1_000_000
   }
 
-  private mutating func damage(_ operation: Int, _ script: inout Script) {
+  private mutating func damage(_ script: inout Script) {
     isHonest = false
-    switch operation {
-    case 22...23: hostile.scribble(&script)
-    case 24: hostile.flipBit(&script)
-    case 25: hostile.copyWord(&script)
-    default: hostile.forge(&script)
-    }
+    hostile.harm(&script)
   }
 
   // MARK: Writing
@@ -144,7 +139,7 @@ private struct RingRun: ~Copyable {
     guard count == claim.byteCount else { throw Finding("\(claim.byteCount) bytes are \(count)") }
     // What the memory becomes while the kernel copies.
     let damages = script.byte()
-    if damages % 4 == 3 { damage(22 + damages / 4 % 10, &script) }
+    if damages % 4 == 3 { damage(&script) }
     if damages >> 7 == 0 { reader.consume() } else { reader.giveBack() }
   }
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // A fuzzer's bytes as numbers, one after the other; zeros after the end.
 
-struct Script {
+package struct Script {
   private var rest: Slice<UnsafeRawBufferPointer>
 
-  init(_ bytes: UnsafeRawBufferPointer) { rest = bytes[...] }
+  package init(_ bytes: UnsafeRawBufferPointer) { rest = bytes[...] }
 
-  var isOver: Bool { rest.isEmpty }
+  package var isOver: Bool { rest.isEmpty }
 
   mutating func byte() -> Int { Int(rest.popFirst() ?? 0) }
   mutating func short() -> Int { byte() | byte() << 8 }
