@@ -32,6 +32,9 @@
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
 #endif
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
 #ifndef PID_FS_MAGIC
 #define PID_FS_MAGIC 0x50494446
 #endif
@@ -92,6 +95,30 @@ int clinux_eventfd_drain(int fd) {
   ssize_t result = RETRY(preadv2(fd, &vector, 1, -1, RWF_NOWAIT));
   if (result == -EOPNOTSUPP) result = RETRY(read(fd, &count, sizeof count));
   return result < 0 ? (int)result : 0;
+}
+
+int clinux_doorbell(int ends[2]) {
+  int result = RETRY(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends));
+  if (result < 0) return result;
+  // A descriptor in a message would be closed by the listener, and some take their time for that.
+  // Linux 6.16; before, it is so.
+  int none = 0;
+  setsockopt(ends[0], SOL_SOCKET, SO_PASSRIGHTS, &none, sizeof none);
+  return result;
+}
+
+int clinux_doorbell_ring(int fd) {
+  int saved = errno;
+  ssize_t result = RETRY(send(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL));
+  errno = saved;
+  return result < 0 ? (int)result : 0;
+}
+
+int clinux_doorbell_drain(int fd, int limit) {
+  int count = 0;
+  char byte;
+  while (count < limit && recv(fd, &byte, 1, MSG_DONTWAIT) >= 0) count++;
+  return count;
 }
 
 int clinux_timerfd(void) {

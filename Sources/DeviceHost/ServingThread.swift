@@ -111,7 +111,7 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
       wakeAwaited()
       tickAgain()
     default:
-      EventFD.drain(fd)
+      Doorbell.drain(fd)
       wakeDevices(of: fd)
       for thread in others[fd] ?? [] { thread.signal(fd) }
     }

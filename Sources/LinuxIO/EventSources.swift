@@ -4,7 +4,8 @@
 import CLinux
 import Glibc
 
-/// A counter that wakes whoever polls it. Any thread or process may signal it.
+/// A counter that wakes whoever polls it. Any thread of this process may signal it; for other
+/// processes there is `Doorbell`.
 public struct EventFD: ~Copyable, Sendable {
   private let descriptor: FileDescriptor
 

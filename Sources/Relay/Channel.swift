@@ -38,9 +38,13 @@ public final class Channel: @unchecked Sendable {
   private let files: Files?
   /// The files to send to a producer; nil for a channel in private memory. Borrowed.
   public let descriptors: (geometry: CInt, ring: CInt, wake: CInt)?
-  private let wakeEvent: EventFD
-  /// What writers signal: `wakeEvent`, or each buffer's own.
+  /// nil: each buffer has its own descriptor.
+  private let bell: Doorbell?
+  /// What writers ring.
   let wakeFD: CInt
+  /// Readable when a writer has rung for a reader that is armed; a reader's event loop watches and
+  /// drains it (`Doorbell.drain`). -1: each buffer has its own, or the listener is elsewhere.
+  public let wakeDescriptor: CInt
   /// Where each CPU's slot is, whether it has a buffer or not.
   private let slots: UnsafeMutablePointer<UnsafeMutableRawPointer>
   private let layout: UnsafeMutablePointer<ChannelBuffer.Layout>
@@ -64,8 +68,7 @@ public final class Channel: @unchecked Sendable {
 
   private init(
     name: String, geometry: Geometry, page: consuming Mapping, memory: consuming Mapping,
-    files: consuming Files?, wakeEvent: consuming EventFD, owner: UInt16, isOpener: Bool,
-    wakesEachBuffer: Bool = false
+    files: consuming Files?, bell: consuming Doorbell?, owner: UInt16, isOpener: Bool
   ) {
     let base = memory.base
     present = PresentCPUs(page: page.base, slotCount: geometry.slotCount)
@@ -80,15 +83,22 @@ public final class Channel: @unchecked Sendable {
     self.page = page
     self.memory = memory
     self.isOpener = isOpener
+    if let bell {
+      wakeFD = bell.buttonDescriptor
+      wakeDescriptor = bell.listenerDescriptor
+      self.bell = consume bell
+    } else {
+      wakeFD = Wake.eachBuffer
+      wakeDescriptor = -1
+      self.bell = nil
+    }
     if let files {
-      descriptors = (files.raw.geometry, files.raw.ring, wakeEvent.raw)
+      descriptors = (files.raw.geometry, files.raw.ring, wakeFD)
       self.files = consume files
     } else {
       descriptors = nil
       self.files = nil
     }
-    wakeFD = wakesEachBuffer ? Wake.eachBuffer : wakeEvent.raw
-    self.wakeEvent = wakeEvent
     self.slots = slots
     self.layout = layout
     self.owner = owner
@@ -118,7 +128,7 @@ extension Channel {
       return Channel(
         name: name, geometry: geometry, page: page,
         memory: try Mapping.anonymous(count: geometry.totalBytes), files: nil,
-        wakeEvent: try EventFD(), owner: 1, isOpener: true, wakesEachBuffer: wakesEachBuffer)
+        bell: wakesEachBuffer ? nil : try Doorbell(), owner: 1, isOpener: true)
     }
   }
 
@@ -140,7 +150,7 @@ extension Channel {
         ringFile.raw, count: geometry.totalBytes, writable: true, inheritedByChildren: false)
       return Channel(
         name: name, geometry: geometry, page: page, memory: memory,
-        files: Files(geometry: geometryFile, ring: ringFile), wakeEvent: try EventFD(), owner: 0,
+        files: Files(geometry: geometryFile, ring: ringFile), bell: try Doorbell(), owner: 0,
         isOpener: true)
     }
   }
@@ -175,8 +185,8 @@ extension Channel {
     }
     return Channel(
       name: name, geometry: geometry, page: page, memory: memory,
-      files: Files(geometry: geometryFile, ring: ringFile), wakeEvent: EventFD(wake), owner: owner,
-      isOpener: false)
+      files: Files(geometry: geometryFile, ring: ringFile), bell: Doorbell(button: wake),
+      owner: owner, isOpener: false)
   }
 
   /// Read-only: the seals allow nothing else.
@@ -244,11 +254,8 @@ extension Channel {
       wakeFD: wakeFD)
   }
 
-  /// Writes signal this when a reader has armed; a reader's event loop watches it.
-  public var wakeDescriptor: CInt { wakeEvent.raw }
-
-  /// Signals the reading side as a writer would.
-  public func wake() { wakeEvent.signal() }
+  /// Wakes the reading side as a writer would.
+  public func wake() { if wakeFD >= 0 { Doorbell.ring(wakeFD) } }
 
   /// Puts the data of every buffer that holds any into a sub-buffer of its own. Returns the worst
   /// of the results.

@@ -22,7 +22,7 @@ public enum Request: Equatable, Sendable {
 
 /// What the daemon answers. Any request may be answered by `.refused`.
 public enum Reply: Equatable, Sendable {
-  /// With three descriptors: geometry (sealed memory file), ring (memory file), wake (eventfd).
+  /// With three descriptors: geometry (sealed memory file), ring (memory file), wake (doorbell).
   case attached(owner: UInt16)
   case channel(ChannelDescription)
   case statistics(BufferStatistics)

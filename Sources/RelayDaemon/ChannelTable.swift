@@ -80,7 +80,7 @@ final class ChannelTable {
     do throws(ChannelError) {
       let channel = try Channel.openShared(name, geometry)
       // The lowest free number is given first: the latest one tells how many are taken.
-      if Int(channel.wakeDescriptor) + nodes < limit - DescriptorLimit.spare { return channel }
+      if Int(channel.descriptors!.wake) + nodes < limit - DescriptorLimit.spare { return channel }
     } catch {
       guard errorCode(error) == EMFILE else { throw refusal(name, errorCode(error), "\(error)") }
     }

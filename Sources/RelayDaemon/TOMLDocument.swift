@@ -25,6 +25,8 @@ struct TOMLDocument {
   /// The library nests a table for each dot, and takes those apart by recursion: with its own
   /// limit of 256 nested values, this keeps far from the end of the stack.
   static let maximumDots = 32
+  /// In a table's header, of which a statement has one: a channel's name may be full of them.
+  static let maximumHeaderDots = ChannelOptions.maximumNameLength
   static let maximumStatementLines = 100
 
   private(set) var entries: [Entry] = []
@@ -59,8 +61,10 @@ struct TOMLDocument {
     }
     let isComment = line.first { !" \t".utf8.contains($0) } == UInt8(ascii: "#")
     let dots = line.count { $0 == UInt8(ascii: ".") }
-    guard isComment || dots <= maximumDots else {
-      return "a line with \(dots) dots; no key or value needs more than \(maximumDots)"
+    let isHeader = !line.contains { "={".utf8.contains($0) }
+    let limit = isHeader ? maximumHeaderDots : maximumDots
+    guard isComment || dots <= limit else {
+      return "a line with \(dots) dots; no key or value needs more than \(limit)"
     }
     return isHeaderWithoutKey(line) ? "a [ without a key behind it; a table is [NAME]" : nil
   }

@@ -33,7 +33,7 @@ import Testing
     #expect(texts.joined() == "hello")
   }
 
-  @Test func anArmedReaderIsSignalledThroughTheEventfd() throws {
+  @Test func anArmedReaderIsSignalled() throws {
     let daemon = try Channel.openShared("shared", SharedTests.geometry())
     let producer = try SharedTests.attach(daemon)
     let readers = daemon.buffers.map { Reader(daemon, $0) }
