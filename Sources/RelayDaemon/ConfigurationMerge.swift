@@ -86,13 +86,13 @@ struct ConfigurationMerge {
     let isInnerTable = entry.isTable || entry.path.count > 3
     guard !isInnerTable || ChannelOptions.keys.contains(key) else {
       throw OptionError(
-        "unknown table \(TOMLText.key(key)) in channel \(name); a channel's name with . or / is "
+        "unknown table \(TOMLText.key(key)) in channel \(TOMLText.line(name)); a channel's name with . or / is "
           + "quoted, as in [channel.\"net/rx\"]")
     }
     let index = index(of: name, place)
     do throws(OptionError) {
       try configuration.channels[index].set(setting(of: entry, at: 2))
-    } catch { throw OptionError("channel \(name): \(error)") }
+    } catch { throw OptionError("channel \(TOMLText.line(name)): \(error)") }
   }
 
   private func setting(of entry: TOMLDocument.Entry, at index: Int) -> Setting {
