@@ -6,6 +6,7 @@
 internal import CFuse
 internal import Glibc
 public import Relay
+internal import Synchronization
 
 /// How the file of a channel buffer looks and behaves.
 public struct FileOptions: Equatable, Sendable {
@@ -47,6 +48,7 @@ public final class Device: @unchecked Sendable {
   /// The channel is gone: who has a file open reads on, nobody else may open it.
   private(set) var isRemoved = false
   private var hasReportedCorruption = false
+  private let hasLostFile = Atomic(false)
   /// Its keeper's note that it looks after this one.
   var isKept = false
 
@@ -123,8 +125,14 @@ extension Device {
     if files.isEmpty { keeper?.lastFileClosed(of: self) }
   }
 
+  /// Whether its file went away under it, by an abort or an unmount. From any thread.
+  // Relaxed: says what was, a moment ago.
+  var isAbandoned: Bool { hasLostFile.load(ordering: .relaxed) }
+
   /// Forgets everything that is open or waits, once no release can come any more.
   func abandon() {
+    // Relaxed: nothing is published with it.
+    hasLostFile.store(true, ordering: .relaxed)
     for read in parked { cfuse_reply_error(read.request, ENODEV) }
     parked = []
     for file in files { forget(file) }

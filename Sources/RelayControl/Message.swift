@@ -58,7 +58,7 @@ public struct ChannelDescription: Equatable, Sendable {
   public var isOverwrite: Bool
   /// One buffer for all CPUs.
   public var isGlobal: Bool
-  /// The CPUs that have a buffer, ascending; each below `ControlLimits.cpus`.
+  /// The CPUs whose buffer has a file now, ascending; each below `ControlLimits.cpus`.
   public var cpus: [Int]
   /// What serves the files: "cuse" or "fuse".
   public var frontEnd: String

@@ -163,13 +163,26 @@ extension ChannelTable {
   /// The same when channels are being written to already: what cannot be served is said.
   func startServingLate() {
     isServing = true
-    for served in channels {
+    for complaint in serveMissing() { log(.warning, complaint) }
+  }
+
+  /// Tries again where there are no files; returns what still cannot be.
+  func serveMissing() -> [String] {
+    guard isServing else { return [] }
+    return channels.compactMap { served in
+      guard !served.devices.contains(where: { host.isServed($0.device) }) else { return nil }
       do throws(ControlRefusal) {
         try serve(served)
+        return nil
       } catch {
-        log(.warning, "\(error); its records are kept, and nobody can read them")
+        return "\(error); its records are kept, and nobody can read them"
       }
     }
+  }
+
+  /// Files that are there.
+  var fileCount: Int {
+    channels.reduce(0) { $0 + $1.devices.count { host.hasFile($0.device) } }
   }
 
   /// Gives every channel a buffer and a file for each CPU that has none yet.

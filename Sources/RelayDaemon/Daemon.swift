@@ -142,8 +142,9 @@ public final class Daemon {
     guard !table.isServing, DeviceHost.hasCUSE else { return }
     watch?.stopWatchingCUSE()
     table.startServingLate()
-    logger.notice("/dev/cuse is there: \(deviceCount(table)) are served")
-    ServiceManager.notify("STATUS=\(deviceCount(table)) through CUSE")
+    let what = "\(devices(table.fileCount)) through CUSE"
+    logger.notice("/dev/cuse is there: \(what)")
+    ServiceManager.notify("STATUS=\(what)")
   }
 
   private func announce() {
@@ -151,8 +152,8 @@ public final class Daemon {
     let how = host.backend == .cuse ? "CUSE" : "relayfs on \(configuration.mountPoint)"
     let what =
       table.isServing
-      ? "\(deviceCount(table)) through \(how)"
-      : "channels take writes; their \(deviceCount(table)) appear once /dev/cuse does"
+      ? "\(devices(table.fileCount)) through \(how)"
+      : "channels take writes; what can be read appears once /dev/cuse does"
     logger.notice("ready: \(what), control on \(configuration.socketPath)")
     ServiceManager.notify("READY=1\nSTATUS=\(what)")
   }
@@ -205,6 +206,7 @@ extension Daemon {
         complaints.append("\(error)")
       }
     }
+    complaints += table.serveMissing()
     return complaints
   }
 
@@ -268,10 +270,7 @@ private func summary(_ served: ServedChannel) -> String {
     """
 }
 
-private func deviceCount(_ table: ChannelTable) -> String {
-  let count = table.channels.reduce(0) { $0 + $1.devices.count }
-  return "\(count) device\(count == 1 ? "" : "s")"
-}
+private func devices(_ count: Int) -> String { "\(count) device\(count == 1 ? "" : "s")" }
 
 /// The directory of the default socket is the daemon's own; any other has to exist.
 private func createParent(of path: String) throws {

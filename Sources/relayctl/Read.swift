@@ -25,6 +25,10 @@ struct ReadCommand: ParsableCommand {
       guard let found = try client.describe(channel) else {
         throw CommandFailure.failed("no channel \(channel); relayctl list names those there are")
       }
+      guard !found.cpus.isEmpty else {
+        throw CommandFailure.failed(
+          "channel \(channel) has no device now: CUSE is not there yet, or relayd's log says why")
+      }
       let cpus = cpu.map { [$0] } ?? found.cpus
       guard cpus.allSatisfy(found.cpus.contains) else {
         throw CommandFailure.failed(
