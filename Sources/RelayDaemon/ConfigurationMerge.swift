@@ -86,8 +86,8 @@ struct ConfigurationMerge {
     let isInnerTable = entry.isTable || entry.path.count > 3
     guard !isInnerTable || ChannelOptions.keys.contains(key) else {
       throw OptionError(
-        "unknown table \(TOMLText.key(key)) in channel \(TOMLText.line(name)); a channel's name with . or / is "
-          + "quoted, as in [channel.\"net/rx\"]")
+        "unknown table \(TOMLText.key(key)) in channel \(TOMLText.line(name)); "
+          + "a channel's name with . or / is quoted, as in [channel.\"net/rx\"]")
     }
     let index = index(of: name, place)
     do throws(OptionError) {
