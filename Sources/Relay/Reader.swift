@@ -45,7 +45,8 @@ public final class Reader {
   /// The rest of a record whose beginning was delivered, kept aside so that overwriting cannot
   /// tear it.
   package internal(set) var rest: UnsafeMutableRawBufferPointer
-  private let restBase: UnsafeMutableRawPointer
+  /// A sub-buffer's length; most readers never need it.
+  private var restBase: UnsafeMutableRawPointer?
 
   var plan = Plan(position: Position())
   /// Looks at all states that this claim may still take to find where to go on.
@@ -106,14 +107,12 @@ public final class Reader {
   public init(_ channel: Channel, _ buffer: ChannelBuffer) {
     self.channel = channel
     self.buffer = buffer
-    // Touched only when a record is cut.
-    restBase = .allocate(byteCount: buffer.layout.subbufSize, alignment: 64)
-    rest = UnsafeMutableRawBufferPointer(start: restBase, count: 0)
+    rest = UnsafeMutableRawBufferPointer(start: nil, count: 0)
   }
 
   deinit {
     if hasClaim { giveBack() }
-    restBase.deallocate()
+    restBase?.deallocate()
     vectors.deallocate()
     pinned.deallocate()
   }
@@ -177,8 +176,10 @@ extension Reader {
     }
     if let source = plan.cut.baseAddress {
       // Before the unpin: then the ring may be overwritten.
-      restBase.copyMemory(from: source, byteCount: plan.cut.count)
-      rest = UnsafeMutableRawBufferPointer(start: restBase, count: plan.cut.count)
+      let base = restBase ?? .allocate(byteCount: buffer.layout.subbufSize, alignment: 64)
+      restBase = base
+      base.copyMemory(from: source, byteCount: plan.cut.count)
+      rest = UnsafeMutableRawBufferPointer(start: base, count: plan.cut.count)
     }
     pendingGap = plan.bytes == 0 ? plan.gap : Gap()
     hasAdvanced = (plan.position.seq, plan.position.entry) != (position.seq, position.entry)
@@ -278,7 +279,7 @@ extension Reader {
     self.position = position
     pendingGap = Gap()
     stall.forgetAll()
-    rest = UnsafeMutableRawBufferPointer(start: restBase, count: 0)
+    rest = UnsafeMutableRawBufferPointer(start: nil, count: 0)
     mayReclaim = true
     reclaim()
   }
