@@ -29,13 +29,14 @@
 #define PID_FS_MAGIC 0x50494446
 #endif
 
+void clinux_refuse_descriptors(int socket) {
+  int none = 0;
+  setsockopt(socket, SOL_SOCKET, SO_PASSRIGHTS, &none, sizeof none);
+}
+
 int clinux_doorbell(int ends[2]) {
   int result = RETRY(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends));
-  if (result < 0) return result;
-  // A descriptor in a message would be closed by the listener, and some take their time for that.
-  // Linux 6.16; before, it is so.
-  int none = 0;
-  setsockopt(ends[0], SOL_SOCKET, SO_PASSRIGHTS, &none, sizeof none);
+  if (result >= 0) clinux_refuse_descriptors(ends[0]);
   return result;
 }
 

@@ -153,7 +153,15 @@ import Testing
     let client = try RawClient(directory.socket)
     var pair: SocketPair? = try UnixSocket.pair()
     let other = try pair!.second.duplicate()
-    try client.send(Request.list(index: 0).encoded(), descriptors: [pair!.first.raw])
+    do {
+      try client.send(Request.list(index: 0).encoded(), descriptors: [pair!.first.raw])
+    } catch let error as SystemError where error.code == EPERM {
+      // The kernel keeps them away from the server, since Linux 6.16; it goes on.
+      try client.send(.list(index: 0))
+      try serve()
+      #expect(try client.reply() != nil)
+      return
+    }
     pair = nil
     try serve()
     // The server held the only other end: it is gone.

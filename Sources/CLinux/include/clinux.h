@@ -30,6 +30,10 @@ int clinux_eventfd(void);
 int clinux_eventfd_signal(int fd);
 int clinux_eventfd_drain(int fd);
 
+// Has the kernel refuse descriptors that are sent here, on a listener for all who connect: closing
+// some takes as long as their sender likes. Linux 6.16; before, it does nothing.
+void clinux_refuse_descriptors(int socket);
+
 // Two ends: the listener's, and the one that many processes may share to ring.
 int clinux_doorbell(int ends[2]);
 // Never waits, whatever another holder of the end did to its flags or its queue. -EAGAIN: it has
