@@ -59,7 +59,7 @@ extension OwnBuffer {
 
   /// Leaves the current sub-buffer, even if it is empty.
   func leave() throws(Failure) -> Bool {
-    try locked { () throws(Failure) in callback!.leave() == nil }
+    try locked { () throws(Failure) in callback!.switchSubbuf() == .flushed }
   }
 
   /// Only from inside the callback.
