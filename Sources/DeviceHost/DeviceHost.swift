@@ -195,6 +195,9 @@ public final class DeviceHost {
   /// Files that are open, over all devices.
   public var openFileCount: Int { readers.current }
 
+  /// Reads that were answered with data: stands still while nobody reads.
+  public var deliveryCount: Int { readers.deliveries }
+
   /// Takes everything down; readers that have a device open get errors from then on.
   public func stop() {
     frontEnd.stop()

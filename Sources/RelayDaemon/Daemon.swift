@@ -175,14 +175,31 @@ public final class Daemon {
     try loop.run()
   }
 
-  /// Writers are refused from here on, readers are told and get a moment to drain; what nobody
-  /// read is said.
+  /// Writers and clients are refused from here on, readers are told and may drain; what nobody read
+  /// is said.
   private func shutDown() throws {
     ServiceManager.notify("STOPPING=1")
     table.closeAll()
-    for _ in 0..<50 where host.openFileCount > 0 { try loop.runOnce(timeoutMilliseconds: 10) }
+    // Nothing that clients do may take of the readers' time.
+    server?.stop()
+    let start = ContinuousClock.now
+    var deliveries = host.deliveryCount
+    var lastDelivery = start
+    while host.openFileCount > 0 {
+      try loop.runOnce(timeoutMilliseconds: 10)
+      let now = ContinuousClock.now
+      if host.deliveryCount != deliveries {
+        deliveries = host.deliveryCount
+        lastDelivery = now
+      }
+      if now - lastDelivery > Daemon.readersPause || now - start > Daemon.readersTime { break }
+    }
     table.reportUnread()
   }
+
+  /// At the end a reader that has a device open may take its time, and be slow within it.
+  private static let readersPause = Duration.milliseconds(500)
+  private static let readersTime = Duration.seconds(10)
 }
 
 // SIGHUP and relayctl reload.
