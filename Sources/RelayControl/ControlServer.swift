@@ -8,8 +8,9 @@ public import LinuxIO
 /// Serves a control socket on an event loop. Every reply is sent at once or the client dropped,
 /// so nothing is ever queued. All calls on the loop's thread.
 public final class ControlServer: EventHandler {
-  /// Open connections. One more than each of the limits takes the place of the oldest that counts
-  /// to it and never asked anything; where all have asked, it is told so and closed.
+  /// Open connections. One more than each of the limits takes the place of one that counts to it and
+  /// has not attached: one that never asked anything, else the one that asked longest ago. Where all
+  /// have attached, it is told so and closed.
   public struct Limits: Sendable {
     public var connections = 1024
     /// Of all users together but root and the daemon's own, who thus always find a place.
@@ -31,6 +32,8 @@ public final class ControlServer: EventHandler {
     // When it must have made its first request, milliseconds; nil once it has.
     var deadline: Int?
     var hasAttached = false
+    // In the order of their latest requests.
+    var lastUse: UInt64 = 0
 
     init(id: ConnectionID, uid: UInt32, socket: consuming FileDescriptor, deadline: Int) {
       self.id = id
@@ -53,6 +56,10 @@ public final class ControlServer: EventHandler {
   private let timer: TimerFD
   private var connections: [CInt: Connection] = [:]
   private var nextID: UInt64 = 1
+  private var uses: UInt64 = 0
+  private var hasSaidExhausted = false
+  /// Told what its owner should know, once each time it begins.
+  public var log: (String) -> Void = { _ in }
   // When to accept again after running out of descriptors; nil while accepting.
   private var resumeAccepting: Int?
   // One byte more than a packet may have, so that a longer one shows.
@@ -124,7 +131,12 @@ public final class ControlServer: EventHandler {
         guard let socket = try UnixSocket.accept(listenerRaw) else { return }
         admit(socket)
       } catch {
+        if giveWay(where: { $0.uid != 0 && $0.uid != geteuid() }) { continue }
         // Out of descriptors or memory: those that wait go on waiting, without a busy loop.
+        if !hasSaidExhausted {
+          hasSaidExhausted = true
+          log("no connection to \(path) can be taken now: \(error)")
+        }
         try? loop.modify(listenerRaw, [])
         resumeAccepting = now() + limits.acceptRetryMilliseconds
         schedule()
@@ -169,13 +181,17 @@ public final class ControlServer: EventHandler {
     return nil
   }
 
-  /// Whether there are fewer than `limit` of those connections, or one that never asked gave way.
+  /// Whether there are fewer than `limit` of those connections, or one of them gave way.
   private func hasRoom(_ limit: Int, for counts: (Connection) -> Bool) -> Bool {
-    guard connections.values.count(where: counts) >= limit else { return true }
-    let oldest = connections.values.filter { $0.deadline != nil && counts($0) }
-      .min { $0.id.rawValue < $1.id.rawValue }
-    guard let oldest else { return false }
-    close(oldest)
+    connections.values.count(where: counts) < limit || giveWay(where: counts)
+  }
+
+  /// Closes the least useful of those connections; false where all have attached.
+  private func giveWay(where counts: (Connection) -> Bool) -> Bool {
+    let idle = connections.values.filter { !$0.hasAttached && counts($0) }
+    let least = idle.min { ($0.lastUse, $0.id.rawValue) < ($1.lastUse, $1.id.rawValue) }
+    guard let least else { return false }
+    close(least)
     return true
   }
 
@@ -195,6 +211,7 @@ public final class ControlServer: EventHandler {
     }
     if let resume = resumeAccepting, resume <= now {
       resumeAccepting = nil
+      hasSaidExhausted = false
       try? loop.modify(listenerRaw, .read)
     }
     schedule()
@@ -236,6 +253,8 @@ public final class ControlServer: EventHandler {
       guard !received.isTruncated else { throw WireError.malformed }
       let bytes = UnsafeRawBufferPointer(rebasing: packet[..<received.count])
       let request = try Request(decoding: bytes.bytes)
+      uses += 1
+      connection.lastUse = uses
       if connection.deadline != nil {
         connection.deadline = nil
         schedule()

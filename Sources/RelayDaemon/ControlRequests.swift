@@ -122,7 +122,19 @@ final class ControlRequests: ControlHandler {
     try access.checkReload(client.peer)
     let complaints = reloadConfiguration()
     guard !complaints.isEmpty else { return }
-    throw ControlRefusal(code: EINVAL, message: complaints.joined(separator: "\n"))
+    throw ControlRefusal(code: EINVAL, message: ControlRequests.asMessage(complaints))
+  }
+
+  /// As many as fit, each of them whole.
+  static func asMessage(_ complaints: [String]) -> String {
+    var message = ""
+    for (index, complaint) in complaints.enumerated() {
+      guard message.utf8.count + complaint.utf8.count < ControlLimits.messageBytes - 100 else {
+        return message + "… and \(complaints.count - index) more: see relayd's log"
+      }
+      message += complaint + "\n"
+    }
+    return String(message.dropLast())
   }
 
   private func find(_ name: String) throws(ControlRefusal) -> ServedChannel {

@@ -116,9 +116,11 @@ public final class Daemon {
 
   private func listen(_ requests: ControlRequests) throws -> ControlServer {
     do throws(SystemError) {
-      return try ControlServer(
+      let server = try ControlServer(
         loop: loop, path: configuration.socketPath, handler: requests,
         limits: configuration.limits.connections)
+      server.log = { [logger] in logger.warning("\($0)") }
+      return server
     } catch {
       throw DaemonError(
         description: "\(error); name another socket with --socket, in a directory that is there "
@@ -164,7 +166,7 @@ public final class Daemon {
       case nil: return
       case SIGHUP:
         logger.notice("SIGHUP: reloading")
-        for complaint in reload() { logger.error("\(complaint)") }
+        _ = reload()
       case let signal:
         logger.notice("\(signal == SIGTERM ? "SIGTERM" : "SIGINT"): ending")
         loop.stop()
@@ -204,8 +206,14 @@ public final class Daemon {
 
 // SIGHUP and relayctl reload.
 extension Daemon {
-  /// Makes the channels what the configuration says now. Returns what could not be done.
+  /// Makes the channels what the configuration says now. Returns, and logs, what could not be done.
   private func reload() -> [String] {
+    let complaints = changeChannels()
+    for complaint in complaints { logger.error("\(complaint)") }
+    return complaints
+  }
+
+  private func changeChannels() -> [String] {
     let new: Configuration
     do throws(ConfigurationError) {
       new = try sources.load()

@@ -42,9 +42,10 @@ private final class Crowd {
 
   var connectionCount: Int { server.connectionCount }
 
-  /// A connection of `uid`; with `asking` one that has made a request and got its answer.
+  /// A connection of `uid`; with `asking` one that has made a request and got its answer, with
+  /// `attaching` one that holds a channel.
   @discardableResult
-  func client(_ uid: UInt32, asking: Bool) throws -> RawClient {
+  func client(_ uid: UInt32, asking: Bool = false, attaching: Bool = false) throws -> RawClient {
     let server = geteuid()
     #expect(seteuid(0) == 0 && seteuid(uid) == 0)
     let client = try RawClient(directory.socket)
@@ -54,6 +55,11 @@ private final class Crowd {
       try client.send(.list(index: 0))
       try serve()
       #expect(try client.reply() == .channel(someChannels[0]))
+    }
+    if attaching {
+      try client.send(.attach(channel: "relay"))
+      try serve()
+      guard case .attached = try client.reply() else { throw ControlError.disconnected }
     }
     try serve()
     return client
@@ -80,7 +86,7 @@ private final class Crowd {
   @Test func aUserWithTooManyConnectionsIsToldSoAndOthersAreServed() async {
     await #expect(processExitsWith: .success) {
       let crowd = try Crowd(perUser: 2)
-      for _ in 1...2 { try crowd.client(65_534, asking: true) }
+      for _ in 1...2 { try crowd.client(65_534, attaching: true) }
       let third = try crowd.client(65_534, asking: false)
       let refusal = ControlRefusal(
         code: EMFILE, message: "user 65534 has 2 connections open already")
@@ -101,11 +107,24 @@ private final class Crowd {
     }
   }
 
+  @Test func whoAskedLongestAgoGivesWayWhereNobodyIsSilent() async {
+    await #expect(processExitsWith: .success) {
+      let crowd = try Crowd(perUser: 3)
+      let attached = try crowd.client(65_534, attaching: true)
+      let first = try crowd.client(65_534, asking: true)
+      let second = try crowd.client(65_534, asking: true)
+      try first.send(.list(index: 0))
+      try crowd.client(65_534, asking: true)
+      #expect(second.isOver(withinMilliseconds: 10_000))
+      for client in [attached, first] { #expect(!client.isOver(withinMilliseconds: 0)) }
+    }
+  }
+
   @Test func allOthersTogetherLeaveRoomForRoot() async {
     await #expect(processExitsWith: .success) {
       let crowd = try Crowd(connections: 3, ofOthers: 2)
       let rootsSilent = try crowd.client(0, asking: false)
-      for uid: UInt32 in [65_533, 65_534] { try crowd.client(uid, asking: true) }
+      for uid: UInt32 in [65_533, 65_534] { try crowd.client(uid, attaching: true) }
       let third = try crowd.client(65_532, asking: false)
       let refusal = ControlRefusal(
         code: EMFILE, message: "2 connections of other users are open already")
@@ -118,7 +137,7 @@ private final class Crowd {
     await #expect(processExitsWith: .success) {
       let crowd = try Crowd(perUser: 1, owner: 65_533)
       for uid: UInt32 in [65_533, 65_533, 0, 0, 65_534] {
-        try crowd.client(uid, asking: true)
+        try crowd.client(uid, attaching: true)
       }
       let tooMany = try crowd.client(65_534, asking: false)
       guard case .refused = try tooMany.reply() else {
