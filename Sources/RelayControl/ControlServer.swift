@@ -8,9 +8,9 @@ public import LinuxIO
 /// Serves a control socket on an event loop. Every reply is sent at once or the client dropped,
 /// so nothing is ever queued. All calls on the loop's thread.
 public final class ControlServer: EventHandler {
-  /// Open connections. One more than each of the limits takes the place of one that counts to it and
-  /// has not attached: one that never asked anything, else the one that asked longest ago. Where all
-  /// have attached, it is told so and closed.
+  /// Open connections. One more than each of the limits takes the place of one that counts to it
+  /// and has not attached: one that never asked anything, else the one that asked longest ago.
+  /// Where all have attached, it is told so and closed.
   public struct Limits: Sendable {
     public var connections = 1024
     /// Of all users together but root and the daemon's own, who thus always find a place.

@@ -107,9 +107,14 @@ struct ConfigurationMerge {
     places[["backend"]] = nil
   }
 
-  mutating func overrideSocket(_ path: String) {
-    configuration.socketPath = path
-    places[["socket"]] = nil
+  /// By a path, which an empty one (of a variable that is not set) is not: it would name the
+  /// working directory.
+  mutating func override(
+    _ key: String, _ path: String, _ set: (inout Configuration, String) -> Void
+  ) {
+    guard !path.isEmpty else { return complain("--\(key) is empty; it needs a path") }
+    set(&configuration, path)
+    places[[key]] = nil
   }
 
   mutating func add(channelArguments: [String]) {

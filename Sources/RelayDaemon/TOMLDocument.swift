@@ -45,7 +45,11 @@ struct TOMLDocument {
       // The text as a whole tells what is given twice.
       try TOMLDocument.parse(lines[...]).clear()
     } catch let error as TOMLParseError {
-      let reason = error.description.split { $0.isNewline }.joined(separator: " ")
+      var reason = error.description.split { $0.isNewline }.joined(separator: " ")
+      // The commonest one: a file mode.
+      if reason.contains("leading zero") {
+        reason += "; a file mode is a string of octal digits, such as \"0400\""
+      }
       throw Refusal(line: error.source.begin.line, reason: reason)
     } catch { preconditionFailure("an error that TOMLTable does not throw: \(error)") }
     try collect(lines[...])

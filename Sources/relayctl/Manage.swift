@@ -3,6 +3,7 @@
 // decides whether it may be.
 
 import ArgumentParser
+import Glibc
 import RelayControl
 
 struct CreateCommand: ParsableCommand {
@@ -56,7 +57,11 @@ struct CreateCommand: ParsableCommand {
   func run() throws {
     let options = given.map { "\($0.key)=\($0.value)" } + (isGlobal ? ["global"] : [])
     try reporting {
-      try ControlClient().create(channel, options: options.joined(separator: ","), keep: keep)
+      do {
+        try ControlClient().create(channel, options: options.joined(separator: ","), keep: keep)
+      } catch ControlError.refused(let refusal) where refusal.code == EINVAL {
+        throw CommandFailure(status: EX_USAGE, message: refusal.message)
+      }
     }
   }
 }
