@@ -17,6 +17,9 @@ public final class ControlServer: EventHandler {
     public var connectionsOfOthers = 896
     /// Of each user but root and the daemon's own. One that attaches keeps its connection.
     public var connectionsPerUser = 128
+    /// Descriptors numbered from here on are for root, the daemon's own user, and what is opened
+    /// for a moment, whatever other users hold.
+    public var descriptors = Int.max
     /// Time for a new connection to make its first valid request.
     public var firstRequestMilliseconds = 10_000
     /// Pause when the process has no descriptor left for a new connection.
@@ -32,6 +35,7 @@ public final class ControlServer: EventHandler {
     // When it must have made its first request, milliseconds; nil once it has.
     var deadline: Int?
     var hasAttached = false
+    var isPrivileged: Bool { RelayControl.isPrivileged(uid) }
     // In the order of their latest requests.
     var lastUse: UInt64 = 0
 
@@ -129,9 +133,10 @@ public final class ControlServer: EventHandler {
     for _ in 0..<ControlServer.acceptsPerEvent {
       do {
         guard let socket = try UnixSocket.accept(listenerRaw) else { return }
+        hasSaidExhausted = false
         admit(socket)
       } catch {
-        if giveWay(where: { $0.uid != 0 && $0.uid != geteuid() }) { continue }
+        if giveWay(where: { !$0.isPrivileged }) { continue }
         // Out of descriptors or memory: those that wait go on waiting, without a busy loop.
         if !hasSaidExhausted {
           hasSaidExhausted = true
@@ -145,13 +150,14 @@ public final class ControlServer: EventHandler {
     }
   }
 
-  private func admit(_ socket: consuming FileDescriptor) {
-    let raw = socket.raw
-    guard let uid = try? PeerCredentials.of(socket: raw).uid else { return }
-    if let limit = limitReached(by: uid) {
-      _ = send(.refused(ControlRefusal(code: EMFILE, message: limit)), to: raw)
+  private func admit(_ accepted: consuming FileDescriptor) {
+    var socket = accepted
+    guard let uid = try? PeerCredentials.of(socket: socket.raw).uid else { return }
+    if let limit = limitReached(by: uid) ?? descriptorsTaken(&socket, uid) {
+      _ = send(.refused(ControlRefusal(code: EMFILE, message: limit)), to: socket.raw)
       return
     }
+    let raw = socket.raw
     let deadline = now() + limits.firstRequestMilliseconds
     let connection = Connection(
       id: ConnectionID(nextID), uid: uid, socket: socket, deadline: deadline)
@@ -166,12 +172,11 @@ public final class ControlServer: EventHandler {
 
   /// Makes room for a connection of `uid`, or says which limit keeps it out.
   private func limitReached(by uid: UInt32) -> String? {
-    let own = geteuid()
-    if uid != 0, uid != own {
+    if !isPrivileged(uid) {
       guard hasRoom(limits.connectionsPerUser, for: { $0.uid == uid }) else {
         return "user \(uid) has \(limits.connectionsPerUser) connections open already"
       }
-      guard hasRoom(limits.connectionsOfOthers, for: { $0.uid != 0 && $0.uid != own }) else {
+      guard hasRoom(limits.connectionsOfOthers, for: { !$0.isPrivileged }) else {
         return "\(limits.connectionsOfOthers) connections of other users are open already"
       }
     }
@@ -184,6 +189,15 @@ public final class ControlServer: EventHandler {
   /// Whether there are fewer than `limit` of those connections, or one of them gave way.
   private func hasRoom(_ limit: Int, for counts: (Connection) -> Bool) -> Bool {
     connections.values.count(where: counts) < limit || giveWay(where: counts)
+  }
+
+  /// The lowest free number is given first: the latest one tells how many are taken. A socket with
+  /// one of the last moves to a number that somebody gave up for it.
+  private func descriptorsTaken(_ socket: inout FileDescriptor, _ uid: UInt32) -> String? {
+    guard socket.raw >= limits.descriptors else { return nil }
+    if giveWay(where: { !$0.isPrivileged }), let lower = try? socket.duplicate() { socket = lower }
+    let isLeft = socket.raw < limits.descriptors || isPrivileged(uid)
+    return isLeft ? nil : noDescriptorLeft
   }
 
   /// Closes the least useful of those connections; false where all have attached.
@@ -211,7 +225,6 @@ public final class ControlServer: EventHandler {
     }
     if let resume = resumeAccepting, resume <= now {
       resumeAccepting = nil
-      hasSaidExhausted = false
       try? loop.modify(listenerRaw, .read)
     }
     schedule()
@@ -318,6 +331,9 @@ public final class ControlServer: EventHandler {
     } catch {
       throw ControlRefusal(code: error.code, message: "cannot watch the client: \(error)")
     }
+    guard process.raw < limits.descriptors || connection.isPrivileged else {
+      throw ControlRefusal(code: EMFILE, message: noDescriptorLeft)
+    }
     let attachment = try handler.attach(channel: channel, client: client, process: process)
     connection.hasAttached = true
     return attachment
@@ -339,3 +355,10 @@ public final class ControlServer: EventHandler {
     }
   }
 }
+
+/// Whether these never lack a place because of others.
+private func isPrivileged(_ uid: UInt32) -> Bool { uid == 0 || uid == geteuid() }
+
+private let noDescriptorLeft =
+  "relayd has no descriptor left for users other than root and its own; raise its limit "
+  + "(LimitNOFILE= of its unit, or ulimit -n)"

@@ -35,6 +35,7 @@ public struct Limits: Equatable, Sendable {
     var limits = ControlServer.Limits()
     // Channels and the handles of producers need descriptors, too.
     let most = DescriptorLimit.current / 2
+    limits.descriptors = DescriptorLimit.current - DescriptorLimit.reserve
     limits.connections = min(limits.connections + producers, most)
     limits.connectionsOfOthers = min(limits.connectionsOfOthers + producers, most / 8 * 7)
     limits.connectionsPerUser = min(

@@ -313,6 +313,8 @@ import Testing
       limits.acceptRetryMilliseconds = 50
       let server = try ControlServer(
         loop: loop, path: directory.socket, handler: try Channels(), limits: limits)
+      var said: [String] = []
+      server.log = { said.append($0) }
       let client = try RawClient(directory.socket)
       try client.send(.list(index: 0))
       var usual = rlimit()
@@ -321,6 +323,9 @@ import Testing
       setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &none)
       #expect(try loop.runOnce(timeoutMilliseconds: 0) == 1)
       #expect(try loop.runOnce(timeoutMilliseconds: 0) == 0)
+      // The time to try again, and the next try.
+      for _ in 1...4 { try loop.runOnce(timeoutMilliseconds: 10_000) }
+      #expect(said.count == 1 && said.first?.contains("Too many open files") == true)
       setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &usual)
       while server.connectionCount == 0 { try loop.runOnce(timeoutMilliseconds: 10_000) }
       while try loop.runOnce(timeoutMilliseconds: 0) > 0 {}

@@ -20,12 +20,14 @@ private final class Crowd {
 
   /// - Parameter owner: the user that the server runs as.
   init(
-    connections: Int = 1024, ofOthers: Int = 896, perUser: Int = 128, owner: UInt32 = 0
+    connections: Int = 1024, ofOthers: Int = 896, perUser: Int = 128, owner: UInt32 = 0,
+    descriptors: Int = .max
   ) throws {
     var limits = ControlServer.Limits()
     limits.connections = connections
     limits.connectionsOfOthers = ofOthers
     limits.connectionsPerUser = perUser
+    limits.descriptors = descriptors
     channels = try Channels()
     loop = try EventLoop()
     #expect(chmod(directory.path, 0o755) == 0)
@@ -65,7 +67,7 @@ private final class Crowd {
     return client
   }
 
-  private func serve() throws {
+  func serve() throws {
     while try loop.runOnce(timeoutMilliseconds: 0) > 0 {}
   }
 }
@@ -130,6 +132,47 @@ private final class Crowd {
         code: EMFILE, message: "2 connections of other users are open already")
       #expect(try third.reply() == .refused(refusal))
       #expect(!rootsSilent.isOver(withinMilliseconds: 0))
+    }
+  }
+
+  @Test func theLastDescriptorsAreRootsWhateverOthersHold() async {
+    await #expect(processExitsWith: .success) {
+      // As many descriptors as this process has now, and a few for the server and its clients.
+      let free = fcntl(0, F_DUPFD_CLOEXEC, 0)
+      close(free)
+      let crowd = try Crowd(descriptors: Int(free) + 30)
+      var refusals: [ControlRefusal] = []
+      var held = 0
+      while refusals.isEmpty, held < 40 {
+        let client = try crowd.client(65_534)
+        if client.isOver(withinMilliseconds: 0) {
+          if case .refused(let refusal) = try client.reply() { refusals.append(refusal) }
+          break
+        }
+        try client.send(.attach(channel: "relay"))
+        try crowd.serve()
+        guard case .refused(let refusal) = try client.reply() else {
+          held += 1
+          continue
+        }
+        refusals.append(refusal)
+      }
+      #expect(held > 0)
+      let refusal = try #require(refusals.first)
+      #expect(refusal.code == EMFILE && refusal.message.contains("LimitNOFILE="))
+      try crowd.client(0, attaching: true)
+    }
+  }
+
+  @Test func anIdleConnectionGivesItsDescriptorToANewcomer() async {
+    await #expect(processExitsWith: .success) {
+      let free = fcntl(0, F_DUPFD_CLOEXEC, 0)
+      close(free)
+      let crowd = try Crowd(descriptors: Int(free) + 30)
+      let first = try crowd.client(65_534, asking: true)
+      for _ in 1...40 { try crowd.client(65_533, asking: true) }
+      #expect(first.isOver(withinMilliseconds: 0))
+      #expect(crowd.connectionCount < 30)
     }
   }
 
