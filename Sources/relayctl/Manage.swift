@@ -87,13 +87,26 @@ struct ReloadCommand: ParsableCommand {
       they are: each is named, and the exit status is 1. SIGHUP does the same.
       """)
 
+  @Option(help: "The relayd of this process number, whatever socket it serves.") var pid: Int32?
+
   // Many channels may have to be made before the answer comes.
   private static let timeoutMilliseconds = 60_000
 
   func run() throws {
     try reporting {
-      try ControlClient(timeoutMilliseconds: ReloadCommand.timeoutMilliseconds).reload()
+      try ControlClient(
+        path: path(), timeoutMilliseconds: ReloadCommand.timeoutMilliseconds
+      ).reload()
     }
+  }
+}
+
+extension ReloadCommand {
+  private func path() throws -> String {
+    guard let pid else { return ControlClient.defaultPath }
+    if let path = try ServedSocket.path(of: pid) { return path }
+    throw CommandFailure(
+      status: EX_UNAVAILABLE, message: "process \(pid) serves no control socket; is it a relayd?")
   }
 }
 

@@ -121,7 +121,8 @@ extension OneAtATime {
       .onceIsEnough,
       arguments: [
         "": "--version", "list": "--json", "stat": "--json", "write": "--block --drop --lines",
-        "read": "--cpu --follow", "flush": "", "reset": "", "close": "", "reload": "",
+        "read": "--cpu --follow", "flush": "", "reset": "", "close": "",
+        "reload": "--pid",
         "create": """
         --global --group --keep --max-producers --mode --n-subbufs --owner --permissions --read \
         --stall-timeout --subbuf-size --wakeup --writers
