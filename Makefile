@@ -18,7 +18,7 @@ CUSE_SUITES := EndToEnd|DeviceHostTests.*Cuse
 CPU_SUITES := CPUTests
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test stress demo bench bench-deps lint format install install-library clean
+.PHONY: help deps build test stress fuzz model demo bench bench-deps lint format install install-library clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -53,10 +53,30 @@ test: deps build ## run all tests: on real CUSE, under systemd, on four CPUs (in
 	  $(SWIFT) test --scratch-path $(BUILD) --skip-build --disable-xctest
 
 # What the tests do for a second or two, for a minute or two.
-stress: deps build ## kill writers by the ten thousand: nothing damaged, missing or miscounted
+stress: deps build ## kill writers by the ten thousand, and let some spoil their memory for a minute
 	$(SWIFT) build --scratch-path $(BUILD) --build-tests
 	RELAY_STRESS=1 RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=fuse $(SWIFT) test --scratch-path $(BUILD) \
-	  --skip-build --disable-xctest --filter StressTests
+	  --skip-build --disable-xctest --filter 'StressTests|ScribblerTests'
+
+# Seconds for each target. Inputs that reach something new are kept for the next run.
+FUZZ_SECONDS ?= 60
+fuzz: deps ## feed the memory, the control socket and the configuration with what libFuzzer makes up
+	RELAY_FUZZER=1 $(SWIFT) build --scratch-path $(BUILD)/fuzz -c release \
+	  -Xswiftc -sanitize=fuzzer -Xswiftc -use-ld=lld --product relay-fuzz
+	@for target in ring control configuration; do \
+	  mkdir -p $(BUILD)/fuzz/found $(BUILD)/fuzz/inputs/$$target; \
+	  echo "fuzz $$target for $(FUZZ_SECONDS) s"; \
+	  SWIFT_BACKTRACE=enable=no $(BUILD)/fuzz/release/relay-fuzz $$target \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=1024 -timeout=10 -print_final_stats=1 -verbosity=0 \
+	    -artifact_prefix=$(BUILD)/fuzz/found/$$target- \
+	    $(BUILD)/fuzz/inputs/$$target Tests/Fuzz/Cases/$$target || { \
+	    echo "make fuzz: the input is $(BUILD)/fuzz/found/$$target-*; to have every test run feed it" \
+	      "again, move it to Tests/Fuzz/Cases/$$target under a name that says what it does" >&2; \
+	    exit 1; }; \
+	done
+
+model: build ## visit every state of small worlds of the ring's rules, and break each rule once
+	$(RELEASE)/relay-model
 
 demo: deps build ## watch real input go through /dev/relay*
 	RELAY_BIN=$(RELEASE) Tests/demo

@@ -15,11 +15,21 @@ let arguments: Target.Dependency = .product(
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let toml: Target.Dependency = .product(name: "TOMLKit", package: "TOMLKit")
 
+// relay-fuzz links only where everything is compiled for libFuzzer: make fuzz sets this.
+let fuzzer: [Target] =
+  Context.environment["RELAY_FUZZER"] == nil
+  ? []
+  : [
+    .target(name: "CFuzzer", cSettings: c),
+    .executableTarget(
+      name: "relay-fuzz", dependencies: ["CFuzzer", "FuzzTargets"], swiftSettings: swift),
+  ]
+
 // Dependencies point one way; DeviceHost and RelayControl never import each other.
 let package = Package(
   name: "relayd",
   products: [
-    .library(name: "Relay", targets: ["Relay"]),
+    .library(name: "Relay", targets: ["Relay", "RelayControl"]),
     // For C: librelay.so, with its own copy of the Swift runtime inside.
     .library(name: "relay", type: .dynamic, targets: ["RelayC"]),
     .executable(name: "relayd", targets: ["relayd"]),
@@ -68,10 +78,16 @@ let package = Package(
       exclude: ["Peers"], swiftSettings: swift),
     // Writes and checks self-describing records for the end-to-end tests and the demo.
     .executableTarget(
-      name: "relay-load", dependencies: ["CLinux", arguments], path: "Tests/Load",
-      swiftSettings: swift),
+      name: "relay-load",
+      dependencies: ["CLinux", "FuzzTargets", "LinuxIO", "Relay", "RelayControl", arguments],
+      path: "Tests/Load", swiftSettings: swift),
+    // The ring's rules, checked exhaustively in small worlds.
+    .executableTarget(
+      name: "relay-model", dependencies: [arguments], path: "Tests/Model", swiftSettings: swift),
     .testTarget(name: "LinuxIOTests", dependencies: ["LinuxIO"], swiftSettings: swift),
     .testTarget(name: "RelayTests", dependencies: ["Relay", "LinuxIO"], swiftSettings: swift),
+    .testTarget(
+      name: "ModelTests", dependencies: ["relay-model", "LinuxIO"], swiftSettings: swift),
     .testTarget(
       name: "RelayControlTests", dependencies: ["RelayControl", "LinuxIO"], swiftSettings: swift),
     .testTarget(
@@ -82,6 +98,12 @@ let package = Package(
       swiftSettings: swift),
     .testTarget(
       name: "EndToEnd", dependencies: ["LinuxIO"], path: "Tests/EndToEnd", swiftSettings: swift),
-  ],
+    .target(
+      name: "FuzzTargets", dependencies: ["Relay", "RelayControl", "RelayDaemon", "LinuxIO"],
+      path: "Tests/Fuzz/Targets", swiftSettings: swift),
+    .testTarget(
+      name: "FuzzTests", dependencies: ["FuzzTargets", "LinuxIO"], path: "Tests/Fuzz/Tests",
+      swiftSettings: swift),
+  ] + fuzzer,
   cLanguageStandard: .gnu11
 )

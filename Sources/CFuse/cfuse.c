@@ -109,6 +109,57 @@ static void on_readdir(
   s->callbacks.list(s->context, opaque(req), node, size, (uint64_t)offset);
 }
 
+// The daemon alone makes and removes files. Without these, libfuse would say ENOSYS.
+
+static void refuse(fuse_req_t req) { fuse_reply_err(req, EPERM); }
+
+static void refuse_setattr(
+    fuse_req_t req, fuse_ino_t node, struct stat *st, int what, struct fuse_file_info *fi) {
+  (void)node, (void)st, (void)what, (void)fi;
+  refuse(req);
+}
+
+static void refuse_mknod(
+    fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t device) {
+  (void)parent, (void)name, (void)mode, (void)device;
+  refuse(req);
+}
+
+static void refuse_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode) {
+  (void)parent, (void)name, (void)mode;
+  refuse(req);
+}
+
+static void refuse_name(fuse_req_t req, fuse_ino_t parent, const char *name) {
+  (void)parent, (void)name;
+  refuse(req);
+}
+
+static void refuse_symlink(
+    fuse_req_t req, const char *target, fuse_ino_t parent, const char *name) {
+  (void)target, (void)parent, (void)name;
+  refuse(req);
+}
+
+static void refuse_rename(
+    fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
+    const char *new_name, unsigned flags) {
+  (void)parent, (void)name, (void)new_parent, (void)new_name, (void)flags;
+  refuse(req);
+}
+
+static void refuse_link(
+    fuse_req_t req, fuse_ino_t node, fuse_ino_t parent, const char *name) {
+  (void)node, (void)parent, (void)name;
+  refuse(req);
+}
+
+static void refuse_create(
+    fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi) {
+  (void)parent, (void)name, (void)mode, (void)fi;
+  refuse(req);
+}
+
 // Sessions.
 
 static ssize_t write_channel(int fd, struct iovec *vectors, int count, void *context) {
@@ -167,10 +218,19 @@ int cfuse_device_new(
 }
 
 int cfuse_mount_new(
-    const char *mountpoint, const struct cfuse_callbacks *callbacks, void *context,
+    const char *mountpoint, int for_others, const struct cfuse_callbacks *callbacks, void *context,
     cfuse_session **session) {
   static const struct fuse_lowlevel_ops operations = {
       .lookup = on_lookup,
+      .setattr = refuse_setattr,
+      .mknod = refuse_mknod,
+      .mkdir = refuse_mkdir,
+      .unlink = refuse_name,
+      .rmdir = refuse_name,
+      .symlink = refuse_symlink,
+      .rename = refuse_rename,
+      .link = refuse_link,
+      .create = refuse_create,
       .getattr = on_getattr,
       .readdir = on_readdir,
       .open = on_open,
@@ -181,9 +241,9 @@ int cfuse_mount_new(
   char program[] = "relayd";
   char option[] = "-o";
   // Other users' access is decided by owner and mode, in the kernel.
-  char privileged[] = "fsname=relayd,subtype=relayfs,default_permissions,allow_other";
+  char shared[] = "fsname=relayd,subtype=relayfs,default_permissions,allow_other";
   char plain[] = "fsname=relayd,subtype=relayfs,default_permissions";
-  char *arguments[] = {program, option, geteuid() == 0 ? privileged : plain, NULL};
+  char *arguments[] = {program, option, for_others ? shared : plain, NULL};
   struct fuse_args args = FUSE_ARGS_INIT(3, arguments);
   cfuse_session *s = new_session(callbacks, context);
   if (!s) return -ENOMEM;

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+// What the C library has and Swift cannot reach: memory files, epoll, timers, signals, futexes.
 #include "clinux.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
-#include <linux/magic.h>
 #include <linux/membarrier.h>
-#include <linux/netlink.h>
-#include <linux/sockios.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -15,35 +13,16 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
-#include <sys/un.h>
-#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
-#ifndef SO_PEERPIDFD
-#define SO_PEERPIDFD 77
-#endif
-#ifndef PID_FS_MAGIC
-#define PID_FS_MAGIC 0x50494446
-#endif
-
-#define RETRY(call)                            \
-  ({                                           \
-    __typeof__(call) result_;                  \
-    do {                                       \
-      result_ = (call);                        \
-    } while (result_ == -1 && errno == EINTR); \
-    result_ == -1 ? -errno : result_;          \
-  })
+#include "retry.h"
 
 int clinux_open(const char *path, int flags, mode_t mode) {
   return RETRY(open(path, flags | O_CLOEXEC, mode));
@@ -181,190 +160,7 @@ int clinux_membarrier_issue(void) {
   return (int)RETRY(syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0));
 }
 
-int clinux_pidfd_open(pid_t pid) { return (int)RETRY(syscall(SYS_pidfd_open, pid, 0)); }
-
-int clinux_pidfd_same(int one, int other) {
-  struct statfs system;
-  struct stat a, b;
-  return fstatfs(one, &system) == 0 && system.f_type == PID_FS_MAGIC && fstat(one, &a) == 0 &&
-         fstat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-}
-
-int clinux_peer_pidfd(int socket) {
-  int pidfd = -1;
-  socklen_t size = sizeof pidfd;
-  int result = RETRY(getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size));
-  return result < 0 ? result : pidfd;
-}
-
-int clinux_peer_credentials(int socket, int32_t *pid, uint32_t *uid, uint32_t *gid) {
-  struct ucred peer;
-  socklen_t size = sizeof peer;
-  int result = RETRY(getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size));
-  if (result < 0) return result;
-  *pid = peer.pid;
-  *uid = peer.uid;
-  *gid = peer.gid;
-  return 0;
-}
-
-int clinux_peer_groups(int socket, uint32_t *groups, size_t capacity) {
-  socklen_t size = (socklen_t)(capacity * sizeof *groups);
-  int result = RETRY(getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, groups, &size));
-  // The kernel says what would have been enough.
-  if (result < 0 && result != -ERANGE) return result;
-  return (int)(size / sizeof *groups);
-}
-
-int clinux_seqpacket(int nonblocking) {
-  int type = SOCK_SEQPACKET | SOCK_CLOEXEC | (nonblocking ? SOCK_NONBLOCK : 0);
-  return RETRY(socket(AF_UNIX, type, 0));
-}
-
-int clinux_seqpacket_pair(int pair[2]) {
-  return RETRY(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
-}
-
-static int clinux_address(const char *path, struct sockaddr_un *address) {
-  size_t length = strlen(path);
-  if (length == 0) return -EINVAL;
-  if (length >= sizeof address->sun_path) return -ENAMETOOLONG;
-  memset(address, 0, sizeof *address);
-  address->sun_family = AF_UNIX;
-  memcpy(address->sun_path, path, length);
-  return 0;
-}
-
-int clinux_bind(int socket, const char *path) {
-  struct sockaddr_un address;
-  int result = clinux_address(path, &address);
-  if (result < 0) return result;
-  return RETRY(bind(socket, (struct sockaddr *)&address, sizeof address));
-}
-
-int clinux_connect(int socket, const char *path) {
-  struct sockaddr_un address;
-  int result = clinux_address(path, &address);
-  if (result < 0) return result;
-  return RETRY(connect(socket, (struct sockaddr *)&address, sizeof address));
-}
-
-int clinux_accept(int socket) {
-  return RETRY(accept4(socket, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK));
-}
-
-int clinux_set_timeout(int socket, uint32_t milliseconds) {
-  struct timeval limit = {
-      .tv_sec = milliseconds / 1000, .tv_usec = (milliseconds % 1000) * 1000};
-  int result = RETRY(setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit));
-  if (result < 0) return result;
-  return RETRY(setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit));
-}
-
-int clinux_unread(int socket) {
-  int bytes = 0;
-  int result = RETRY(ioctl(socket, SIOCOUTQ, &bytes));
-  return result < 0 ? result : bytes;
-}
-
-typedef union {
-  struct cmsghdr header;
-  char bytes[CMSG_SPACE(sizeof(int) * CLINUX_MAX_DESCRIPTORS)];
-} clinux_control;
-
-ssize_t clinux_send(
-    int socket, const void *bytes, size_t count, const int *fds, size_t fdCount, int dontWait) {
-  if (fdCount > CLINUX_MAX_DESCRIPTORS) return -E2BIG;
-  struct iovec vector = {.iov_base = (void *)bytes, .iov_len = count};
-  struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
-  clinux_control control;
-  if (fdCount > 0) {
-    memset(&control, 0, sizeof control);
-    message.msg_control = control.bytes;
-    message.msg_controllen = CMSG_SPACE(sizeof(int) * fdCount);
-    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int) * fdCount);
-    memcpy(CMSG_DATA(header), fds, sizeof(int) * fdCount);
-  }
-  return RETRY(sendmsg(socket, &message, MSG_NOSIGNAL | (dontWait ? MSG_DONTWAIT : 0)));
-}
-
-ssize_t clinux_receive(
-    int socket, void *bytes, size_t capacity, int *fds, size_t maxFds, size_t *fdCount,
-    int *truncated, int dontWait) {
-  *fdCount = 0;
-  *truncated = 0;
-  if (maxFds > CLINUX_MAX_DESCRIPTORS) maxFds = CLINUX_MAX_DESCRIPTORS;
-  struct iovec vector = {.iov_base = bytes, .iov_len = capacity};
-  struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
-  clinux_control control;
-  if (maxFds > 0) {
-    message.msg_control = control.bytes;
-    message.msg_controllen = CMSG_SPACE(sizeof(int) * maxFds);
-  }
-  int flags = MSG_CMSG_CLOEXEC | (dontWait ? MSG_DONTWAIT : 0);
-  ssize_t result = RETRY(recvmsg(socket, &message, flags));
-  if (result < 0) return result;
-  if (message.msg_flags & MSG_TRUNC) *truncated |= 1;
-  if (message.msg_flags & MSG_CTRUNC) *truncated |= 2;
-  for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header != NULL;
-       header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-    // CMSG_SPACE rounds up to 8 bytes, so one descriptor more than maxFds can arrive.
-    size_t received = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (size_t i = 0; i < received; i++) {
-      int fd;
-      memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
-      if (*fdCount < maxFds) {
-        fds[(*fdCount)++] = fd;
-      } else {
-        close(fd);
-        *truncated |= 2;
-      }
-    }
-  }
-  return result;
-}
-
 int clinux_pipe(int ends[2]) { return pipe2(ends, O_CLOEXEC) < 0 ? -errno : 0; }
-
-int clinux_uevents(int receiveBytes) {
-  int type = SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK;
-  int fd = RETRY(socket(AF_NETLINK, type, NETLINK_KOBJECT_UEVENT));
-  if (fd < 0) return fd;
-  // Beyond the limit takes CAP_NET_ADMIN.
-  int result = RETRY(
-      setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &receiveBytes, sizeof receiveBytes));
-  if (result == -EPERM) {
-    result = RETRY(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receiveBytes, sizeof receiveBytes));
-  }
-  struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = 1};
-  if (result >= 0) result = RETRY(bind(fd, (struct sockaddr *)&address, sizeof address));
-  if (result < 0) {
-    close(fd);
-    return result;
-  }
-  return fd;
-}
-
-ssize_t clinux_uevents_receive(
-    int socket, void *bytes, size_t capacity, int *fromKernel, int *truncated) {
-  struct sockaddr_nl sender = {.nl_pid = UINT32_MAX};
-  struct iovec vector = {.iov_base = bytes, .iov_len = capacity};
-  struct msghdr message = {
-      .msg_name = &sender,
-      .msg_namelen = sizeof sender,
-      .msg_iov = &vector,
-      .msg_iovlen = 1,
-  };
-  ssize_t result = RETRY(recvmsg(socket, &message, MSG_DONTWAIT));
-  if (result < 0) return result;
-  *fromKernel = sender.nl_pid == 0 && sender.nl_groups == 1;
-  *truncated = (message.msg_flags & MSG_TRUNC) != 0;
-  return result;
-}
 
 int clinux_inotify(void) { return RETRY(inotify_init1(IN_CLOEXEC | IN_NONBLOCK)); }
 

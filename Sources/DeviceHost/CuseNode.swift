@@ -80,6 +80,7 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
       throw refusal(
         "there can be no \(path): \(SystemError.message(errno)); choose another channel name")
     }
+    try checkFileSystem()
     // Only now, or udev's program would answer for a node of somebody else's.
     list?.add(device)
     isListed = list != nil
@@ -105,6 +106,21 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
       throw error
     } catch {
       throw refusal("\(error)")
+    }
+  }
+
+  /// The node appears in the file system of /dev: below a mount (/dev/shm) nobody sees it.
+  private func checkFileSystem() throws(HostError) {
+    var top = stat()
+    guard stat("/dev", &top) == 0 else { return }
+    var parent = path[..<path.lastIndex(of: "/")!]
+    while parent.count > "/dev".count {
+      var status = stat()
+      if stat(String(parent), &status) == 0, status.st_dev != top.st_dev {
+        throw refusal(
+          "there can be no \(path): \(parent) is another file system; choose another channel name")
+      }
+      parent = parent[..<parent.lastIndex(of: "/")!]
     }
   }
 

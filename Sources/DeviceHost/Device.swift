@@ -6,6 +6,7 @@
 internal import CFuse
 internal import Glibc
 public import Relay
+internal import Synchronization
 
 /// How the file of a channel buffer looks and behaves.
 public struct FileOptions: Equatable, Sendable {
@@ -25,6 +26,8 @@ protocol DeviceKeeper: AnyObject {
   /// One more open file; false when there are too many in all.
   func admitReader(of device: Device) -> Bool
   func releaseReader()
+  /// Some reader got data.
+  func delivered()
   /// Nobody has the device open any more, and nobody ever will.
   func lastFileClosed(of device: Device)
   /// A reader has begun to wait: the device wants `wake()` after a signal, and from time to time.
@@ -47,6 +50,7 @@ public final class Device: @unchecked Sendable {
   /// The channel is gone: who has a file open reads on, nobody else may open it.
   private(set) var isRemoved = false
   private var hasReportedCorruption = false
+  private let hasLostFile = Atomic(false)
   /// Its keeper's note that it looks after this one.
   var isKept = false
 
@@ -123,8 +127,14 @@ extension Device {
     if files.isEmpty { keeper?.lastFileClosed(of: self) }
   }
 
+  /// Whether its file went away under it, by an abort or an unmount. From any thread.
+  // Relaxed: says what was, a moment ago.
+  var isAbandoned: Bool { hasLostFile.load(ordering: .relaxed) }
+
   /// Forgets everything that is open or waits, once no release can come any more.
   func abandon() {
+    // Relaxed: nothing is published with it.
+    hasLostFile.store(true, ordering: .relaxed)
     for read in parked { cfuse_reply_error(read.request, ENODEV) }
     parked = []
     for file in files { forget(file) }
@@ -142,7 +152,9 @@ extension Device {
   func read(
     _ request: OpaquePointer, _ file: OpenFile, size: Int, isContinuation: Bool, flags: CInt
   ) {
-    if deliver(request, size) { return armIfAwaited() }
+    // Who waits comes first. A continuation is no exception: a read may be short.
+    answerParked()
+    if parked.isEmpty, deliver(request, size) { return armIfAwaited() }
     if let end { return cfuse_reply_error(request, end) }
     guard options.blocks, !isContinuation else { return reply(nothing: request) }
     guard flags & O_NONBLOCK == 0 else { return cfuse_reply_error(request, EAGAIN) }
@@ -167,7 +179,12 @@ extension Device {
       return false
     }
     let result = cfuse_reply_vectors(request, claim.vectors.baseAddress, claim.vectors.count)
-    if result == 0 { reader.consume() } else { reader.giveBack() }
+    if result == 0 {
+      reader.consume()
+      keeper?.delivered()
+    } else {
+      reader.giveBack()
+    }
     return true
   }
 
@@ -243,10 +260,15 @@ extension Device {
 
   /// Answers the reads that wait and wakes the polls; who has to go on waiting will be told again.
   private func tell() {
+    answerParked()
+    if awaitedPolls > 0, events != 0 { notifyPolls() }
+  }
+
+  /// In the order in which they came, as far as there is something for them.
+  private func answerParked() {
     var served = 0
     while served < parked.count, answer(parked[served]) { served += 1 }
     parked.removeFirst(served)
-    if awaitedPolls > 0, events != 0 { notifyPolls() }
   }
 
   /// Answers a waiting read; false when there is nothing left for it.

@@ -181,6 +181,11 @@ public final class DeviceHost {
     if watch.deviceCount == 0 { watch.home.run { watch.home.unwatch(fd) } }
   }
 
+  /// Whether the device has its file: it was added, and nobody aborted or unmounted it.
+  public func hasFile(_ device: Device) -> Bool {
+    places[ObjectIdentifier(device)] != nil && !device.isAbandoned
+  }
+
   /// Uses a device's reader where it is served, between two requests.
   public func use<R>(_ device: Device, _ body: (Reader) -> R) -> R {
     guard let place = places[ObjectIdentifier(device)] else { return body(device.reader) }
@@ -189,6 +194,9 @@ public final class DeviceHost {
 
   /// Files that are open, over all devices.
   public var openFileCount: Int { readers.current }
+
+  /// Reads that were answered with data: stands still while nobody reads.
+  public var deliveryCount: Int { readers.deliveries }
 
   /// Takes everything down; readers that have a device open get errors from then on.
   public func stop() {

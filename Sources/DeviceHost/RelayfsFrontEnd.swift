@@ -29,9 +29,18 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
   func start(on thread: ServingThread) throws(HostError) {
     try checkMountPoint()
     self.thread = thread
+    let isForOthers = mayServeOthers
+    if !isForOthers {
+      log(
+        """
+        nobody but this user can read what is in \(mountPoint): relayd does not run as root, and \
+        /etc/fuse.conf has no user_allow_other
+        """)
+    }
     let result = thread.run {
       Result { () throws(SystemError) in
-        let session = try Session(loop: thread.loop, owner: self, mountPoint: mountPoint)
+        let session = try Session(
+          loop: thread.loop, owner: self, mountPoint: mountPoint, isForOthers: isForOthers)
         self.session = session
         try session.start()
       }
@@ -119,6 +128,17 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
     }
     guard access("/dev/fuse", F_OK) == 0 else {
       throw HostError("/dev/fuse is missing: load the module with `modprobe fuse`")
+    }
+  }
+
+  /// Root may let others in; another user where fusermount's configuration allows it.
+  private var mayServeOthers: Bool {
+    if geteuid() == 0 { return true }
+    guard let bytes = try? Files.contents(of: "/etc/fuse.conf", atMost: 1 << 20) else {
+      return false
+    }
+    return String(decoding: bytes, as: UTF8.self).split(separator: "\n").contains {
+      $0.split { $0 == " " || $0 == "\t" }.first == "user_allow_other"
     }
   }
 

@@ -111,7 +111,7 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
       wakeAwaited()
       tickAgain()
     default:
-      EventFD.drain(fd)
+      Doorbell.drain(fd)
       wakeDevices(of: fd)
       for thread in others[fd] ?? [] { thread.signal(fd) }
     }
@@ -210,6 +210,8 @@ extension ServingThread {
 
   func releaseReader() { readers.giveBack() }
 
+  func delivered() { readers.noteDelivery() }
+
   func lastFileClosed(of device: Device) {
     left.withLock { $0.append(device) }
     EventFD.signal(changes)
@@ -243,11 +245,18 @@ final class ReaderCount: Sendable {
   let limit: Int
   private let count = Atomic(0)
   private let wasFull = Atomic(false)
+  private let delivered = Atomic(0)
 
   init(limit: Int) { self.limit = limit }
 
   // Relaxed, all: a count of its own.
   var current: Int { count.load(ordering: .relaxed) }
+
+  /// Reads that were answered with data.
+  var deliveries: Int { delivered.load(ordering: .relaxed) }
+
+  // Relaxed: as all.
+  func noteDelivery() { delivered.wrappingAdd(1, ordering: .relaxed) }
 
   /// False at the limit.
   func take() -> Bool {

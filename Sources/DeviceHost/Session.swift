@@ -40,14 +40,16 @@ final class Session: EventHandler {
     if code < 0 { throw SystemError(code: -code, operation: "create device \(name)") }
   }
 
-  /// A file system mounted on a directory.
-  init(loop: EventLoop, owner: any SessionOwner, mountPoint: String) throws(SystemError) {
+  /// A file system mounted on a directory, for every user or for this one alone.
+  init(
+    loop: EventLoop, owner: any SessionOwner, mountPoint: String, isForOthers: Bool
+  ) throws(SystemError) {
     self.loop = loop
     self.owner = owner
     isMount = true
     var callbacks = Session.callbacks
     let context = Unmanaged.passUnretained(self).toOpaque()
-    let code = cfuse_mount_new(mountPoint, &callbacks, context, &raw)
+    let code = cfuse_mount_new(mountPoint, isForOthers ? 1 : 0, &callbacks, context, &raw)
     if code < 0 { throw SystemError(code: -code, operation: "mount relayfs on \(mountPoint)") }
   }
 

@@ -4,16 +4,14 @@
 import CLinux
 import Glibc
 
-/// A counter that wakes whoever polls it. Any thread or process may signal it.
+/// A counter that wakes whoever polls it. Any thread of this process may signal it; for other
+/// processes there is `Doorbell`.
 public struct EventFD: ~Copyable, Sendable {
   private let descriptor: FileDescriptor
 
   public init() throws(SystemError) {
     descriptor = FileDescriptor(owning: try check(clinux_eventfd(), "create eventfd"))
   }
-
-  /// Takes over a descriptor that came from another process.
-  public init(_ descriptor: consuming FileDescriptor) { self.descriptor = descriptor }
 
   public var raw: CInt { descriptor.raw }
 

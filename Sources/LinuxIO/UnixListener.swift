@@ -79,6 +79,8 @@ public struct UnixListener: ~Copyable, Sendable {
     _ socket: CInt, path: String, mode: UInt32, backlog: Int
   ) throws(SystemError) {
     let operation = "listen on \(path)"
+    // Clients have none to send.
+    clinux_refuse_descriptors(socket)
     // bind makes the file with the socket's own mode less the umask: never a wider one.
     try system(fchmod(socket, mode), operation)
     try check(clinux_bind(socket, path), operation)

@@ -10,6 +10,8 @@ public struct ReceivedPacket: ~Copyable, Sendable {
   public let count: Int
   /// The packet was longer than the buffer, or carried more descriptors than wanted.
   public let isTruncated: Bool
+  /// Descriptors did not come: they were more than wanted, or than this process may have.
+  public let lacksDescriptors: Bool
   public var descriptors: DescriptorList
 
   /// Moves the descriptors out.
@@ -97,7 +99,7 @@ public enum UnixSocket {
     try check(received, "receive a packet")
     descriptors.removeLast(maximumDescriptors - count)
     return ReceivedPacket(
-      count: received, isTruncated: truncated != 0,
+      count: received, isTruncated: truncated != 0, lacksDescriptors: truncated & 2 != 0,
       descriptors: DescriptorList(owning: descriptors))
   }
 }

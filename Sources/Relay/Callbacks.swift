@@ -7,14 +7,14 @@
 ///
 /// Not thread-safe: one call at a time, and none of the channel's own writing, flushing, closing
 /// and resetting beside it. Reservations may end at any time.
-package final class CallbackBuffer {
+public final class CallbackBuffer {
   /// Whether to start `subbuf`; `previous` is being left, its last `padding` bytes unused. nil at
   /// the start and after a reset, where the answer does not matter.
-  package typealias Start = (
+  public typealias Start = (
     _ subbuf: UnsafeMutableRawPointer, _ previous: UnsafeMutableRawPointer?, _ padding: Int
   ) -> Bool
 
-  package let buffer: ChannelBuffer
+  public let buffer: ChannelBuffer
   private let owner: UInt16
   private let wakeFD: CInt
   private let start: Start
@@ -23,14 +23,14 @@ package final class CallbackBuffer {
   private var header: Reservation?
   private var headerLength = 0
   /// The callback is running.
-  package private(set) var isStarting = false
+  public private(set) var isStarting = false
   /// The sub-buffer it is asked about holds data.
-  package private(set) var isOverwriting = false
+  public private(set) var isOverwriting = false
   /// It is asked at the start, or after a reset.
-  package private(set) var isLeavingNothing = false
+  public private(set) var isLeavingNothing = false
 
   /// - Precondition: `channel` is in private memory, in overwrite mode, and was never written to.
-  package init(_ channel: Channel, _ buffer: ChannelBuffer, start: @escaping Start) {
+  public init(_ channel: Channel, _ buffer: ChannelBuffer, start: @escaping Start) {
     self.buffer = buffer
     owner = channel.owner
     wakeFD = channel.wakeFD
@@ -38,15 +38,15 @@ package final class CallbackBuffer {
   }
 
   /// Starts the first sub-buffer. To be called once, before anything else.
-  package func begin() { _ = leave() }
+  public func begin() { _ = switchSubbuf() }
 
   /// From inside the callback: its first `length` bytes are the caller's.
-  package func reserveHeader(_ length: Int) {
+  public func reserveHeader(_ length: Int) {
     if isStarting { headerLength = min(length, buffer.layout.subbufSize) }
   }
 
   /// Not counted if refused.
-  package func reserve(_ length: Int) -> ReserveResult {
+  public func reserve(_ length: Int) -> ReserveResult {
     guard length <= buffer.layout.subbufSize else { return .refused(.tooBig) }
     for attempt in 0... {
       let current = buffer.loadCurrent()
@@ -67,8 +67,15 @@ package final class CallbackBuffer {
     return reservation
   }
 
-  /// Leaves the current sub-buffer, even if it is empty. nil: another one is started.
-  package func leave() -> ChannelBuffer.Stop? { leave(buffer.loadCurrent()) }
+  /// Leaves the current sub-buffer, even if it is empty, as relay_switch_subbuf does.
+  public func switchSubbuf() -> FlushResult {
+    switch leave(buffer.loadCurrent()) {
+    case nil: .flushed
+    case .full: .full
+    case .closed: .closed
+    default: .corrupt
+    }
+  }
 
   /// Seals the current sub-buffer, asks, and starts the next one.
   private func leave(_ current: Current) -> ChannelBuffer.Stop? {
@@ -117,7 +124,7 @@ package final class CallbackBuffer {
   }
 
   /// As a channel's flush. A sub-buffer that holds nothing but its header is left alone.
-  package func flush() -> FlushResult {
+  public func flush() -> FlushResult {
     let current = buffer.loadCurrent()
     if case .empty(_, let count, _) = buffer.frontier(current), count == (header == nil ? 0 : 1) {
       return current.isClosed ? .closed : .flushed
@@ -133,7 +140,7 @@ package final class CallbackBuffer {
   }
 
   /// As the reader's reset, after which the callback is asked as at the start.
-  package func reset(_ reader: Reader) {
+  public func reset(_ reader: Reader) {
     finishHeader()
     reader.reset()
     let current = buffer.loadCurrent()
@@ -144,7 +151,7 @@ package final class CallbackBuffer {
   }
 
   /// As the channel's close, for this buffer.
-  package func close() {
+  public func close() {
     finishHeader()
     buffer.close(wakeFD: wakeFD)
   }

@@ -28,31 +28,35 @@ public final class Channel: @unchecked Sendable {
   public let name: String
   public let geometry: Geometry
   /// The geometry page; mapped read-only where the channel was attached.
-  private let page: Mapping
+  let page: Mapping
   private let memory: Mapping
   private let present: PresentCPUs
   /// Whether this side may change the page: it opened the channel.
   private let isOpener: Bool
   /// Held while buffers are closed or added, so that a closed channel gets no open one.
-  private let isClosed = Mutex(false)
+  let isClosed = Mutex(false)
   private let files: Files?
   /// The files to send to a producer; nil for a channel in private memory. Borrowed. The first one
   /// is open for reading only.
   public let descriptors: (geometry: CInt, ring: CInt, wake: CInt)?
-  private let wakeEvent: EventFD
-  /// What writers signal: `wakeEvent`, or each buffer's own.
+  /// nil: each buffer has its own descriptor.
+  private let bell: Doorbell?
+  /// What writers ring.
   let wakeFD: CInt
+  /// Readable when a writer has rung for a reader that is armed; a reader's event loop watches and
+  /// drains it (`Doorbell.drain`). -1: each buffer has its own, or the listener is elsewhere.
+  public let wakeDescriptor: CInt
   /// Where each CPU's slot is, whether it has a buffer or not.
   private let slots: UnsafeMutablePointer<UnsafeMutableRawPointer>
   private let layout: UnsafeMutablePointer<ChannelBuffer.Layout>
   let owner: UInt16
-  /// The page's file, open for writing: with it, and with the last two of `descriptors`, the channel
-  /// can be adopted. nil where this side did not open the channel in memory files. Borrowed.
+  /// The page's file, open for writing: with it, the ring and both ends of the bell the channel can
+  /// be adopted. nil where this side did not open the channel in memory files. Borrowed.
   public let openerDescriptor: CInt?
   private let openerFile: FileDescriptor?
 
   /// The descriptors a producer needs, owned by the channel.
-  private struct Files: ~Copyable {
+  struct Files: ~Copyable {
     let geometry: FileDescriptor
     let ring: FileDescriptor
     let raw: (geometry: CInt, ring: CInt)
@@ -69,10 +73,10 @@ public final class Channel: @unchecked Sendable {
   /// The opener of a shared channel, which flushes and does not write.
   static let openerOwner: UInt16 = 0x3fff
 
-  private init(
+  init(
     name: String, geometry: Geometry, page: consuming Mapping, memory: consuming Mapping,
     files: consuming Files?, openerFile: consuming FileDescriptor? = nil,
-    wakeEvent: consuming EventFD, owner: UInt16, isOpener: Bool, wakesEachBuffer: Bool = false
+    bell: consuming Doorbell?, owner: UInt16, isOpener: Bool
   ) {
     let base = memory.base
     present = PresentCPUs(page: page.base, slotCount: geometry.slotCount)
@@ -87,8 +91,17 @@ public final class Channel: @unchecked Sendable {
     self.page = page
     self.memory = memory
     self.isOpener = isOpener
+    if let bell {
+      wakeFD = bell.buttonDescriptor
+      wakeDescriptor = bell.listenerDescriptor
+      self.bell = consume bell
+    } else {
+      wakeFD = Wake.eachBuffer
+      wakeDescriptor = -1
+      self.bell = nil
+    }
     if let files {
-      descriptors = (files.raw.geometry, files.raw.ring, wakeEvent.raw)
+      descriptors = (files.raw.geometry, files.raw.ring, wakeFD)
       self.files = consume files
     } else {
       descriptors = nil
@@ -101,8 +114,6 @@ public final class Channel: @unchecked Sendable {
       openerDescriptor = nil
       self.openerFile = nil
     }
-    wakeFD = wakesEachBuffer ? Wake.eachBuffer : wakeEvent.raw
-    self.wakeEvent = wakeEvent
     self.slots = slots
     self.layout = layout
     self.owner = owner
@@ -132,7 +143,7 @@ extension Channel {
       return Channel(
         name: name, geometry: geometry, page: page,
         memory: try Mapping.anonymous(count: geometry.totalBytes), files: nil,
-        wakeEvent: try EventFD(), owner: 1, isOpener: true, wakesEachBuffer: wakesEachBuffer)
+        bell: wakesEachBuffer ? nil : try Doorbell(), owner: 1, isOpener: true)
     }
   }
 
@@ -155,72 +166,11 @@ extension Channel {
       return Channel(
         name: name, geometry: geometry, page: page, memory: memory,
         files: Files(geometry: try MemoryFile.readOnly(file.raw), ring: ringFile),
-        openerFile: file, wakeEvent: try EventFD(), owner: openerOwner, isOpener: true)
+        openerFile: file, bell: try Doorbell(), owner: openerOwner, isOpener: true)
     }
   }
 
-  /// Goes on with a channel whose opener is gone, through the files it had.
-  /// - Parameters:
-  ///   - opener: the file of `openerDescriptor`.
-  ///   - ring, wake: those of `descriptors`.
-  /// - Throws: what is wrong with them; each is checked as what a stranger sent.
-  public static func adopt(
-    _ name: String, opener: consuming FileDescriptor, ring: consuming FileDescriptor,
-    wake: consuming FileDescriptor
-  ) throws(ChannelError) -> Channel {
-    let geometry = try adoptedGeometry(name, opener.raw)
-    try checkRing(name, ring.raw, geometry)
-    let page = try map(opener.raw, geometry.openerFileBytes)
-    let memory = try map(ring.raw, geometry.totalBytes)
-    let raw = opener.raw
-    let readOnly = try system { () throws(SystemError) in try MemoryFile.readOnly(raw) }
-    let channel = Channel(
-      name: name, geometry: geometry, page: page, memory: memory,
-      files: Files(geometry: readOnly, ring: ring), openerFile: opener,
-      wakeEvent: EventFD(wake), owner: openerOwner, isOpener: true)
-    channel.settle()
-    return channel
-  }
-
-  private static func map(_ fd: CInt, _ count: Int) throws(ChannelError) -> Mapping {
-    try system { () throws(SystemError) in
-      try Mapping.shared(fd, count: count, writable: true, inheritedByChildren: false)
-    }
-  }
-
-  private static func adoptedGeometry(
-    _ name: String, _ fd: CInt
-  ) throws(ChannelError) -> Geometry {
-    let count = try system { () throws(SystemError) in
-      guard try MemoryFile.seals(of: fd).contains([.shrink, .grow]) else { return 0 }
-      return try MemoryFile.count(of: fd)
-    }
-    guard count >= Geometry.fileBytes else {
-      throw .untrusted("the geometry file of channel \(name) is not sealed, or too short")
-    }
-    let page = try system { () throws(SystemError) in
-      try Mapping.shared(fd, count: Geometry.fileBytes, writable: false, inheritedByChildren: false)
-    }
-    let geometry: Geometry
-    do throws(GeometryError) {
-      geometry = try Geometry(copyingUntrusted: page.base)
-    } catch { throw .geometry(error) }
-    guard count == geometry.openerFileBytes else {
-      throw .untrusted("the geometry file of channel \(name) has the wrong length")
-    }
-    return geometry
-  }
-
-  /// What its opener left half done: pins that nobody will drop, a switch, a close.
-  private func settle() {
-    for buffer in buffers {
-      buffer.dropPins()
-      _ = buffer.sweep(owner: Channel.openerOwner)
-    }
-    isClosed.withLock { $0 = buffers.contains { $0.loadCurrent().isClosed } }
-  }
-
-  private static func checkRing(
+  static func checkRing(
     _ name: String, _ ring: CInt, _ geometry: Geometry
   ) throws(ChannelError) {
     let seals = try system { () throws(SystemError) in try MemoryFile.seals(of: ring) }
@@ -256,8 +206,8 @@ extension Channel {
     }
     return Channel(
       name: name, geometry: geometry, page: page, memory: memory,
-      files: Files(geometry: geometryFile, ring: ringFile), wakeEvent: EventFD(wake), owner: owner,
-      isOpener: false)
+      files: Files(geometry: geometryFile, ring: ringFile), bell: Doorbell(button: wake),
+      owner: owner, isOpener: false)
   }
 
   /// Read-only, as it was sent.
@@ -273,7 +223,7 @@ extension Channel {
     }
   }
 
-  private static func system<R: ~Copyable>(
+  static func system<R: ~Copyable>(
     _ body: () throws(SystemError) -> R
   ) throws(ChannelError) -> R {
     do throws(SystemError) { return try body() } catch { throw .system(error) }
@@ -315,22 +265,6 @@ extension Channel {
     }
   }
 
-  /// Where the reader of a CPU's buffer remembers its position; nil where it dies with the memory.
-  func readerStore(cpu: Int) -> ReaderStore? {
-    guard openerDescriptor != nil else { return nil }
-    return ReaderStore(
-      page.base + geometry.storesOffset + cpu * ReaderStore.bytes,
-      areas: page.base + geometry.areasOffset + cpu * 2 * geometry.areaBytes,
-      areaBytes: geometry.areaBytes)
-  }
-
-  /// A page that only the opener can write, for what it wants to find again; nil as above.
-  public var notes: UnsafeMutableRawBufferPointer? {
-    guard openerDescriptor != nil else { return nil }
-    return UnsafeMutableRawBufferPointer(
-      start: page.base + Geometry.notesOffset, count: Geometry.notesBytes)
-  }
-
   /// The write side for this process.
   public func writer() -> Writer {
     precondition(
@@ -341,11 +275,8 @@ extension Channel {
       wakeFD: wakeFD)
   }
 
-  /// Writes signal this when a reader has armed; a reader's event loop watches it.
-  public var wakeDescriptor: CInt { wakeEvent.raw }
-
-  /// Signals the reading side as a writer would.
-  public func wake() { wakeEvent.signal() }
+  /// Wakes the reading side as a writer would.
+  public func wake() { if wakeFD >= 0 { Doorbell.ring(wakeFD) } }
 
   /// Puts the data of every buffer that holds any into a sub-buffer of its own. Returns the worst
   /// of the results.

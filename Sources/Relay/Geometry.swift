@@ -157,6 +157,7 @@ extension Geometry {
     page.copyMemory(from: &words, byteCount: MemoryLayout<relay_abi_geometry>.size)
     let present = PresentCPUs(page: page, slotCount: slotCount)
     for cpu in initialCPUs { present.insert(cpu) }
+    LiveWords(page: page).setIncarnation(UInt64.random(in: 1...UInt64.max))
   }
 
   /// Reads what another process stored, and trusts none of it.
@@ -172,7 +173,8 @@ extension Geometry {
           """)
     }
     let isGlobal = words.flags & RELAY_ABI_GLOBAL != 0
-    guard words.n_entries >= 2, words.n_entries <= 1 << 24,
+    let known = RELAY_ABI_OVERWRITE | RELAY_ABI_GLOBAL
+    guard words.flags & ~known == 0, words.n_entries >= 2, words.n_entries <= 1 << 24,
       !isGlobal || words.n_slots == 1, words.n_slots <= RELAY_ABI_CPU_WORDS * 64
     else { throw GeometryError(description: "a damaged geometry") }
     let cpus = PresentCPUs(page: page, slotCount: Int(words.n_slots)).all

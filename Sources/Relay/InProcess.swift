@@ -8,7 +8,7 @@ internal import Synchronization
 
 extension Reader {
   /// Copies what one read(2) of a device would give, at most `target.count` bytes, and consumes it.
-  package func read(into target: UnsafeMutableRawBufferPointer) -> Int {
+  public func read(into target: UnsafeMutableRawBufferPointer) -> Int {
     let claim = claim(limit: target.count)
     guard claim.byteCount > 0, var to = target.baseAddress else { return 0 }
     for vector in claim.vectors {
@@ -20,7 +20,7 @@ extension Reader {
   }
 
   /// Passes the next `count` sub-buffers that writers have left, as if they had been read.
-  package func consumeSubbufs(_ count: Int) {
+  public func consumeSubbufs(_ count: Int) {
     var left = count
     while left > 0, hasFinishedSubbuf {
       // Past what hasData found to be overwritten, and at the sub-buffer's first live record.
@@ -59,7 +59,7 @@ extension Reader {
 
 extension ChannelBuffer {
   /// Whether a switch would be refused, or overwrite: no sub-buffer is free.
-  package var isFull: Bool {
+  public var isFull: Bool {
     guard !hasFreeSubbuf else { return false }
     let current = loadCurrent()
     guard !layout.overwrites, current.subbuf < layout.subbufCount else { return true }
@@ -68,7 +68,7 @@ extension ChannelBuffer {
   }
 
   /// Whether the current sub-buffer is the only one that readers are not done with.
-  package var isEmpty: Bool {
+  public var isEmpty: Bool {
     let current = loadCurrent()
     return (0..<layout.subbufCount).allSatisfy {
       let state = loadState($0)
@@ -91,7 +91,7 @@ extension Channel {
   }
 
   /// Leaves the buffer's current sub-buffer, even if it is empty.
-  package func switchSubbuf(_ buffer: ChannelBuffer) -> FlushResult {
+  public func switchSubbuf(_ buffer: ChannelBuffer) -> FlushResult {
     let buffer = buffer.home
     return buffer.leave(buffer.loadCurrent(), owner: owner, wakeFD: wakeFD)
   }
@@ -99,5 +99,5 @@ extension Channel {
 
 extension Writer {
   /// The CPU whose buffer this thread writes into now.
-  package var cpu: Int { thisCPU.home.cpu }
+  public var cpu: Int { thisCPU.home.cpu }
 }

@@ -20,8 +20,10 @@ public struct Gap: Equatable, Sendable {
   public var full: UInt64 = 0
   /// Passed because their writer had stopped.
   public var stalled: UInt64 = 0
+  /// Written into memory that a restarted daemon did not go on with.
+  public var restart: UInt64 = 0
   public init() {}
-  var isEmpty: Bool { overwritten == 0 && full == 0 && stalled == 0 }
+  var isEmpty: Bool { self == Gap() }
 }
 
 /// The one reader of a channel buffer: a cursor that all open files share, as in relay.
@@ -45,8 +47,9 @@ public final class Reader {
   /// The rest of a record whose beginning was delivered, kept aside so that overwriting cannot
   /// tear it.
   package internal(set) var rest: UnsafeMutableRawBufferPointer
-  /// Two: the one in use stays whole while the next one is filled.
-  private let restAreas: UnsafeMutableRawPointer?
+  /// Two, of a sub-buffer's length: the one in use stays whole while the next one is filled. Where
+  /// there is no store; most readers never need them.
+  private var restAreas: UnsafeMutableRawPointer?
   var restArea = 0
   /// Where this is remembered; nil for a channel in private memory.
   let store: ReaderStore?
@@ -112,9 +115,6 @@ public final class Reader {
     self.channel = channel
     self.buffer = buffer
     store = channel.readerStore(cpu: buffer.cpu)
-    // Touched only when a record is cut.
-    restAreas =
-      store == nil ? .allocate(byteCount: 2 * buffer.layout.subbufSize, alignment: 64) : nil
     rest = UnsafeMutableRawBufferPointer(start: nil, count: 0)
   }
 
@@ -143,6 +143,7 @@ extension Reader {
     if mayReclaim { reclaim() }
     if !stall.passed.isEmpty { settlePassed() }
     searchesLeft = Reader.searchLimit
+    let first = position.seq
     var claim = claimOnce(limit: limit)
     // Nothing but cancelled records and gaps so far: what was passed is consumed. Each round passes
     // `vectorLimit` sub-buffers or is the last but one; more of them than there are means that
@@ -152,12 +153,16 @@ extension Reader {
       claim = claimOnce(limit: limit)
       roundsLeft -= 1
     }
+    // Who finds nothing may not come again soon: what was left just now must not wait for that.
+    if claim.byteCount == 0, mayReclaim, position.seq > first { reclaim() }
     return claim
   }
 
   private func claimOnce(limit: Int) -> Claim {
     plan = Plan(position: position)
     plan.gap = pendingGap
+    plan.totals.restart = Counters.restart(buffer).less(totals.restart)
+    plan.gap.restart &+= plan.totals.restart
     vectorCount = 0
     pinCount = 0
     var room = limit
@@ -219,7 +224,11 @@ extension Reader {
   }
 
   private var restMemory: UnsafeMutableRawPointer {
-    store?.area(restArea) ?? restAreas! + restArea * buffer.layout.subbufSize
+    if let store { return store.area(restArea) }
+    let size = buffer.layout.subbufSize
+    let areas = restAreas ?? .allocate(byteCount: 2 * size, alignment: 64)
+    restAreas = areas
+    return areas + restArea * size
   }
 
   func append(_ bytes: UnsafeRawPointer, _ count: Int) {

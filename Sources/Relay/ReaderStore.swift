@@ -118,6 +118,9 @@ extension Reader {
     v[24] = origin.counters.aborted
     v[25] = origin.counters.cancelled
     v[26] = origin.counters.corrupt
+    v[27] = pendingGap.restart
+    v[28] = totals.restart
+    v[29] = origin.counters.restart
     store.save(v, generation: generation)
   }
 
@@ -149,6 +152,9 @@ extension Reader {
     origin.counters.aborted = v[24]
     origin.counters.cancelled = v[25]
     origin.counters.corrupt = v[26]
+    pendingGap.restart = v[27]
+    totals.restart = v[28]
+    origin.counters.restart = v[29]
     // What was passed and not given up yet.
     mayReclaim = true
   }

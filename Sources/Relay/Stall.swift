@@ -103,8 +103,8 @@ extension Reader {
   func passBusy(_ subbuf: Int, _ entry: Entry) {
     let position = plan.position
     if plan.passed.count < Stall.passedLimit {
-      plan.passed.append(
-        Stall.Passed(subbuf: subbuf, place: Stall.Place(seq: position.seq, entry: position.entry)))
+      let place = Stall.Place(seq: position.seq, entry: position.entry)
+      plan.passed.append(Stall.Passed(subbuf: subbuf, place: place))
     }
     plan.position.advance(by: 1, to: entry.end)
     plan.position.walkedFromStart = false

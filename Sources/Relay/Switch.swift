@@ -64,6 +64,8 @@ extension ChannelBuffer {
     if current.seq != 0 { fill(current) }
     guard P.reached(.filledPrevious) else { return .killed }
     wakeReaderIfWaiting(wakeFD)
+    // Some may have found nothing free because this one was claimed; now there is room in it.
+    Wake.writers(self)
     return nil
   }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Waking whoever sleeps: the reader through the channel's eventfd, writers through a futex.
+// Waking whoever sleeps: the reader through the channel's doorbell, writers through a futex.
 
 internal import Glibc
 internal import LinuxIO
@@ -7,8 +7,8 @@ internal import Synchronization
 
 @usableFromInline
 enum Wake {
-  /// Instead of a channel's descriptor: each buffer has its own, or none, which its header names.
-  /// For private memory only: another process could name any descriptor there.
+  /// Instead of a channel's doorbell: each buffer has its own eventfd, or none, which its header
+  /// names. For private memory only: another process could name any descriptor there.
   static let eachBuffer: CInt = -2
 
   /// Takes the reader's wish and signals it: one system call per sleep, however many records.
@@ -17,7 +17,8 @@ enum Wake {
     // Acquire-release: only one writer gets the 1; the reader's loads after its wake see all that
     // this writer committed before.
     guard waiters.pointee.exchange(0, ordering: .acquiringAndReleasing) != 0 else { return }
-    let fd = wakeFD == eachBuffer ? ownDescriptor(waiters) : wakeFD
+    if wakeFD >= 0 { return Doorbell.ring(wakeFD) }
+    let fd = wakeFD == eachBuffer ? ownDescriptor(waiters) : -1
     if fd >= 0 { EventFD.signal(fd) }
   }
 

@@ -201,7 +201,7 @@ extension Reader {
   /// Whether writers have left the sub-buffer that a read would start in: relay's rule for poll.
   public var hasFinishedSubbuf: Bool { hasData && position.seq < buffer.loadCurrent().seq }
 
-  /// Asks writers for one signal of the channel's eventfd, at the next commit or the next switch.
+  /// Asks writers for one signal of `wakeDescriptor`, at the next commit or the next switch.
   /// False, and nothing asked, when what is waited for, or the end, is there already.
   public func arm(_ wakeup: Wakeup = .data) -> Bool {
     // Sequentially consistent, then the membarrier: a writer either sees the 1 after its commit
@@ -222,7 +222,7 @@ extension Reader {
 
   /// Whether no writer has taken the wish yet.
   public func isArmed(_ wakeup: Wakeup = .data) -> Bool {
-    // Relaxed: the eventfd's signal orders; without one the coarse tick looks again.
+    // Relaxed: the signal orders; without one the coarse tick looks again.
     wish(wakeup).pointee.load(ordering: .relaxed) != 0
   }
 

@@ -25,7 +25,8 @@ extension Handle {
   /// Whether somebody could make room.
   var hasReader: Bool {
     guard case .daemon(let attachment) = kind else { return true }
-    return hot.lock.locked { attachment.client.isConnected }
+    // Who holds it is being answered, or will say what is wrong.
+    return hot.lock.lockedIfFree { attachment.client.isConnected } ?? true
   }
 }
 

@@ -70,12 +70,24 @@ struct Lock {
         Futex.wait(UnsafeRawPointer(word), expected: 2, timeoutMilliseconds: -1)
       }
     }
-    defer {
-      if word.pointee.exchange(0, ordering: .releasing) == 2 {
-        Futex.wake(UnsafeRawPointer(word), count: 1)
-      }
-    }
+    defer { unlock() }
     return try body()
+  }
+
+  /// nil, without waiting, where somebody holds it.
+  func lockedIfFree<R>(_ body: () -> R) -> R? {
+    // Acquire: as above.
+    guard word.pointee.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
+    else { return nil }
+    defer { unlock() }
+    return body()
+  }
+
+  private func unlock() {
+    // Release: pairs with the acquires of who comes next.
+    if word.pointee.exchange(0, ordering: .releasing) == 2 {
+      Futex.wake(UnsafeRawPointer(word), count: 1)
+    }
   }
 }
 

@@ -92,7 +92,9 @@ private func copy(
   guard let callbacks else { return copy }
   // At least what the first version had up to its first function.
   let size = callbacks.pointee.size
-  guard size >= MemoryLayout<relay_callbacks>.offset(of: \.buf_mapped)!, size <= 4096 else {
+  guard size >= MemoryLayout<relay_callbacks>.offset(of: \.buf_mapped)!, size <= 4096,
+    size % MemoryLayout<UnsafeRawPointer>.size == 0
+  else {
     throw Failure(EINVAL)
   }
   memcpy(&copy, callbacks, min(size, MemoryLayout<relay_callbacks>.size))

@@ -59,7 +59,7 @@ extension OwnBuffer {
 
   /// Leaves the current sub-buffer, even if it is empty.
   func leave() throws(Failure) -> Bool {
-    try locked { () throws(Failure) in callback!.leave() == nil }
+    try locked { () throws(Failure) in callback!.switchSubbuf() == .flushed }
   }
 
   /// Only from inside the callback.
@@ -238,7 +238,7 @@ extension OwnChannel {
       for cpu in handle.channel.cpus where made.isEmpty || !handle.channel.geometry.isGlobal {
         var isGlobal: CInt = handle.channel.geometry.isGlobal ? 1 : 0
         let code = create("\(name)\(cpu)", handle.name(cpu: cpu), &isGlobal)
-        guard code == 0 else { throw Failure(code < 0 ? 0 - code : EINVAL) }
+        guard code == 0 else { throw Failure(code < 0 && code > CInt.min ? 0 - code : EINVAL) }
         made.append(cpu)
         if isGlobal != 0, made.count == 1, !handle.channel.geometry.isGlobal {
           try becomeGlobal?(cpu)

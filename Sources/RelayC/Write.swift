@@ -109,8 +109,11 @@ public func relay_write_wait(
   _ chan: OpaquePointer?, _ data: UnsafeRawPointer?, _ length: Int, _ timeoutMilliseconds: CInt
 ) -> CInt {
   guard let chan, data != nil || length == 0 else { return 0 - EINVAL }
-  let record = UnsafeRawBufferPointer(start: data, count: length)
+  // Over half of the address space: first, because a buffer of it is undefined behaviour.
   guard length >= 0 else { return writeSlowly(chan, data, length) }
+  let saved = errno
+  defer { errno = saved }
+  let record = UnsafeRawBufferPointer(start: data, count: length)
   let handle = Handle.of(chan)
   do throws(Failure) {
     try handle.makeReady()
@@ -191,12 +194,13 @@ private struct Held {
 public func relay_reserve(
   _ chan: OpaquePointer?, _ length: Int, _ reservation: UnsafeMutablePointer<relay_reservation>?
 ) -> UnsafeMutableRawPointer? {
+  // Whatever comes of it, committing it does nothing.
+  if let reservation { Held(reservation).chan.pointee = nil }
   guard let chan, let reservation else {
     errno = EINVAL
     return nil
   }
   let held = Held(reservation)
-  held.chan.pointee = nil
   switch reserve(chan, length >= 0 ? length : .max) {
   case .failure(let code):
     errno = code

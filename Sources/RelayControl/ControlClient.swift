@@ -230,6 +230,9 @@ public final class ControlClient {
   private func receive(_ descriptors: inout DescriptorList) throws(ControlError) -> Reply {
     var received = try receivePacket()
     guard received.count > 0 else { throw .disconnected }
+    guard !received.lacksDescriptors else {
+      throw .system(SystemError(code: EMFILE, operation: "take the descriptors of a channel"))
+    }
     guard !received.isTruncated else { throw .protocolViolation("\(WireError.malformed)") }
     descriptors = received.takeDescriptors()
     do {

@@ -30,7 +30,7 @@ public struct Attachment: Sendable {
   public var geometry: CInt
   /// The memory file with the ring.
   public var ring: CInt
-  /// The eventfd that wakes the reading side.
+  /// The doorbell's button that wakes the reading side.
   public var wake: CInt
 
   public init(owner: UInt16, geometry: CInt, ring: CInt, wake: CInt) {

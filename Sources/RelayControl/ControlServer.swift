@@ -8,14 +8,18 @@ public import LinuxIO
 /// Serves a control socket on an event loop. Every reply is sent at once or the client dropped,
 /// so nothing is ever queued. All calls on the loop's thread.
 public final class ControlServer: EventHandler {
-  /// Open connections. One more than each of the limits takes the place of the oldest that counts
-  /// to it and never asked anything; where all have asked, it is told so and closed.
+  /// Open connections. One more than each of the limits takes the place of one that counts to it
+  /// and has not attached: one that never asked anything, else the one that asked longest ago.
+  /// Where all have attached, it is told so and closed.
   public struct Limits: Sendable {
     public var connections = 1024
     /// Of all users together but root and the daemon's own, who thus always find a place.
     public var connectionsOfOthers = 896
     /// Of each user but root and the daemon's own. One that attaches keeps its connection.
     public var connectionsPerUser = 128
+    /// Descriptors numbered from here on are for root, the daemon's own user, and what is opened
+    /// for a moment, whatever other users hold.
+    public var descriptors = Int.max
     /// Time for a new connection to make its first valid request.
     public var firstRequestMilliseconds = 10_000
     /// Pause when the process has no descriptor left for a new connection.
@@ -31,6 +35,9 @@ public final class ControlServer: EventHandler {
     // When it must have made its first request, milliseconds; nil once it has.
     var deadline: Int?
     var hasAttached = false
+    var isPrivileged: Bool { RelayControl.isPrivileged(uid) }
+    // In the order of their latest requests.
+    var lastUse: UInt64 = 0
 
     init(id: ConnectionID, uid: UInt32, socket: consuming FileDescriptor, deadline: Int) {
       self.id = id
@@ -53,6 +60,10 @@ public final class ControlServer: EventHandler {
   private let timer: TimerFD
   private var connections: [CInt: Connection] = [:]
   private var nextID: UInt64 = 1
+  private var uses: UInt64 = 0
+  private var hasSaidExhausted = false
+  /// Told what its owner should know, once each time it begins.
+  public var log: (String) -> Void = { _ in }
   // When to accept again after running out of descriptors; nil while accepting.
   private var resumeAccepting: Int?
   // One byte more than a packet may have, so that a longer one shows.
@@ -122,9 +133,15 @@ public final class ControlServer: EventHandler {
     for _ in 0..<ControlServer.acceptsPerEvent {
       do {
         guard let socket = try UnixSocket.accept(listenerRaw) else { return }
+        hasSaidExhausted = false
         admit(socket)
       } catch {
+        if giveWay(where: { !$0.isPrivileged }) { continue }
         // Out of descriptors or memory: those that wait go on waiting, without a busy loop.
+        if !hasSaidExhausted {
+          hasSaidExhausted = true
+          log("no connection to \(path) can be taken now: \(error)")
+        }
         try? loop.modify(listenerRaw, [])
         resumeAccepting = now() + limits.acceptRetryMilliseconds
         schedule()
@@ -133,13 +150,14 @@ public final class ControlServer: EventHandler {
     }
   }
 
-  private func admit(_ socket: consuming FileDescriptor) {
-    let raw = socket.raw
-    guard let uid = try? PeerCredentials.of(socket: raw).uid else { return }
-    if let limit = limitReached(by: uid) {
-      _ = send(.refused(ControlRefusal(code: EMFILE, message: limit)), to: raw)
+  private func admit(_ accepted: consuming FileDescriptor) {
+    var socket = accepted
+    guard let uid = try? PeerCredentials.of(socket: socket.raw).uid else { return }
+    if let limit = limitReached(by: uid) ?? descriptorsTaken(&socket, uid) {
+      _ = send(.refused(ControlRefusal(code: EMFILE, message: limit)), to: socket.raw)
       return
     }
+    let raw = socket.raw
     let deadline = now() + limits.firstRequestMilliseconds
     let connection = Connection(
       id: ConnectionID(nextID), uid: uid, socket: socket, deadline: deadline)
@@ -154,12 +172,11 @@ public final class ControlServer: EventHandler {
 
   /// Makes room for a connection of `uid`, or says which limit keeps it out.
   private func limitReached(by uid: UInt32) -> String? {
-    let own = geteuid()
-    if uid != 0, uid != own {
+    if !isPrivileged(uid) {
       guard hasRoom(limits.connectionsPerUser, for: { $0.uid == uid }) else {
         return "user \(uid) has \(limits.connectionsPerUser) connections open already"
       }
-      guard hasRoom(limits.connectionsOfOthers, for: { $0.uid != 0 && $0.uid != own }) else {
+      guard hasRoom(limits.connectionsOfOthers, for: { !$0.isPrivileged }) else {
         return "\(limits.connectionsOfOthers) connections of other users are open already"
       }
     }
@@ -169,13 +186,26 @@ public final class ControlServer: EventHandler {
     return nil
   }
 
-  /// Whether there are fewer than `limit` of those connections, or one that never asked gave way.
+  /// Whether there are fewer than `limit` of those connections, or one of them gave way.
   private func hasRoom(_ limit: Int, for counts: (Connection) -> Bool) -> Bool {
-    guard connections.values.count(where: counts) >= limit else { return true }
-    let oldest = connections.values.filter { $0.deadline != nil && counts($0) }
-      .min { $0.id.rawValue < $1.id.rawValue }
-    guard let oldest else { return false }
-    close(oldest)
+    connections.values.count(where: counts) < limit || giveWay(where: counts)
+  }
+
+  /// The lowest free number is given first: the latest one tells how many are taken. A socket with
+  /// one of the last moves to a number that somebody gave up for it.
+  private func descriptorsTaken(_ socket: inout FileDescriptor, _ uid: UInt32) -> String? {
+    guard socket.raw >= limits.descriptors else { return nil }
+    if giveWay(where: { !$0.isPrivileged }), let lower = try? socket.duplicate() { socket = lower }
+    let isLeft = socket.raw < limits.descriptors || isPrivileged(uid)
+    return isLeft ? nil : noDescriptorLeft
+  }
+
+  /// Closes the least useful of those connections; false where all have attached.
+  private func giveWay(where counts: (Connection) -> Bool) -> Bool {
+    let idle = connections.values.filter { !$0.hasAttached && counts($0) }
+    let least = idle.min { ($0.lastUse, $0.id.rawValue) < ($1.lastUse, $1.id.rawValue) }
+    guard let least else { return false }
+    close(least)
     return true
   }
 
@@ -236,6 +266,8 @@ public final class ControlServer: EventHandler {
       guard !received.isTruncated else { throw WireError.malformed }
       let bytes = UnsafeRawBufferPointer(rebasing: packet[..<received.count])
       let request = try Request(decoding: bytes.bytes)
+      uses += 1
+      connection.lastUse = uses
       if connection.deadline != nil {
         connection.deadline = nil
         schedule()
@@ -299,6 +331,9 @@ public final class ControlServer: EventHandler {
     } catch {
       throw ControlRefusal(code: error.code, message: "cannot watch the client: \(error)")
     }
+    guard process.raw < limits.descriptors || connection.isPrivileged else {
+      throw ControlRefusal(code: EMFILE, message: noDescriptorLeft)
+    }
     let attachment = try handler.attach(channel: channel, client: client, process: process)
     connection.hasAttached = true
     return attachment
@@ -320,3 +355,10 @@ public final class ControlServer: EventHandler {
     }
   }
 }
+
+/// Whether these never lack a place because of others.
+private func isPrivileged(_ uid: UInt32) -> Bool { uid == 0 || uid == geteuid() }
+
+private let noDescriptorLeft =
+  "relayd has no descriptor left for users other than root and its own; raise its limit "
+  + "(LimitNOFILE= of its unit, or ulimit -n)"

@@ -22,7 +22,7 @@ public enum Request: Equatable, Sendable {
 
 /// What the daemon answers. Any request may be answered by `.refused`.
 public enum Reply: Equatable, Sendable {
-  /// With three descriptors: geometry (sealed memory file), ring (memory file), wake (eventfd).
+  /// With three descriptors: geometry (sealed memory file), ring (memory file), wake (doorbell).
   case attached(owner: UInt16)
   case channel(ChannelDescription)
   case statistics(BufferStatistics)
@@ -58,7 +58,7 @@ public struct ChannelDescription: Equatable, Sendable {
   public var isOverwrite: Bool
   /// One buffer for all CPUs.
   public var isGlobal: Bool
-  /// The CPUs that have a buffer, ascending; each below `ControlLimits.cpus`.
+  /// The CPUs whose buffer has a file now, ascending; each below `ControlLimits.cpus`.
   public var cpus: [Int]
   /// What serves the files: "cuse" or "fuse".
   public var frontEnd: String

@@ -51,11 +51,13 @@ struct Access {
   ) throws(ControlRefusal) {
     guard !Access.isAdministrator(peer) else { return }
     guard identity.uid == peer.uid else {
-      throw Access.refusal(peer, "give channel \(name) to owner \(identity.uid)", "root")
+      throw Access.refusal(
+        peer, "give channel \(name) to owner \(identity.uid)", "root, relayd's own user")
     }
     guard peer.isMember(of: identity.gid) else {
       throw Access.refusal(
-        peer, "give channel \(name) to group \(identity.gid)", "root and its members")
+        peer, "give channel \(name) to group \(identity.gid)",
+        "root, relayd's own user, its members")
     }
   }
 

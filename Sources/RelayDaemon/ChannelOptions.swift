@@ -52,9 +52,13 @@ public struct ChannelOptions: Equatable, Sendable {
     let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
     try self.init(name: String(parts[0]))
     guard parts.count == 2 else { return }
+    var given: Set<Substring> = []
     for option in parts[1].split(separator: ",", omittingEmptySubsequences: false) {
       let pair = option.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
       do throws(OptionError) {
+        guard given.insert(pair[0]).inserted else {
+          throw OptionError("\(pair[0]) is given twice")
+        }
         let value = pair.count == 2 ? Setting.Value.word(String(pair[1])) : .absent
         try set(Setting(key: String(pair[0]), value: value))
       } catch {

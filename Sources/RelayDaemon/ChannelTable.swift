@@ -80,7 +80,7 @@ final class ChannelTable {
     do throws(ChannelError) {
       let channel = try Channel.openShared(name, geometry)
       // The lowest free number is given first: the latest one tells how many are taken.
-      if Int(channel.wakeDescriptor) + nodes < limit - DescriptorLimit.spare { return channel }
+      if Int(channel.descriptors!.wake) + nodes < limit - DescriptorLimit.spare { return channel }
     } catch {
       guard errorCode(error) == EMFILE else { throw refusal(name, errorCode(error), "\(error)") }
     }
@@ -163,13 +163,26 @@ extension ChannelTable {
   /// The same when channels are being written to already: what cannot be served is said.
   func startServingLate() {
     isServing = true
-    for served in channels {
+    for complaint in serveMissing() { log(.warning, complaint) }
+  }
+
+  /// Tries again where there are no files; returns what still cannot be.
+  func serveMissing() -> [String] {
+    guard isServing else { return [] }
+    return channels.compactMap { served in
+      guard !served.devices.contains(where: { host.isServed($0.device) }) else { return nil }
       do throws(ControlRefusal) {
         try serve(served)
+        return nil
       } catch {
-        log(.warning, "\(error); its records are kept, and nobody can read them")
+        return "\(error); its records are kept, and nobody can read them"
       }
     }
+  }
+
+  /// Files that are there.
+  var fileCount: Int {
+    channels.reduce(0) { $0 + $1.devices.count { host.hasFile($0.device) } }
   }
 
   /// Gives every channel a buffer and a file for each CPU that has none yet.

@@ -33,9 +33,13 @@ public struct Limits: Equatable, Sendable {
   /// only asks.
   var connections: ControlServer.Limits {
     var limits = ControlServer.Limits()
-    limits.connections += producers
-    limits.connectionsOfOthers += producers
-    limits.connectionsPerUser += min(producers, producersPerUser)
+    // Channels and the handles of producers need descriptors, too.
+    let most = DescriptorLimit.current / 2
+    limits.descriptors = DescriptorLimit.current - DescriptorLimit.reserve
+    limits.connections = min(limits.connections + producers, most)
+    limits.connectionsOfOthers = min(limits.connectionsOfOthers + producers, most / 8 * 7)
+    limits.connectionsPerUser = min(
+      limits.connectionsPerUser + min(producers, producersPerUser), most / 2)
     return limits
   }
 }

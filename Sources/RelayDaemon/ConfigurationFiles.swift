@@ -49,8 +49,8 @@ public struct ConfigurationSources: Equatable, Sendable {
 
     merge.add(channelArguments: channelArguments)
     if let backend { merge.overrideBackend(backend) }
-    if let mountPoint { merge.configuration.mountPoint = absolute(mountPoint) }
-    if let socketPath { merge.overrideSocket(absolute(socketPath)) }
+    if let mountPoint { merge.override("mount", mountPoint) { $0.mountPoint = absolute($1) } }
+    if let socketPath { merge.override("socket", socketPath) { $0.socketPath = absolute($1) } }
     merge.configuration.waitsForCUSE = waitsForCUSE
     return try merge.finish()
   }

@@ -86,13 +86,13 @@ struct ConfigurationMerge {
     let isInnerTable = entry.isTable || entry.path.count > 3
     guard !isInnerTable || ChannelOptions.keys.contains(key) else {
       throw OptionError(
-        "unknown table \(TOMLText.key(key)) in channel \(name); a channel's name with . or / is "
-          + "quoted, as in [channel.\"net/rx\"]")
+        "unknown table \(TOMLText.key(key)) in channel \(TOMLText.line(name)); a channel's name "
+          + "with . or / is quoted, as in [channel.\"net/rx\"]")
     }
     let index = index(of: name, place)
     do throws(OptionError) {
       try configuration.channels[index].set(setting(of: entry, at: 2))
-    } catch { throw OptionError("channel \(name): \(error)") }
+    } catch { throw OptionError("channel \(TOMLText.line(name)): \(error)") }
   }
 
   private func setting(of entry: TOMLDocument.Entry, at index: Int) -> Setting {
@@ -107,9 +107,14 @@ struct ConfigurationMerge {
     places[["backend"]] = nil
   }
 
-  mutating func overrideSocket(_ path: String) {
-    configuration.socketPath = path
-    places[["socket"]] = nil
+  /// By a path, which an empty one (of a variable that is not set) is not: it would name the
+  /// working directory.
+  mutating func override(
+    _ key: String, _ path: String, _ set: (inout Configuration, String) -> Void
+  ) {
+    guard !path.isEmpty else { return complain("--\(key) is empty; it needs a path") }
+    set(&configuration, path)
+    places[[key]] = nil
   }
 
   mutating func add(channelArguments: [String]) {

@@ -50,10 +50,12 @@ final class ControlRequests: ControlHandler {
   func describe(index: Int, client: Client) throws(ControlRefusal) -> ChannelDescription? {
     guard let (served, isClosed) = table.listed(from: index) else { return nil }
     let geometry = served.channel.geometry
+    // Where the file is another program's, or not there, nobody is sent to it.
+    let cpus = served.devices.filter { host.hasFile($0.device) }.map(\.cpu)
     return ChannelDescription(
       name: served.channel.name, subbufSize: geometry.subbufSize,
       subbufCount: geometry.subbufCount, isOverwrite: geometry.mode == .overwrite,
-      isGlobal: geometry.isGlobal, cpus: served.devices.map(\.cpu),
+      isGlobal: geometry.isGlobal, cpus: cpus,
       frontEnd: host.backend.rawValue, pathPrefix: served.pathPrefix,
       readMode: served.options.read.rawValue, wakeup: served.options.wakeup.rawValue,
       isTemporary: served.isTemporary, isClosed: isClosed, serial: served.serial)
@@ -120,7 +122,19 @@ final class ControlRequests: ControlHandler {
     try access.checkReload(client.peer)
     let complaints = reloadConfiguration()
     guard !complaints.isEmpty else { return }
-    throw ControlRefusal(code: EINVAL, message: complaints.joined(separator: "\n"))
+    throw ControlRefusal(code: EINVAL, message: ControlRequests.asMessage(complaints))
+  }
+
+  /// As many as fit, each of them whole.
+  static func asMessage(_ complaints: [String]) -> String {
+    var message = ""
+    for (index, complaint) in complaints.enumerated() {
+      guard message.utf8.count + complaint.utf8.count < ControlLimits.messageBytes - 100 else {
+        return message + "… and \(complaints.count - index) more: see relayd's log"
+      }
+      message += complaint + "\n"
+    }
+    return String(message.dropLast())
   }
 
   private func find(_ name: String) throws(ControlRefusal) -> ServedChannel {

@@ -116,9 +116,11 @@ public final class Daemon {
 
   private func listen(_ requests: ControlRequests) throws -> ControlServer {
     do throws(SystemError) {
-      return try ControlServer(
+      let server = try ControlServer(
         loop: loop, path: configuration.socketPath, handler: requests,
         limits: configuration.limits.connections)
+      server.log = { [logger] in logger.warning("\($0)") }
+      return server
     } catch {
       throw DaemonError(
         description: "\(error); name another socket with --socket, in a directory that is there "
@@ -142,8 +144,9 @@ public final class Daemon {
     guard !table.isServing, DeviceHost.hasCUSE else { return }
     watch?.stopWatchingCUSE()
     table.startServingLate()
-    logger.notice("/dev/cuse is there: \(deviceCount(table)) are served")
-    ServiceManager.notify("STATUS=\(deviceCount(table)) through CUSE")
+    let what = "\(devices(table.fileCount)) through CUSE"
+    logger.notice("/dev/cuse is there: \(what)")
+    ServiceManager.notify("STATUS=\(what)")
   }
 
   private func announce() {
@@ -151,8 +154,8 @@ public final class Daemon {
     let how = host.backend == .cuse ? "CUSE" : "relayfs on \(configuration.mountPoint)"
     let what =
       table.isServing
-      ? "\(deviceCount(table)) through \(how)"
-      : "channels take writes; their \(deviceCount(table)) appear once /dev/cuse does"
+      ? "\(devices(table.fileCount)) through \(how)"
+      : "channels take writes; what can be read appears once /dev/cuse does"
     logger.notice("ready: \(what), control on \(configuration.socketPath)")
     ServiceManager.notify("READY=1\nSTATUS=\(what)")
   }
@@ -163,7 +166,7 @@ public final class Daemon {
       case nil: return
       case SIGHUP:
         logger.notice("SIGHUP: reloading")
-        for complaint in reload() { logger.error("\(complaint)") }
+        _ = reload()
       case let signal:
         logger.notice("\(signal == SIGTERM ? "SIGTERM" : "SIGINT"): ending")
         loop.stop()
@@ -174,20 +177,43 @@ public final class Daemon {
     try loop.run()
   }
 
-  /// Writers are refused from here on, readers are told and get a moment to drain; what nobody
-  /// read is said.
+  /// Writers and clients are refused from here on, readers are told and may drain; what nobody read
+  /// is said.
   private func shutDown() throws {
     ServiceManager.notify("STOPPING=1")
     table.closeAll()
-    for _ in 0..<50 where host.openFileCount > 0 { try loop.runOnce(timeoutMilliseconds: 10) }
+    // Nothing that clients do may take of the readers' time.
+    server?.stop()
+    let start = ContinuousClock.now
+    var deliveries = host.deliveryCount
+    var lastDelivery = start
+    while host.openFileCount > 0 {
+      try loop.runOnce(timeoutMilliseconds: 10)
+      let now = ContinuousClock.now
+      if host.deliveryCount != deliveries {
+        deliveries = host.deliveryCount
+        lastDelivery = now
+      }
+      if now - lastDelivery > Daemon.readersPause || now - start > Daemon.readersTime { break }
+    }
     table.reportUnread()
   }
+
+  /// At the end a reader that has a device open may take its time, and be slow within it.
+  private static let readersPause = Duration.milliseconds(500)
+  private static let readersTime = Duration.seconds(10)
 }
 
 // SIGHUP and relayctl reload.
 extension Daemon {
-  /// Makes the channels what the configuration says now. Returns what could not be done.
+  /// Makes the channels what the configuration says now. Returns, and logs, what could not be done.
   private func reload() -> [String] {
+    let complaints = changeChannels()
+    for complaint in complaints { logger.error("\(complaint)") }
+    return complaints
+  }
+
+  private func changeChannels() -> [String] {
     let new: Configuration
     do throws(ConfigurationError) {
       new = try sources.load()
@@ -205,6 +231,7 @@ extension Daemon {
         complaints.append("\(error)")
       }
     }
+    complaints += table.serveMissing()
     return complaints
   }
 
@@ -268,10 +295,7 @@ private func summary(_ served: ServedChannel) -> String {
     """
 }
 
-private func deviceCount(_ table: ChannelTable) -> String {
-  let count = table.channels.reduce(0) { $0 + $1.devices.count }
-  return "\(count) device\(count == 1 ? "" : "s")"
-}
+private func devices(_ count: Int) -> String { "\(count) device\(count == 1 ? "" : "s")" }
 
 /// The directory of the default socket is the daemon's own; any other has to exist.
 private func createParent(of path: String) throws {

@@ -6,6 +6,8 @@ internal import Glibc
 enum DescriptorLimit {
   /// Kept free of channels: for clients, producers, and what is opened for a moment.
   static let spare = 32
+  /// Of these: kept free of clients other than root's and the daemon's own.
+  static let reserve = 16
 
   /// The soft limit is for programs that use select(2).
   static func raise() {

@@ -73,7 +73,7 @@ struct Setting {
     switch value {
     case .integer(let number): return number
     case .word(let text):
-      if let number = Int(text) { return number }
+      if text.first != "+", let number = Int(text) { return number }
     default: break
     }
     throw refusal("is not a whole number such as \(example)")

@@ -25,6 +25,8 @@ struct TOMLDocument {
   /// The library nests a table for each dot, and takes those apart by recursion: with its own
   /// limit of 256 nested values, this keeps far from the end of the stack.
   static let maximumDots = 32
+  /// In a table's header, of which a statement has one: a channel's name may be full of them.
+  static let maximumHeaderDots = ChannelOptions.maximumNameLength
   static let maximumStatementLines = 100
 
   private(set) var entries: [Entry] = []
@@ -43,7 +45,11 @@ struct TOMLDocument {
       // The text as a whole tells what is given twice.
       try TOMLDocument.parse(lines[...]).clear()
     } catch let error as TOMLParseError {
-      let reason = error.description.split { $0.isNewline }.joined(separator: " ")
+      var reason = error.description.split { $0.isNewline }.joined(separator: " ")
+      // The commonest one: a file mode.
+      if reason.contains("leading zero") {
+        reason += "; a file mode is a string of octal digits, such as \"0400\""
+      }
       throw Refusal(line: error.source.begin.line, reason: reason)
     } catch { preconditionFailure("an error that TOMLTable does not throw: \(error)") }
     try collect(lines[...])
@@ -59,8 +65,10 @@ struct TOMLDocument {
     }
     let isComment = line.first { !" \t".utf8.contains($0) } == UInt8(ascii: "#")
     let dots = line.count { $0 == UInt8(ascii: ".") }
-    guard isComment || dots <= maximumDots else {
-      return "a line with \(dots) dots; no key or value needs more than \(maximumDots)"
+    let isHeader = !line.contains { "={".utf8.contains($0) }
+    let limit = isHeader ? maximumHeaderDots : maximumDots
+    guard isComment || dots <= limit else {
+      return "a line with \(dots) dots; no key or value needs more than \(limit)"
     }
     return isHeaderWithoutKey(line) ? "a [ without a key behind it; a table is [NAME]" : nil
   }

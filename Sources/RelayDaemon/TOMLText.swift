@@ -22,6 +22,12 @@ enum TOMLText {
     return result + "\""
   }
 
+  /// As it stands, for a person; quoted where that would be more than one line.
+  static func line(_ text: String) -> String {
+    text.unicodeScalars.contains { $0.properties.generalCategory == .control }
+      ? string(text) : text
+  }
+
   static func key(_ text: String) -> String {
     text.utf8.allSatisfy(isBare) && !text.isEmpty ? text : string(text)
   }

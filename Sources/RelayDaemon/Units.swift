@@ -11,7 +11,9 @@ public enum ByteSize {
 
   static func parse(_ text: String) throws(Failure) -> Int {
     let unit = units.first { text.hasSuffix($0.suffix) }
-    guard let number = Int(text.dropLast(unit?.suffix.utf8.count ?? 0)) else { throw .malformed }
+    guard let number = plain(text.dropLast(unit?.suffix.utf8.count ?? 0)) else {
+      throw .malformed
+    }
     let (bytes, overflow) = number.multipliedReportingOverflow(by: unit?.factor ?? 1)
     guard !overflow else { throw .tooLarge }
     return bytes
@@ -37,9 +39,9 @@ enum TimeSpan {
   static let longestTimeout = 86_400_000
 
   static func parse(_ text: String) -> Int? {
-    if text.hasSuffix("ms") { return Int(text.dropLast(2)) }
-    guard text.hasSuffix("s") else { return Int(text) }
-    guard let seconds = Int(text.dropLast()) else { return nil }
+    if text.hasSuffix("ms") { return plain(text.dropLast(2)) }
+    guard text.hasSuffix("s") else { return plain(text[...]) }
+    guard let seconds = plain(text.dropLast()) else { return nil }
     let (milliseconds, overflow) = seconds.multipliedReportingOverflow(by: 1000)
     return overflow ? nil : milliseconds
   }
@@ -50,3 +52,6 @@ enum TimeSpan {
     return milliseconds % 1000 == 0 ? "\(milliseconds / 1000)s" : "\(milliseconds)ms"
   }
 }
+
+/// A whole number without a plus sign, as files have them.
+private func plain(_ text: Substring) -> Int? { text.first == "+" ? nil : Int(text) }

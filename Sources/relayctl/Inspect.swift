@@ -38,6 +38,7 @@ struct ListCommand: ParsableCommand {
   /// "/dev/relay0 … /dev/relay3", or each by name where the numbers have holes.
   private func devices(_ channel: ChannelDescription) -> String {
     let paths = channel.cpus.map { channel.pathPrefix + "\($0)" }
+    guard !paths.isEmpty else { return "none now" }
     guard paths.count > 2, let first = channel.cpus.first, let last = channel.cpus.last,
       last - first == paths.count - 1
     else { return paths.joined(separator: " ") }

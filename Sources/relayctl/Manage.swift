@@ -3,6 +3,7 @@
 // decides whether it may be.
 
 import ArgumentParser
+import Glibc
 import RelayControl
 
 struct CreateCommand: ParsableCommand {
@@ -56,7 +57,11 @@ struct CreateCommand: ParsableCommand {
   func run() throws {
     let options = given.map { "\($0.key)=\($0.value)" } + (isGlobal ? ["global"] : [])
     try reporting {
-      try ControlClient().create(channel, options: options.joined(separator: ","), keep: keep)
+      do {
+        try ControlClient().create(channel, options: options.joined(separator: ","), keep: keep)
+      } catch ControlError.refused(let refusal) where refusal.code == EINVAL {
+        throw CommandFailure(status: EX_USAGE, message: refusal.message)
+      }
     }
   }
 }
@@ -82,13 +87,26 @@ struct ReloadCommand: ParsableCommand {
       they are: each is named, and the exit status is 1. SIGHUP does the same.
       """)
 
+  @Option(help: "The relayd of this process number, whatever socket it serves.") var pid: Int32?
+
   // Many channels may have to be made before the answer comes.
   private static let timeoutMilliseconds = 60_000
 
   func run() throws {
     try reporting {
-      try ControlClient(timeoutMilliseconds: ReloadCommand.timeoutMilliseconds).reload()
+      try ControlClient(
+        path: path(), timeoutMilliseconds: ReloadCommand.timeoutMilliseconds
+      ).reload()
     }
+  }
+}
+
+extension ReloadCommand {
+  private func path() throws -> String {
+    guard let pid else { return ControlClient.defaultPath }
+    if let path = try ServedSocket.path(of: pid) { return path }
+    throw CommandFailure(
+      status: EX_UNAVAILABLE, message: "process \(pid) serves no control socket; is it a relayd?")
   }
 }
 

@@ -21,9 +21,13 @@ struct ReadCommand: ParsableCommand {
 
   func run() throws {
     try reporting {
-      let client = try ControlClient()
-      guard let found = try client.describe(channel) else {
+      // No connection stays open for it: an idle one may have to give way to others.
+      guard let found = try ControlClient().describe(channel) else {
         throw CommandFailure.failed("no channel \(channel); relayctl list names those there are")
+      }
+      guard !found.cpus.isEmpty else {
+        throw CommandFailure.failed(
+          "channel \(channel) has no device now: CUSE is not there yet, or relayd's log says why")
       }
       let cpus = cpu.map { [$0] } ?? found.cpus
       guard cpus.allSatisfy(found.cpus.contains) else {
@@ -31,7 +35,7 @@ struct ReadCommand: ParsableCommand {
           "channel \(channel) has no buffer for CPU \(cpus[0]); there are "
             + found.cpus.map(String.init).joined(separator: ", "))
       }
-      let reader = ChannelReader(found, client)
+      let reader = ChannelReader(found)
       for cpu in cpus { try reader.open(cpu) }
       try reader.drain()
       if follow { try reader.follow(isSeekingCPUs: cpu == nil && !found.isGlobal) }
@@ -42,7 +46,6 @@ struct ReadCommand: ParsableCommand {
 /// Copies a channel's devices to standard output.
 private final class ChannelReader {
   private let channel: ChannelDescription
-  private let client: ControlClient
   /// Those that were opened, in the order of `pollers`.
   private var cpus: [Int] = []
   /// The fd is negative once the channel is closed and this device drained.
@@ -51,10 +54,7 @@ private final class ChannelReader {
   private var refused: Set<Int> = []
   private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 128 << 10, alignment: 4096)
 
-  init(_ channel: ChannelDescription, _ client: ControlClient) {
-    self.channel = channel
-    self.client = client
-  }
+  init(_ channel: ChannelDescription) { self.channel = channel }
 
   deinit {
     for poller in pollers where poller.fd >= 0 { close(poller.fd) }
@@ -101,7 +101,7 @@ private final class ChannelReader {
   private func openNewCPUs() throws {
     guard try Processors.online().cpus.contains(where: { !cpus.contains($0) }),
       // Without an answer there is nothing new; the devices tell if the daemon is gone.
-      let found = try? client.describe(channel.name)
+      let found = try? ControlClient().describe(channel.name)
     else { return }
     for cpu in found.cpus where !cpus.contains(cpu) {
       do throws(SystemError) {
@@ -124,7 +124,7 @@ private final class ChannelReader {
   /// A device died. With its channel, it was closed before we saw its end; else the daemon did.
   private func endOrThrow(_ i: Int) throws {
     do throws(ControlError) {
-      let found = try client.describe(channel.name)
+      let found = try ControlClient().describe(channel.name)
       if found?.isClosed ?? true { return end(i) }
     } catch {}
     throw CommandFailure(

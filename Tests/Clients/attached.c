@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -275,6 +276,23 @@ TEST(a_stopped_writer_is_left_behind) {
   EQUAL(relay_write(chan, "behind\n", 7), 0);
   printf("%d\n", (int)child);
   relay_detach(chan);
+}
+
+TEST(too_few_descriptors_are_said) {
+  struct rlimit limit;
+  for (int left = 0; left < 4; left++) {
+    int highest = dup(0);
+    close(highest);
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = (rlim_t)(highest + left);
+    EQUAL(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    errno = 0;
+    CHECK(!relay_attach(NULL, "relay"));
+    EQUAL(errno, EMFILE);
+    limit.rlim_cur = limit.rlim_max;
+    EQUAL(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  }
+  relay_detach(attach("relay"));
 }
 
 TEST(two_hundred_at_once) {

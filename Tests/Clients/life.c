@@ -3,7 +3,7 @@
 #include "test.h"
 
 TEST(what_cannot_be_opened_is_refused) {
-  relay_callbacks none = {0}, huge = {.size = 1 << 20};
+  relay_callbacks none = {0}, huge = {.size = 1 << 20}, odd = {.size = 20};
   const struct {
     size_t size, count;
     unsigned flags;
@@ -15,6 +15,7 @@ TEST(what_cannot_be_opened_is_refused) {
       {4096, SIZE_MAX, 0, NULL, EINVAL}, {(32 << 20) + 1, 2, 0, NULL, EINVAL},
       {4096, 65537, 0, NULL, EINVAL},   {4096, 4, 8, NULL, EINVAL},
       {4096, 4, 0, &none, EINVAL},      {4096, 4, 0, &huge, EINVAL},
+      {4096, 4, 0, &odd, EINVAL},
       {4096, 4, RELAY_TIMESTAMPS, NULL, EOPNOTSUPP},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

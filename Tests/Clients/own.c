@@ -80,6 +80,11 @@ TEST(a_reservation_ends_once) {
   CHECK(!relay_reserve(chan, 65, &guarded.reservation));
   EQUAL(errno, EMSGSIZE);
   relay_commit(&guarded.reservation);
+  memset(&guarded.reservation, 0x41, sizeof guarded.reservation);
+  CHECK(!relay_reserve(NULL, 1, &guarded.reservation));
+  EQUAL(errno, EINVAL);
+  relay_commit(&guarded.reservation);
+  relay_cancel(&guarded.reservation);
   EQUAL(guarded.after, 4711);
   CHECK(!strcmp(drain(buf), "a"));
   EQUAL(account(buf).cancelled, 0);
@@ -94,12 +99,14 @@ TEST(what_is_longer_than_a_sub_buffer_is_too_big) {
   EQUAL(relay_write(chan, "12345678", 8), 0);
   EQUAL(relay_write(chan, "123456789", 9), -EMSGSIZE);
   EQUAL(relay_write(chan, "x", SIZE_MAX), -EMSGSIZE);
+  EQUAL(relay_write_wait(chan, "x", SIZE_MAX, 0), -EMSGSIZE);
+  EQUAL(relay_write_wait(chan, "x", SIZE_MAX - 2, 10), -EMSGSIZE);
   EQUAL(relay_write(chan, "x", (size_t)1 << 63), -EMSGSIZE);
   EQUAL(relay_write_wait(chan, "123456789", 9, 1000), -EMSGSIZE);
   EQUAL(relay_writev(chan, pieces, 2), -EMSGSIZE);
   CHECK(!relay_reserve(chan, SIZE_MAX, &reservation));
   EQUAL(errno, EMSGSIZE);
-  EQUAL(account(buf).lost_too_big, 6);
+  EQUAL(account(buf).lost_too_big, 8);
   CHECK(!strcmp(drain(buf), "12345678"));
   relay_detach(chan);
 }
@@ -179,7 +186,9 @@ TEST(waiting_for_space_ends_with_its_time) {
   relay_chan *chan = open_small(4, 2, 0);
   relay_write(chan, "abcd", 4);
   relay_write(chan, "abcd", 4);
+  errno = 77;
   EQUAL(relay_write_wait(chan, "e", 1, 30), -ENOBUFS);
+  EQUAL(errno, 77);
   EQUAL(account(relay_buffer(chan, 0)).lost_full, 0);
   relay_detach(chan);
 }

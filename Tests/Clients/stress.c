@@ -4,9 +4,10 @@
 //
 // usage: stress CHANNEL DEVICE KILLS SEED
 //
-// Prints "kills K read R inside I latest M", the last two being records that a writer was inside of
-// when it was killed (at most), and the milliseconds that a record of the writer that lives took to
-// its reader (at most). Fails at the first record that is damaged, missing, double or out of order.
+// Prints "kills K read R surely S inside I latest M": records that a writer was inside of when it
+// was killed, at least and at most, and the milliseconds that a record of the writer that lives
+// took to its reader (at most). Fails at the first record that is damaged, missing, double or out
+// of order.
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -43,9 +44,10 @@ struct record {
   uint64_t magic, writer, number, words, time, isLast;
 };
 
-// What a writer did, known after its death: `begun` is `done` or one more.
+// What a writer did, known after its death: `begun` is `done` or one more, and `reserved` says that
+// this one surely had its place.
 struct writer {
-  _Atomic uint64_t begun, done;
+  _Atomic uint64_t begun, reserved, done;
 };
 
 static struct shared {
@@ -95,6 +97,7 @@ static void write_until_killed(const char *name, uint64_t id, struct writer *me)
       relay_reservation reservation;
       void *place = relay_reserve(chan, length, &reservation);
       if (place) {
+        atomic_store(&me->reserved, number + 1);
         fill(place, id, number, words);
         relay_commit(&reservation);
       } else {
@@ -225,16 +228,19 @@ int main(int argc, char **argv) {
   await(living, "the writer that lives");
   await(reader, "the reader");
 
-  uint64_t total = atomic_load(&shared->read[0]), inside = 0;
+  uint64_t total = atomic_load(&shared->read[0]), inside = 0, surely = 0;
   for (uint64_t id = 1; id < next; id++) {
     uint64_t read = atomic_load(&shared->read[id]), done = atomic_load(&writers[id].done);
     uint64_t begun = atomic_load(&writers[id].begun);
     CHECK(read == done || read == begun, "writer %lu: %lu read of %lu", (unsigned long)id,
           (unsigned long)read, (unsigned long)done);
     if (read < begun) inside++;
+    if (read < begun && atomic_load(&writers[id].reserved) == begun) surely++;
     total += read;
   }
-  printf("kills %lu read %lu inside %lu latest %lu\n", (unsigned long)kills, (unsigned long)total,
-         (unsigned long)inside, (unsigned long)(atomic_load(&shared->latest) / 1000000));
+  uint64_t latest = atomic_load(&shared->latest) / 1000000;
+  printf("kills %lu read %lu surely %lu inside %lu latest %lu\n", (unsigned long)kills,
+         (unsigned long)total, (unsigned long)surely, (unsigned long)inside,
+         (unsigned long)latest);
   return 0;
 }

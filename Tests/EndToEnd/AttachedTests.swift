@@ -37,6 +37,7 @@ extension OneAtATime {
       ("a_child_that_dies_inside_a_record_costs_that_record", "relay0", "before\nafter\n"),
       ("attaching_a_thousand_times_leaves_nothing_behind", "relay0", "x"),
       ("writing_allocates_nothing", "relay0", ""),
+      ("too_few_descriptors_are_said", "relay0", ""),
     ])
     func daemonChannel(_ test: String, _ buffer: String, _ output: String) throws {
       let daemon = try Daemon(AttachedTests.channels[0], AttachedTests.channels[1])
@@ -119,7 +120,7 @@ extension OneAtATime {
     }
 
     @Test func everyTestIsRun() throws {
-      #expect(try Library.tests("attached.c").count == 18)
+      #expect(try Library.tests("attached.c").count == 19)
     }
   }
 }

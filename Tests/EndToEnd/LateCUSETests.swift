@@ -47,7 +47,7 @@ extension OneAtATime {
         "relay:global", "net/late:global,read=block", options: ["--wait-for-cuse"])
       #expect(
         daemon.logText.contains(
-          "ready: channels take writes; their 2 devices appear once /dev/cuse does"))
+          "ready: channels take writes; what can be read appears once /dev/cuse does"))
       try daemon.write("early\n")
       try daemon.write("too\n", to: "net/late")
       try daemon.require("create", "made", "--global", "--keep")
@@ -63,7 +63,7 @@ extension OneAtATime {
       #expect(try run("stat", "-c", "%a", "/dev/net/late0").output == "400\n")
       #expect(try run("cat", "/dev/relay0", "/dev/made0").output == "early\nmade\n")
       #expect(try run("head", "-c", "4", "/dev/net/late0").output == "too\n")
-      #expect(daemon.logText.contains("/dev/cuse is there: 3 devices are served"))
+      #expect(daemon.logText.contains("/dev/cuse is there: 3 devices through CUSE"))
       // From here on as always.
       try daemon.write("late\n")
       #expect(try run("cat", "/dev/relay0").output == "late\n")
@@ -82,6 +82,13 @@ extension OneAtATime {
         daemon.logText.contains("its records are kept, and nobody can read them")
       }
       #expect(daemon.logText.contains("/dev/tty0 exists already"))
+      #expect(daemon.logText.contains("/dev/cuse is there: 1 device through CUSE"))
+      // Nobody is sent to the other program's device.
+      let list = try daemon.relayctl("list").output
+      #expect(list.contains("none now") && !list.contains("/dev/tty0"))
+      let read = try daemon.relayctl("read", "tty")
+      #expect(read.status == 1 && read.error.contains("channel tty has no device now"))
+      #expect(try daemon.relayctl("reload").error.contains("/dev/tty0 exists already"))
     }
 
     @Test func whereItIsThereAlreadyNothingWaits() throws {

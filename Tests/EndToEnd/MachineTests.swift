@@ -133,6 +133,11 @@ extension OneAtATime {
           "device null/rx0: there can be no /dev/null/rx0: Not a directory; choose another channel "
             + "name"
         ),
+        (
+          "true", "shm/rx",
+          "device shm/rx0: there can be no /dev/shm/rx0: /dev/shm is another file system; choose "
+            + "another channel name"
+        ),
         (ownDev, "relay", "device relay0: /dev/relay0 did not appear; is /dev a devtmpfs?"),
         (
           "mount -t tmpfs none /dev; touch /dev/cuse", "relay",

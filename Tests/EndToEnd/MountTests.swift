@@ -21,6 +21,43 @@ extension OneAtATime {
       #expect(read.output == "again\n", "\(read.error)")
     }
 
+    @Test func anUnprivilegedDaemonServesOthersWhereItMay() throws {
+      let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+      for mayServeOthers in [false, true] {
+        let scratch = try Scratch()
+        mkdir("\(scratch.path)/mount", 0o755)
+        chmod(scratch.path, 0o755)
+        for path in ["", "/mount"] { #expect(chown(scratch.path + path, 65534, 65534) == 0) }
+        let setting = mayServeOthers ? "user_allow_other" : "#user_allow_other"
+        let script = """
+          echo '\(setting)' > \(scratch.path)/conf &&
+          mount --bind \(scratch.path)/conf /etc/fuse.conf && exec "$@"
+          """
+        let daemon = try Daemon(
+          "relay:global,permissions=0444", in: scratch,
+          prefix: ["unshare", "--mount", "sh", "-c", script, "sh"] + nobody)
+        try daemon.write("seen\n")
+        let enter = ["nsenter", "--mount", "--target", "\(daemon.process.pid)"]
+        let other = ["setpriv", "--reuid=4003", "--regid=4003", "--clear-groups", "cat"]
+        let read = try run(enter + other + [daemon.device("relay0")])
+        #expect(read.output == (mayServeOthers ? "seen\n" : ""), "\(read.error)")
+        #expect(daemon.logText.contains("nobody but this user can read") == !mayServeOthers)
+      }
+    }
+
+    @Test func nobodyMakesOrRemovesFilesThere() throws {
+      let daemon = try Daemon("relay:global")
+      let file = daemon.device("relay0")
+      for command in [
+        "touch \(file)x", "mkdir \(file)x", "rm \(file)", "ln -s x \(file)x",
+        "mv \(file) \(file)x", "chmod 777 \(file)", "ln \(file) \(file)x", "mkfifo \(file)x",
+      ] {
+        let finished = try daemon.shell(command)
+        #expect(finished.status != 0 && finished.error.contains("not permitted"), "\(command)")
+      }
+      #expect(try run("cat", file).status == 0)
+    }
+
     @Test func whoMayNotRemoveADeadMountIsToldWhatToDo() throws {
       let scratch = try Scratch()
       let first = try Daemon("relay:global", in: scratch)

@@ -130,10 +130,11 @@ extension OneAtATime {
     @Test(.onceIsEnough) func nobodyGivesAChannelToOthers() throws {
       try refuses(
         ["create", "job", "--owner", "4003"], PermissionTests.creator,
-        "may not give channel job to owner 4003; those who may: root")
+        "may not give channel job to owner 4003; those who may: root, relayd's own user")
       try refuses(
         ["create", "job", "--group", "6002"], PermissionTests.creator,
-        "may not give channel job to group 6002; those who may: root and its members")
+        "may not give channel job to group 6002; those who may: root, relayd's own user, its "
+          + "members")
       try allows(
         ["create", "job", "--global", "--group", "6001", "--permissions", "0440"],
         PermissionTests.creator)

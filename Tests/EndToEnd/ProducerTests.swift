@@ -71,6 +71,8 @@ extension OneAtATime {
 
     @Test(.onceIsEnough) func withoutADescriptorForItsHandleNobodyIsAttached() throws {
       let daemon = try Daemon("relay:global", prefix: ["prlimit", "--nofile=80"])
+      // Channels take what they may: fewer are left than there may be connections.
+      for i in 0..<20 { try daemon.relayctl("create", "c\(i)_", "--global", "--keep") }
       let refusal = try ask(
         daemon,
         """

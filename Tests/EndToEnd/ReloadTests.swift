@@ -183,6 +183,26 @@ extension OneAtATime {
       _ = writer.wait()
     }
 
+    @Test(.onceIsEnough) func aDaemonIsReloadedByItsProcessNumber() throws {
+      let daemon = try Daemon(configuration: "[channel.a]\nglobal = true\n")
+      try daemon.configure("[channel.b]\nglobal = true\n")
+      func reload(_ pid: Int32) throws -> Finished {
+        try run(
+          [program("relayctl"), "reload", "--pid", "\(pid)"],
+          environment: ["RELAY_SOCKET": "/nowhere"])
+      }
+      #expect(try reload(daemon.process.pid).status == 0)
+      #expect(try daemon.channels() == ["b"])
+      let other = try ChildProcess(["sleep", "60"])
+      let none = try reload(other.pid)
+      other.signal(SIGKILL)
+      _ = other.wait()
+      #expect(none.status == 69)
+      #expect(
+        none.error
+          == "relayctl: process \(other.pid) serves no control socket; is it a relayd?\n")
+    }
+
     @Test(.onceIsEnough) func dropInsAreReadAgainToo() throws {
       let daemon = try Daemon(configuration: "[channel.a]\nglobal = true\n")
       let directory = "\(daemon.scratch.path)/relayd.toml.d"

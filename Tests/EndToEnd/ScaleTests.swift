@@ -7,25 +7,29 @@ import Testing
 
 extension OneAtATime {
   @Suite struct ScaleTests {
-    static func configuration(_ count: Int) -> String {
-      (0..<count).map { "[channel.c\($0)_]\nglobal = true\nsubbuf_size = 4096\n" }.joined()
+    static let small = "global = true\nsubbuf_size = 4096\n"
+
+    static func configuration(_ count: Int, _ options: String = small) -> String {
+      (0..<count).map { "[channel.c\($0)_]\n\(options)" }.joined()
     }
 
-    @Test(.onceIsEnough) func aThousandChannelsStartInTwoSecondsAndCostLittle() throws {
+    /// Small global ones, and as they are by default: a buffer of 2 MiB for each CPU.
+    @Test(.onceIsEnough, arguments: [small, ""])
+    func aThousandChannelsStartInTwoSecondsAndCostLittle(_ options: String) throws {
       func residentKiB(_ daemon: Daemon) throws -> Int {
         // All of it is touched that ever will be.
         #expect(try daemon.relayctl("stat").status == 0)
         return try daemon.proc("status", "VmRSS")
       }
-      let one = try residentKiB(Daemon(configuration: ScaleTests.configuration(1)))
+      let one = try residentKiB(Daemon(configuration: ScaleTests.configuration(1, options)))
       let start = ContinuousClock.now
-      let daemon = try Daemon(configuration: ScaleTests.configuration(1000))
+      let daemon = try Daemon(configuration: ScaleTests.configuration(1000, options))
       let time = ContinuousClock.now - start
       #expect(time < .seconds(2))
       #expect(try daemon.channels().count == 1000)
       let each = try Double(residentKiB(daemon) - one) / 999
       #expect(each <= 64, "KiB")
-      #expect(try daemon.switchesWhenIdle() == 0)
+      try daemon.requireSleep()
       #expect(daemon.end() == 0)
     }
 
@@ -77,7 +81,8 @@ extension OneAtATime {
       let few = try wakeUpNanoseconds(daemon, loop, drain, pipe.write.raw)
       try wait(on: count)
       let many = try wakeUpNanoseconds(daemon, loop, drain, pipe.write.raw)
-      #expect(many < 3 * few)
+      // 200 times as many wait; on a busy machine they fill the caches.
+      #expect(many < 10 * few)
     }
 
     /// Processor time of the daemon for each record that the reader of the first channel is woken
@@ -125,7 +130,7 @@ extension OneAtATime {
       let read = try daemon.shell("cat /dev/c{0..299}_0")
       #expect(read.output == "on 0\non 150\non 299\n", "\(read.error)")
       #expect(read.status == 0)
-      #expect(try daemon.switchesWhenIdle() == 0)
+      try daemon.requireSleep()
       #expect(daemon.end() == 0)
       #expect(try nodes() == 0)
     }

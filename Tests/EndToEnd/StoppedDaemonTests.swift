@@ -87,16 +87,29 @@ extension OneAtATime {
       _ = writer.wait()
     }
 
-    /// open(2) goes on after a signal that is handled, or stops it.
-    @Test(arguments: [SIGTERM, SIGSTOP])
-    func theReaderGetsASignal(_ signal: CInt) throws {
+    /// open(2) waits on, and its caller runs the handler when it is answered.
+    @Test func aHandledSignalWaitsToo() throws {
       let (daemon, waiter) = try stoppedDaemon(handles: true)
-      waiter.process.signal(signal)
-      waiter.process.signal(SIGCONT)
+      #expect(waiter.statCode == "S")
+      waiter.process.signal(SIGTERM)
+      try eventually("the signal has reached it") { waiter.statCode == "D" }
+      #expect(waiter.said == ["ready"])
       daemon.process.signal(SIGCONT)
       try daemon.write("one\n", to: "wait")
-      let result = try waiter.result()
-      #expect(result.last == "read 4", "\(result)")
+      #expect(try waiter.result().last == "read 4")
+    }
+
+    /// It stops when it is answered.
+    @Test func theReaderIsStopped() throws {
+      let (daemon, waiter) = try stoppedDaemon()
+      waiter.process.signal(SIGSTOP)
+      try eventually("the signal has reached it") { waiter.statCode == "D" }
+      daemon.process.signal(SIGCONT)
+      try eventually("it is stopped") { waiter.statCode == "T" }
+      waiter.process.signal(SIGCONT)
+      try eventually("it waits for data") { waiter.statCode == "S" }
+      try daemon.write("one\n", to: "wait")
+      #expect(try waiter.result() == ["read 4"])
     }
 
     /// Another thread of relayd ends it than answers the open.

@@ -102,6 +102,24 @@ extension OneAtATime {
       }
     }
 
+    /// A read that does not wait may not overtake one that does.
+    @Test func nobodyOvertakesABlockedReader() throws {
+      for wakeup in ["data", "subbuffer"] {
+        let daemon = try Daemon("wait:global,read=block,wakeup=\(wakeup)")
+        let waiter = try Waiter(.read, daemon)
+        let hasty = try FileDescriptor.open(daemon.device("wait0"), O_RDONLY | O_NONBLOCK)
+        func readOnce() -> Int {
+          var byte: UInt8 = 0
+          return read(hasty.raw, &byte, 1)
+        }
+        #expect(readOnce() == -1 && errno == EAGAIN)
+        // The signal of this write is a race that the newcomer may win.
+        try daemon.write("one\n", to: "wait")
+        #expect(readOnce() == -1 && errno == EAGAIN, "\(wakeup)")
+        #expect(try waiter.result() == ["read 4"], "\(wakeup)")
+      }
+    }
+
     @Test func close() throws {
       let daemon = try start()
       for state in State.allCases {

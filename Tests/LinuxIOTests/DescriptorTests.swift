@@ -19,6 +19,8 @@ import Testing
     #expect(isCloseOnExec(try FileDescriptor.open("/dev/null", O_RDONLY).raw))
     #expect(isCloseOnExec(try MemoryFile.create(name: "test", count: 1).raw))
     #expect(isCloseOnExec(try EventFD().raw))
+    let bell = try Doorbell()
+    #expect(isCloseOnExec(bell.listenerDescriptor) && isCloseOnExec(bell.buttonDescriptor))
     #expect(isCloseOnExec(try TimerFD().raw))
     #expect(isCloseOnExec(try FileDescriptor.open("/dev/null", O_RDONLY).duplicate().raw))
     let pair = try UnixSocket.pair()

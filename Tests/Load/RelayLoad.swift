@@ -9,7 +9,9 @@ import Glibc
 struct RelayLoad: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "relay-load", abstract: "Makes, awaits and checks the records of the tests.",
-    subcommands: [Generate.self, Verify.self, Wait.self, Reader.self])
+    subcommands: [
+      Generate.self, Verify.self, Wait.self, Reader.self, Scribble.self, Insist.self,
+    ])
 }
 
 /// {magic, writer, sequence, checksum of the rest}, little-endian, and then content.

@@ -68,8 +68,9 @@ import Testing
     #expect(owner == Channels.owner)
     #expect(try MemoryFile.seals(of: geometry) == [.shrink, .grow, .write, .seal])
     #expect(try MemoryFile.count(of: ring) == 65_536)
-    EventFD.signal(attached.wake.raw)
-    #expect(Readiness.wait(live.channels.wake.raw, .read, timeoutMilliseconds: 0) == .read)
+    Doorbell.ring(attached.wake.raw)
+    let listener = live.channels.wake.listenerDescriptor
+    #expect(Readiness.wait(listener, .read, timeoutMilliseconds: 0) == .read)
     #expect(live.channels.calls("attach")[0].peer.pid == getpid())
   }
 

@@ -47,7 +47,7 @@ final class Channels: ControlHandler, Sendable {
 
   let geometry: FileDescriptor
   let ring: FileDescriptor
-  let wake: EventFD
+  let wake: Doorbell
   /// Signalled for each connection that ended.
   let ended: EventFD
   let known = Mutex<[ChannelDescription]>(someChannels)
@@ -61,7 +61,7 @@ final class Channels: ControlHandler, Sendable {
     geometry = try MemoryFile.create(name: "geometry", count: 4096)
     try MemoryFile.seal(geometry.raw, [.shrink, .grow, .write, .seal])
     ring = try MemoryFile.create(name: "ring", count: 65_536)
-    wake = try EventFD()
+    wake = try Doorbell()
     ended = try EventFD()
   }
 
@@ -77,7 +77,7 @@ final class Channels: ControlHandler, Sendable {
       last = copy
     }
     return RelayControl.Attachment(
-      owner: Channels.owner, geometry: geometry.raw, ring: ring.raw, wake: wake.raw)
+      owner: Channels.owner, geometry: geometry.raw, ring: ring.raw, wake: wake.buttonDescriptor)
   }
 
   func describe(index: Int, client: Client) -> ChannelDescription? {

@@ -20,12 +20,14 @@ private final class Crowd {
 
   /// - Parameter owner: the user that the server runs as.
   init(
-    connections: Int = 1024, ofOthers: Int = 896, perUser: Int = 128, owner: UInt32 = 0
+    connections: Int = 1024, ofOthers: Int = 896, perUser: Int = 128, owner: UInt32 = 0,
+    descriptors: Int = .max
   ) throws {
     var limits = ControlServer.Limits()
     limits.connections = connections
     limits.connectionsOfOthers = ofOthers
     limits.connectionsPerUser = perUser
+    limits.descriptors = descriptors
     channels = try Channels()
     loop = try EventLoop()
     #expect(chmod(directory.path, 0o755) == 0)
@@ -42,9 +44,10 @@ private final class Crowd {
 
   var connectionCount: Int { server.connectionCount }
 
-  /// A connection of `uid`; with `asking` one that has made a request and got its answer.
+  /// A connection of `uid`; with `asking` one that has made a request and got its answer, with
+  /// `attaching` one that holds a channel.
   @discardableResult
-  func client(_ uid: UInt32, asking: Bool) throws -> RawClient {
+  func client(_ uid: UInt32, asking: Bool = false, attaching: Bool = false) throws -> RawClient {
     let server = geteuid()
     #expect(seteuid(0) == 0 && seteuid(uid) == 0)
     let client = try RawClient(directory.socket)
@@ -55,11 +58,16 @@ private final class Crowd {
       try serve()
       #expect(try client.reply() == .channel(someChannels[0]))
     }
+    if attaching {
+      try client.send(.attach(channel: "relay"))
+      try serve()
+      guard case .attached = try client.reply() else { throw ControlError.disconnected }
+    }
     try serve()
     return client
   }
 
-  private func serve() throws {
+  func serve() throws {
     while try loop.runOnce(timeoutMilliseconds: 0) > 0 {}
   }
 }
@@ -80,7 +88,7 @@ private final class Crowd {
   @Test func aUserWithTooManyConnectionsIsToldSoAndOthersAreServed() async {
     await #expect(processExitsWith: .success) {
       let crowd = try Crowd(perUser: 2)
-      for _ in 1...2 { try crowd.client(65_534, asking: true) }
+      for _ in 1...2 { try crowd.client(65_534, attaching: true) }
       let third = try crowd.client(65_534, asking: false)
       let refusal = ControlRefusal(
         code: EMFILE, message: "user 65534 has 2 connections open already")
@@ -101,11 +109,24 @@ private final class Crowd {
     }
   }
 
+  @Test func whoAskedLongestAgoGivesWayWhereNobodyIsSilent() async {
+    await #expect(processExitsWith: .success) {
+      let crowd = try Crowd(perUser: 3)
+      let attached = try crowd.client(65_534, attaching: true)
+      let first = try crowd.client(65_534, asking: true)
+      let second = try crowd.client(65_534, asking: true)
+      try first.send(.list(index: 0))
+      try crowd.client(65_534, asking: true)
+      #expect(second.isOver(withinMilliseconds: 10_000))
+      for client in [attached, first] { #expect(!client.isOver(withinMilliseconds: 0)) }
+    }
+  }
+
   @Test func allOthersTogetherLeaveRoomForRoot() async {
     await #expect(processExitsWith: .success) {
       let crowd = try Crowd(connections: 3, ofOthers: 2)
       let rootsSilent = try crowd.client(0, asking: false)
-      for uid: UInt32 in [65_533, 65_534] { try crowd.client(uid, asking: true) }
+      for uid: UInt32 in [65_533, 65_534] { try crowd.client(uid, attaching: true) }
       let third = try crowd.client(65_532, asking: false)
       let refusal = ControlRefusal(
         code: EMFILE, message: "2 connections of other users are open already")
@@ -114,11 +135,52 @@ private final class Crowd {
     }
   }
 
+  @Test func theLastDescriptorsAreRootsWhateverOthersHold() async {
+    await #expect(processExitsWith: .success) {
+      // As many descriptors as this process has now, and a few for the server and its clients.
+      let free = fcntl(0, F_DUPFD_CLOEXEC, 0)
+      close(free)
+      let crowd = try Crowd(descriptors: Int(free) + 30)
+      var refusals: [ControlRefusal] = []
+      var held = 0
+      while refusals.isEmpty, held < 40 {
+        let client = try crowd.client(65_534)
+        if client.isOver(withinMilliseconds: 0) {
+          if case .refused(let refusal) = try client.reply() { refusals.append(refusal) }
+          break
+        }
+        try client.send(.attach(channel: "relay"))
+        try crowd.serve()
+        guard case .refused(let refusal) = try client.reply() else {
+          held += 1
+          continue
+        }
+        refusals.append(refusal)
+      }
+      #expect(held > 0)
+      let refusal = try #require(refusals.first)
+      #expect(refusal.code == EMFILE && refusal.message.contains("LimitNOFILE="))
+      try crowd.client(0, attaching: true)
+    }
+  }
+
+  @Test func anIdleConnectionGivesItsDescriptorToANewcomer() async {
+    await #expect(processExitsWith: .success) {
+      let free = fcntl(0, F_DUPFD_CLOEXEC, 0)
+      close(free)
+      let crowd = try Crowd(descriptors: Int(free) + 30)
+      let first = try crowd.client(65_534, asking: true)
+      for _ in 1...40 { try crowd.client(65_533, asking: true) }
+      #expect(first.isOver(withinMilliseconds: 0))
+      #expect(crowd.connectionCount < 30)
+    }
+  }
+
   @Test func theDaemonsOwnUserAndRootHaveNoLimitOfTheirOwn() async {
     await #expect(processExitsWith: .success) {
       let crowd = try Crowd(perUser: 1, owner: 65_533)
       for uid: UInt32 in [65_533, 65_533, 0, 0, 65_534] {
-        try crowd.client(uid, asking: true)
+        try crowd.client(uid, attaching: true)
       }
       let tooMany = try crowd.client(65_534, asking: false)
       guard case .refused = try tooMany.reply() else {

@@ -34,7 +34,8 @@ import Testing
   @Test(arguments: [
     "relay:", "relay:,", "relay:mode", "relay:mode=", "relay:n_subbufs=", "a b", "-a", "", "/a",
     "a/",
-    "a//b", "a/.b", "a/-b", "../a", "relay1", "net/rx0",
+    "relay:n_subbufs=+4", "relay:subbuf_size=+4KiB", "relay:stall_timeout=+5s",
+    "relay:stall_timeout=+50", "a//b", "a/.b", "a/-b", "../a", "relay1", "net/rx0",
   ])
   func malformedOptionsAreRefused(_ text: String) {
     #expect(throws: OptionError.self) { try ChannelOptions(parsing: text) }
@@ -44,6 +45,13 @@ import Testing
   func aKeyWithoutItsValueIsRefused(_ key: String) {
     let reason = "channel relay: \(key) needs a value: \(key)=…"
     #expect(throws: OptionError(reason)) { try ChannelOptions(parsing: "relay:\(key)") }
+  }
+
+  @Test(arguments: ["global,global": "global", "mode=discard,mode=overwrite": "mode"])
+  func anOptionGivenTwiceIsRefused(_ options: String, _ option: String) {
+    #expect(throws: OptionError("channel a: \(option) is given twice")) {
+      try ChannelOptions(parsing: "a:\(options)")
+    }
   }
 
   @Test(arguments: ["net/rx", "net0/rx", "a/b_/c.d", "0a", "_"])

@@ -128,6 +128,14 @@ import Testing
     #expect(complaint.hasPrefix("\(main):\(reason)"), "\(complaint)")
   }
 
+  @Test func aFileModeWithoutQuotesIsExplained() throws {
+    let root = Root()
+    root.write(main, "[channel.a]\npermissions = 0400\n")
+    let complaint = try #require(complaints(root.sources).first)
+    #expect(complaint.hasPrefix("\(main):2: "))
+    #expect(complaint.hasSuffix("a file mode is a string of octal digits, such as \"0400\""))
+  }
+
   @Test(arguments: ["[\n\u{8}%", " \t[%", "[[[a", "[[[[[[[[[[[[[[[[:", "[ ", "[=]"])
   func aHeaderNeedsAKey(_ text: String) {
     let root = Root()

@@ -84,6 +84,16 @@ import Testing
     #expect(try load("[channel.a]").channels.map(\.name) == ["a"])
   }
 
+  @Test func anEmptyPathIsRefused() {
+    var sources = Root().sources
+    sources.mountPoint = ""
+    sources.socketPath = ""
+    #expect(
+      complaints(sources) == [
+        "--mount is empty; it needs a path", "--socket is empty; it needs a path",
+      ])
+  }
+
   @Test func aChannelGivenTwiceIsRefused() {
     let root = Root()
     let path = root.write("t.toml", "\n[channel.a]")

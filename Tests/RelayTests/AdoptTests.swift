@@ -34,7 +34,7 @@ import Testing
     let files = channel.descriptors!
     let adopted = try Channel.adopt(
       channel.name, opener: SharedTests.copy(channel.openerDescriptor!),
-      ring: SharedTests.copy(files.ring), wake: SharedTests.copy(files.wake))
+      ring: SharedTests.copy(files.ring), bell: SharedTests.copyBell(channel))
     return (adopted, try Reader(adopting: adopted, adopted.buffers[0]))
   }
 
@@ -91,7 +91,7 @@ import Testing
       let files = channel.descriptors!
       let adopted = try Channel.adopt(
         "flushed", opener: SharedTests.copy(channel.openerDescriptor!),
-        ring: SharedTests.copy(files.ring), wake: SharedTests.copy(files.wake))
+        ring: SharedTests.copy(files.ring), bell: SharedTests.copyBell(channel))
       let reader = try Reader(adopting: adopted, adopted.buffers[0])
       for i in 0..<40 { #expect(producer.write("0123456789") == .written, "\(point) \(i)") }
       #expect(reader.drain().hasSuffix("0123456789"))
@@ -168,7 +168,7 @@ import Testing
       #expect(throws: ChannelError.untrusted(reason)) {
         _ = try Channel.adopt(
           "x", opener: SharedTests.copy(opener), ring: SharedTests.copy(ring),
-          wake: SharedTests.copy(files.wake))
+          bell: SharedTests.copyBell(channel))
       }
     }
     let empty = try MemoryFile.create(name: "x", count: 1 << 20)
@@ -176,15 +176,19 @@ import Testing
     adopt(
       "the geometry file of channel x is not sealed, or too short", opener: empty.raw,
       ring: files.ring)
-    adopt("the ring file of channel x is not sealed, or has the wrong length", opener: opener, ring: empty.raw)
-    adopt("the ring file of channel x is not sealed, or has the wrong length", opener: opener, ring: opener)
+    adopt(
+      "the ring file of channel x is not sealed, or has the wrong length", opener: opener,
+      ring: empty.raw)
+    adopt(
+      "the ring file of channel x is not sealed, or has the wrong length", opener: opener,
+      ring: opener)
     try MemoryFile.seal(empty.raw, [.shrink, .grow])
     let page = try Mapping.shared(
       empty.raw, count: 4096, writable: true, inheritedByChildren: false)
     #expect(throws: ChannelError.self, "no geometry") {
       _ = try Channel.adopt(
         "x", opener: SharedTests.copy(empty.raw), ring: SharedTests.copy(files.ring),
-        wake: SharedTests.copy(files.wake))
+        bell: SharedTests.copyBell(channel))
     }
     channel.geometry.store(to: page.base)
     adopt(

@@ -179,6 +179,18 @@ import Testing
     #expect(!reader.isCorrupt)
   }
 
+  @Test func recordsThatLookStoppedFillNoMemory() throws {
+    let count = 2 * Stall.passedLimit
+    let channel = try makeChannel(subbufSize: count, entryCount: count + 2)
+    let reader = Reader(channel)
+    reader.stallTimeout = 0
+    for _ in 0..<count { channel.write("x") }
+    for i in 0..<count { channel.buffer.entry(i).set(Entry(busy: 7, end: i + 1).raw) }
+    for _ in 0..<10 { _ = reader.drain() }
+    #expect(reader.statistics().lostStalled == UInt64(count) - 1)
+    #expect(reader.stall.passed.count == Stall.passedLimit)
+  }
+
   @Test func overwritingGoesPastAnyNumberOfStoppedWriters() throws {
     let stopped = 70
     let channel = try makeChannel(subbufSize: 1, subbufCount: stopped + 3, mode: .overwrite)

@@ -142,6 +142,25 @@ import Testing
     }
   }
 
+  @Test func whatAClaimWithoutDataLeavesIsFree() throws {
+    let channel = try makeChannel(subbufSize: 2, subbufCount: 2)
+    let reader = Reader(channel)
+    guard case .reserved(let unfinished) = channel.writer().reserve(1) else {
+      Issue.record("nothing reserved")
+      return
+    }
+    channel.write("a")
+    channel.write("bc")
+    // Sealed, and not left: the other one is still written to.
+    reader.reset()
+    unfinished.commit()
+    #expect(!reader.hasData)
+    #expect(channel.flush(channel.buffer) == .flushed)
+    #expect(!reader.hasData)
+    for record in ["de", "fg"] { #expect(channel.write(record) == .written) }
+    #expect(reader.drain() == "defg")
+  }
+
   @Test func armedReaderIsSignalledOnce() throws {
     let channel = try makeChannel(subbufSize: 64)
     let reader = Reader(channel)

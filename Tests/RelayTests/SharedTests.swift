@@ -15,6 +15,11 @@ import Testing
       subbufSize: 4096, subbufCount: 4, online: CPUSet([0, 1]), possible: CPUSet([0, 1]))
   }
 
+  static func copyBell(_ channel: Channel) -> Doorbell {
+    Doorbell(
+      listener: copy(channel.wakeDescriptor), button: copy(channel.descriptors!.wake))
+  }
+
   static func copy(_ fd: CInt) -> FileDescriptor { FileDescriptor(owning: dup(fd)) }
 
   static func attach(_ channel: Channel, owner: UInt16 = 5) throws -> Channel {
@@ -33,7 +38,7 @@ import Testing
     #expect(texts.joined() == "hello")
   }
 
-  @Test func anArmedReaderIsSignalledThroughTheEventfd() throws {
+  @Test func anArmedReaderIsSignalled() throws {
     let daemon = try Channel.openShared("shared", SharedTests.geometry())
     let producer = try SharedTests.attach(daemon)
     let readers = daemon.buffers.map { Reader(daemon, $0) }
@@ -70,8 +75,8 @@ import Testing
       ring: descriptors.ring)
     for ring in [unsealed.raw, descriptors.geometry] {
       attach(
-        "the ring file of channel x is not sealed, or has the wrong length", geometry: descriptors.geometry,
-        ring: ring)
+        "the ring file of channel x is not sealed, or has the wrong length",
+        geometry: descriptors.geometry, ring: ring)
     }
     for owner: UInt16 in [0, Channel.highestOwner + 1] {
       attach(

@@ -154,6 +154,30 @@ import Testing
     #expect(!buffer.exchangeState(0, seen, SubbufState(.claimed, seq: 1, owner: 1)))
   }
 
+  @Test func aSwitchWakesAWriterThatFoundNothingFree() throws {
+    let channel = try makeChannel(subbufSize: 4, subbufCount: 2)
+    let buffer = channel.buffer
+    func wishes() -> UInt64 { buffer.spaceWaiters.pointee.load(ordering: .relaxed) }
+    #expect(channel.write("abcd") == .written)
+    let record: StaticString = "gh"
+    var waiter: Thread<WriteResult>?
+    Steps.handler = { point in
+      guard point == .claimed else { return true }
+      // The only free sub-buffer is claimed, and not current yet.
+      waiter = Thread {
+        channel.writer().write(
+          UnsafeRawBufferPointer(start: record.utf8Start, count: 2), waitingMilliseconds: 60_000)
+      }
+      while wishes() == 0 {}
+      return true
+    }
+    #expect(buffer.writeStepped("ef", owner: 2) == true)
+    Steps.handler = nil
+    #expect(wishes() == 0)
+    #expect(waiter?.join() == .written)
+    #expect(["abcdefgh", "abcdghef"].contains(Reader(channel).drain()))
+  }
+
   @Test func theLapComingRoundClearsOldEntries() throws {
     let channel = try makeChannel(subbufSize: 2, subbufCount: 2)
     let buffer = channel.buffer

@@ -42,9 +42,9 @@ void cfuse_set_log(void (*log)(const char *message));
 int cfuse_device_new(
     int cuse, const char *name, unsigned major, unsigned minor, const struct cfuse_callbacks *,
     void *context, cfuse_session **session);
-// A file system of type fuse.relayfs, mounted on a directory.
+// A file system of type fuse.relayfs, mounted on a directory; for_others: not for this user alone.
 int cfuse_mount_new(
-    const char *mountpoint, const struct cfuse_callbacks *, void *context,
+    const char *mountpoint, int for_others, const struct cfuse_callbacks *, void *context,
     cfuse_session **session);
 // 1 if the directory is in a FUSE file system, else 0.
 int cfuse_is_fuse(const char *path);

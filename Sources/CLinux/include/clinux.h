@@ -25,10 +25,22 @@ int clinux_add_seals(int fd, unsigned seals);
 int clinux_get_seals(int fd);
 
 int clinux_eventfd(void);
-// Adds 1 without ever waiting, even if another holder of the descriptor cleared O_NONBLOCK.
+// Neither waits, even if another holder of the descriptor cleared O_NONBLOCK; but for one who fills
+// it just then.
 int clinux_eventfd_signal(int fd);
-// Takes the count without ever waiting; -EAGAIN when it was 0.
 int clinux_eventfd_drain(int fd);
+
+// Has the kernel refuse descriptors that are sent here, on a listener for all who connect: closing
+// some takes as long as their sender likes. Linux 6.16; before, it does nothing.
+void clinux_refuse_descriptors(int socket);
+
+// Two ends: the listener's, and the one that many processes may share to ring.
+int clinux_doorbell(int ends[2]);
+// Never waits, whatever another holder of the end did to its flags or its queue. -EAGAIN: it has
+// been rung often enough.
+int clinux_doorbell_ring(int fd);
+// Takes up to `limit` rings, and returns how many there were.
+int clinux_doorbell_drain(int fd, int limit);
 
 int clinux_timerfd(void);
 // Fires once after this time; 0 disarms.

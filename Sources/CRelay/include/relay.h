@@ -23,6 +23,13 @@
 // process: parent and child each have their own from then on, and only one of them may go on using
 // descriptors from relay_poll_fd; fork while no other thread is inside a call on it.
 //
+// exec: the new program has nothing of the old one's channels. A record that another thread was
+// writing is passed after stall_timeout and ends with the process; until then it holds one
+// sub-buffer.
+//
+// Threads: do not cancel one (pthread_cancel) inside a call; it may hold a lock. A signal handler
+// that writes needs 8 KiB of stack.
+//
 // Descriptors: a daemon channel keeps four (close-on-exec), an own one one, and one for each
 // relay_poll_fd. Programs that close descriptors which they did not open must spare those.
 #ifndef RELAY_H
@@ -93,9 +100,10 @@ int relay_late_setup_files(relay_chan *chan, const char *base_filename);
 /* A daemon's channel, to write into. socket_path NULL: $RELAY_SOCKET (not in set-user-ID programs),
  * else /run/relayd/control. When the daemon ends, records still go into memory that nobody reads;
  * what asks the daemon, as relay_statistics, fails then: attach again. errno: ECONNREFUSED nobody
- * serves the socket; EACCES the socket may not be used; ENOENT no such channel; EINVAL no
- * name; EPERM its writers are others; EMFILE too many producers, or descriptors; ETIMEDOUT no
- * answer in 10 s; EPROTO not a relayd, or of another version. */
+ * serves the socket; EACCES the socket may not be used; ENOENT no such channel; EINVAL no name;
+ * EPERM its writers are others; EMFILE too many producers, or descriptors; ENAMETOOLONG the
+ * socket's path is over 107 bytes; ETIMEDOUT no answer in 10 s; EPROTO not a relayd, or of another
+ * version. */
 relay_chan *relay_attach(const char *socket_path, const char *channel);
 
 /* Creates a channel in the daemon and attaches to it. It stays until relay_close, or until the
@@ -220,7 +228,7 @@ int relay_poll_fd(relay_buf *buf);
 struct relay_stat {
   uint64_t subbufs_produced; /* left by writers */
   uint64_t subbufs_consumed; /* passed by readers */
-  uint64_t records_written;  /* == read + not yet read + lost_overwritten */
+  uint64_t records_written;  /* == read + not yet read + lost_overwritten + lost_stalled */
   uint64_t records_read;
   uint64_t bytes_written;    /* reserved, records cancelled later included */
   uint64_t bytes_read;

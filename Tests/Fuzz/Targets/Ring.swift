@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+// A shared channel under every operation of the daemon and of a producer, in the order that the
+// bytes say, while a hostile producer writes into the memory between them.
+
+internal import Glibc
+internal import LinuxIO
+internal import Relay
+
+func runRing(_ bytes: UnsafeRawBufferPointer) throws(Finding) {
+  var script = Script(bytes)
+  var run = try RingRun(&script)
+  for _ in 0..<1000 where !script.isOver { try run.step(&script) }
+}
+
+private struct RingRun: ~Copyable {
+  let daemon: Channel
+  let reader: Reader
+  let producer: Channel
+  let writer: Writer
+  let hostile: HostileProcess
+  var reservation: Reservation?
+  /// Nothing was damaged so far, and so nothing may be found damaged.
+  var isHonest = true
+  private let sink = UnsafeMutableRawPointer.allocate(byteCount: 1 << 16, alignment: 16)
+
+  private static let owner: UInt16 = 5
+
+  init(_ script: inout Script) throws(Finding) {
+    let choice = script.byte()
+    let entryCounts = [nil, 2, 3, 9]
+    do {
+      let geometry = try Geometry(
+        subbufSize: [8, 24, 1, 700][choice & 3], subbufCount: [2, 3, 4, 70][choice >> 2 & 3],
+        entryCount: entryCounts[choice >> 4 & 3],
+        mode: choice >> 6 & 1 == 0 ? .discard : .overwrite, isGlobal: true)
+      daemon = try Channel.openShared("fuzz", geometry)
+      reader = Reader(daemon, daemon.buffers[0])
+      if choice >> 7 == 1 { reader.stallTimeout = 0 }
+      let files = daemon.descriptors!
+      producer = try Channel.attach(
+        "fuzz", geometry: FileDescriptor(owning: dup(files.geometry)),
+        ring: FileDescriptor(owning: dup(files.ring)),
+        wake: FileDescriptor(owning: dup(files.wake)), owner: RingRun.owner)
+      writer = producer.writer()
+      hostile = try HostileProcess(daemon, entryCount: geometry.entryCount)
+    } catch { fatalError("no channel to fuzz: \(error)") }
+  }
+
+  deinit { sink.deallocate() }
+
+  mutating func step(_ script: inout Script) throws(Finding) {
+    let operation = script.byte() % 32
+    let start = RingRun.threadMilliseconds()
+    switch operation {
+    case 0...5: try write(&script)
+    case 6...8: try reserve(&script)
+    case 9: reservation.take()?.commit()
+    case 10: reservation.take()?.cancel()
+    case 11...14: try claim(&script)
+    case 15: _ = reader.statistics()
+    case 16: reader.reset()
+    case 17: try look(&script)
+    case 18: _ = daemon.flush()
+    case 19: _ = producer.flush()
+    case 20: sweep(&script)
+    case 21: if script.byte() % 4 == 0 { daemon.close() }
+    default: damage(&script)
+    }
+    let milliseconds = RingRun.threadMilliseconds() - start
+    // Patience is 100 ms.
+    guard milliseconds < 1000 else {
+      throw Finding("operation \(operation) took \(milliseconds) ms")
+    }
+    guard !isHonest || !reader.isCorrupt && reader.statistics().corrupt == 0 else {
+      throw Finding("operation \(operation) found damage where there is none")
+    }
+  }
+
+  private static func threadMilliseconds() -> Int {
+    var now = timespec()
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now)
+    return now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+  }
+
+  private mutating func damage(_ script: inout Script) {
+    isHonest = false
+    hostile.harm(&script)
+  }
+
+  // MARK: Writing
+
+  private func write(_ script: inout Script) throws(Finding) {
+    let record = UnsafeRawBufferPointer(
+      start: sink, count: script.byte() % (daemon.geometry.subbufSize + 2))
+    let result = writer.write(record)
+    guard !isHonest || result != .corrupt else { throw Finding("an honest write is corrupt") }
+  }
+
+  /// One at a time; another one is left to the sweep.
+  private mutating func reserve(_ script: inout Script) throws(Finding) {
+    let length = script.byte() % (daemon.geometry.subbufSize + 1)
+    switch writer.reserve(length) {
+    case .refused(let result):
+      guard !isHonest || result != .corrupt else { throw Finding("an honest reserve is corrupt") }
+    case .reserved(let new):
+      let bytes = UnsafeRawBufferPointer(new.bytes)
+      guard bytes.count == length, RingRun.contains(producer, bytes) else {
+        throw Finding("\(length) bytes reserved outside the payload")
+      }
+      memset(new.bytes.baseAddress!, 0x55, length)
+      reservation = .some(new)
+    }
+  }
+
+  /// After its producer's death, which takes the reservations with it; or, in hostile hands, of
+  /// anybody.
+  private mutating func sweep(_ script: inout Script) {
+    let owner = UInt16(script.byte() % 8)
+    if owner == RingRun.owner, script.byte() % 4 != 0 { reservation = nil }
+    if reservation != nil { isHonest = false }
+    daemon.sweep(owner: owner)
+  }
+
+  // MARK: Reading
+
+  private mutating func claim(_ script: inout Script) throws(Finding) {
+    let claim = reader.claim(limit: script.byte() % 4 == 0 ? script.short() : 1 << 16)
+    guard claim.byteCount > 0 else { return }
+    var count = 0
+    for vector in claim.vectors {
+      let bytes = UnsafeRawBufferPointer(start: vector.iov_base, count: vector.iov_len)
+      guard RingRun.contains(daemon, bytes) || RingRun.contains(reader.rest, bytes) else {
+        throw Finding("\(bytes.count) bytes claimed outside the payload")
+      }
+      count += bytes.count
+      // What is not mapped traps here.
+      memcpy(sink, bytes.baseAddress!, min(bytes.count, 1 << 16))
+    }
+    guard count == claim.byteCount else { throw Finding("\(claim.byteCount) bytes are \(count)") }
+    // What the memory becomes while the kernel copies.
+    let damages = script.byte()
+    if damages % 4 == 3 { damage(&script) }
+    if damages >> 7 == 0 { reader.consume() } else { reader.giveBack() }
+  }
+
+  private func look(_ script: inout Script) throws(Finding) {
+    switch script.byte() % 5 {
+    case 0: _ = reader.hasData
+    case 1: _ = reader.hasFinishedSubbuf
+    case 2: _ = reader.isDrained
+    case 3: if !reader.arm() { reader.disarm() }
+    default: _ = reader.arm(.subbuffer)
+    }
+  }
+
+  // MARK: Bounds
+
+  private static func contains(_ channel: Channel, _ bytes: UnsafeRawBufferPointer) -> Bool {
+    let size = channel.geometry.subbufSize * channel.geometry.subbufCount
+    let payload = UnsafeMutableRawBufferPointer(start: channel.buffers[0].payload(0), count: size)
+    return contains(payload, bytes)
+  }
+
+  private static func contains(
+    _ whole: UnsafeMutableRawBufferPointer, _ part: UnsafeRawBufferPointer
+  ) -> Bool {
+    guard let start = whole.baseAddress, let first = part.baseAddress else { return false }
+    return first >= start && first + part.count <= start + whole.count
+  }
+}
