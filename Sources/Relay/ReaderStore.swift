@@ -73,11 +73,17 @@ struct ReaderStore {
     return newest
   }
 
-  /// FNV-1a, by words: finds what was damaged, not who did it.
   private static func checksum(_ values: Values, _ generation: UInt64) -> UInt64 {
-    var sum: UInt64 = 0xcbf2_9ce4_8422_2325 ^ generation
-    for i in 0..<words {
-      sum ^= values[i]
+    Checksum.of((0..<words).lazy.map { values[$0] }, seed: generation)
+  }
+}
+
+/// FNV-1a, by words: finds what was damaged, not who did it.
+package enum Checksum {
+  package static func of(_ words: some Sequence<UInt64>, seed: UInt64 = 0) -> UInt64 {
+    var sum: UInt64 = 0xcbf2_9ce4_8422_2325 ^ seed
+    for word in words {
+      sum ^= word
       sum = sum &* 0x100_0000_01b3
       sum ^= sum >> 29
     }

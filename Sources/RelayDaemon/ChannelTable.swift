@@ -10,7 +10,8 @@ internal import RelayControl
 
 final class ChannelTable {
   private let host: DeviceHost
-  private let log: (Level, String) -> Void
+  let kept: KeptState
+  let log: (Level, String) -> Void
   var limits: Limits
   /// By name, and in the order in which they came.
   private var byName: [String: ServedChannel] = [:]
@@ -27,8 +28,11 @@ final class ChannelTable {
     case info, warning
   }
 
-  init(host: DeviceHost, limits: Limits, log: @escaping (Level, String) -> Void) {
+  init(
+    host: DeviceHost, kept: KeptState, limits: Limits, log: @escaping (Level, String) -> Void
+  ) {
     self.host = host
+    self.kept = kept
     self.limits = limits
     self.log = log
   }
@@ -50,9 +54,12 @@ final class ChannelTable {
     return (closed, true)
   }
 
-  /// Opens a channel and serves it; throws why it cannot be, and leaves nothing of it.
+  /// Opens a channel and serves it, with what the relayd before left of it; throws why it cannot be,
+  /// and leaves nothing of it.
+  /// - Parameter left: what was left of it, if that is known already.
   func open(
-    _ options: ChannelOptions, _ origin: ServedChannel.Origin, _ identity: Identity
+    _ options: ChannelOptions, _ origin: ServedChannel.Origin, _ identity: Identity,
+    left: Channel? = nil
   ) throws(ControlRefusal) {
     try checkName(options.name)
     guard channels.count < limits.channels else {
@@ -62,10 +69,16 @@ final class ChannelTable {
     }
     let geometry = try geometry(options)
     try checkMemory(options.name, additional: geometry.bufferBytes * geometry.initialCPUs.count)
-    let channel = try openShared(options.name, geometry)
-    let served = ServedChannel(
-      options, origin, channel, identity, pathPrefix: host.pathPrefix + options.name)
+    let pathPrefix = host.pathPrefix + options.name
+    let left = left ?? kept.takeChannel(options.name)
+    let served =
+      left.flatMap { adopt($0, options, origin, identity, pathPrefix: pathPrefix) }
+      ?? ServedChannel(
+        options, origin, try openShared(options.name, geometry), identity, pathPrefix: pathPrefix)
+    if let left, served.channel !== left { retire(left, into: served.channel) }
     if isServing { try serve(served) }
+    ChannelNotes(served.channel)?.store(options, origin)
+    if served.channel !== left { kept.keep(served.channel) }
     served.serial = nextSerial
     nextSerial += 1
     byName[options.name] = served
@@ -218,7 +231,8 @@ extension ChannelTable {
   func close(_ served: ServedChannel) {
     byName[served.channel.name] = nil
     channels.removeAll { $0 === served }
-    served.channel.close()
+    kept.drop(served.channel.name)
+    served.channel.end()
     closing.append(served)
     host.remove(served.devices.map(\.device))
     collect()
@@ -248,7 +262,19 @@ extension ChannelTable {
   }
 
   /// Finalizes all of them, for a daemon that ends.
-  func closeAll() { for served in channels { served.channel.close() } }
+  func closeAll() {
+    for served in channels {
+      kept.drop(served.channel.name)
+      served.channel.close()
+    }
+  }
+
+  /// Records that the next relayd will have.
+  var unreadCount: UInt64 {
+    channels.reduce(0) { sum, served in
+      served.devices.reduce(sum) { $0 + host.use($1.device) { $0.statistics().recordsUnread } }
+    }
+  }
 
   func reportUnread() { for served in channels + closing { reportUnread(served) } }
 }

@@ -35,6 +35,7 @@ final class ControlRequests: ControlHandler {
       served.channel, limit: served.options.maximumProducers, process: process,
       peer: client.peer)
     served.attached.insert(client.connection)
+    served.silent.remove(owner)
     let files = served.channel.descriptors!
     return Attachment(
       owner: owner, geometry: files.geometry, ring: files.ring, wake: files.wake)
@@ -43,7 +44,7 @@ final class ControlRequests: ControlHandler {
   func disconnected(_ connection: ConnectionID) {
     for served in table.channels where served.attached.remove(connection) != nil {
       // The last detach. Who wrote may live on, with memory that nobody reads any more.
-      if served.isTemporary, served.attached.isEmpty { table.close(served) }
+      if served.isAbandoned { table.close(served) }
     }
   }
 

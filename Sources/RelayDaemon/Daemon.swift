@@ -24,6 +24,9 @@ public final class Daemon {
   private let host: DeviceHost
   private let table: ChannelTable
   private let producers: Producers
+  private let kept: KeptState
+  /// The next relayd is to go on where this one stops.
+  private var isToBeContinued = false
   private var watch: MachineWatch?
   private var server: ControlServer?
 
@@ -50,6 +53,8 @@ public final class Daemon {
     self.configuration = configuration
     self.sources = sources
     self.logger = logger
+    // Before there is a second thread: it changes the environment.
+    let store = DescriptorStore { [logger] in logger.warning("\($0)") }
     // Before any thread, so that every thread has them blocked.
     signals = try SignalFD([SIGTERM, SIGINT, SIGHUP])
     // A reader or client that goes away is an error code, not a signal.
@@ -64,13 +69,16 @@ public final class Daemon {
       backend: backend, mountPoint: resolved(configuration.mountPoint),
       threadCount: min(try Processors.online().cpus.count, 16),
       readerLimit: configuration.limits.readers, log: { [logger] in logger.warning("\($0)") })
-    table = ChannelTable(host: host, limits: configuration.limits) { [logger] level, message in
+    let log: (ChannelTable.Level, String) -> Void = { [logger] level, message in
       logger.log(level: level == .info ? .info : .warning, "\(message)")
     }
-    producers = Producers(loop: loop, limits: configuration.limits) { [logger] in
+    kept = try KeptState(store, log: log)
+    table = ChannelTable(host: host, kept: kept, limits: configuration.limits, log: log)
+    producers = Producers(loop: loop, kept: kept, limits: configuration.limits) { [logger] in
       logger.notice("\($0)")
     }
     table.onGone = { [producers] in producers.forget($0) }
+    producers.onGone = { [table] in table.forget(owner: $0) }
   }
 
   private static func backend(_ configuration: Configuration) -> HostBackend {
@@ -82,7 +90,7 @@ public final class Daemon {
   }
 
   private func serve() throws {
-    for options in configuration.channels { try open(options) }
+    try openChannels()
     try createParent(of: configuration.socketPath)
     let requests = ControlRequests(
       table: table, host: host, producers: producers,
@@ -128,6 +136,14 @@ public final class Daemon {
     }
   }
 
+  /// Those of the configuration, and what the relayd before left.
+  private func openChannels() throws {
+    for options in configuration.channels { try open(options) }
+    table.adoptCreated()
+    kept.dropUnclaimed()
+    producers.adopt(table.channels)
+  }
+
   private func open(_ options: ChannelOptions) throws {
     try table.open(options, .configured, Identity(options))
   }
@@ -168,6 +184,7 @@ public final class Daemon {
         logger.notice("SIGHUP: reloading")
         _ = reload()
       case let signal:
+        isToBeContinued = signal == SIGTERM && kept.isThere
         logger.notice("\(signal == SIGTERM ? "SIGTERM" : "SIGINT"): ending")
         loop.stop()
       }
@@ -178,9 +195,14 @@ public final class Daemon {
   }
 
   /// Writers and clients are refused from here on, readers are told and may drain; what nobody read
-  /// is said.
+  /// is said. Where the next relayd goes on, nothing of that: writers notice nothing, and readers
+  /// find what is left there.
   private func shutDown() throws {
     ServiceManager.notify("STOPPING=1")
+    if isToBeContinued {
+      logger.notice("\(table.unreadCount) unread records are kept for the next relayd")
+      return
+    }
     table.closeAll()
     // Nothing that clients do may take of the readers' time.
     server?.stop()
