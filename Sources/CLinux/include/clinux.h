@@ -125,6 +125,19 @@ int clinux_inotify_add(int inotify, const char *path, uint32_t mask);
 uint32_t clinux_major(uint64_t rdev);
 uint32_t clinux_minor(uint64_t rdev);
 
+// What a life page begins with; zero at first.
+struct clinux_life {
+  uint32_t word;  // the thread's number while its process lives; the kernel marks its death
+  uint32_t pad;
+  uint64_t generation;
+};
+
+// Starts a thread that ends with the process, and has the kernel mark that in `page`: shared
+// memory, whole pages, never unmapped from here on.
+int clinux_life_begin(void *page);
+// 1 while the process that began it lives; 0 before the first did.
+int clinux_life_lasts(const void *page);
+
 // Both ends close-on-exec.
 int clinux_pipe(int ends[2]);
 
