@@ -88,6 +88,11 @@ extension Channel {
   /// Whether `end` was called, by whatever process.
   public var isEnded: Bool { LiveWords(page: page.base).isEnded }
 
+  /// Which daemon serves it, as the life page counts them.
+  public func setGeneration(_ generation: UInt64) {
+    LiveWords(page: page.base).setGeneration(generation)
+  }
+
   /// This memory's own number: records with the same number in another incarnation are others.
   public var incarnation: UInt64 { LiveWords(page: page.base).incarnation }
 

@@ -71,10 +71,15 @@ final class ChannelTable {
     try checkMemory(options.name, additional: geometry.bufferBytes * geometry.initialCPUs.count)
     let pathPrefix = host.pathPrefix + options.name
     let left = left ?? kept.takeChannel(options.name)
-    let served =
-      left.flatMap { adopt($0, options, origin, identity, pathPrefix: pathPrefix) }
-      ?? ServedChannel(
+    let adopted = left.flatMap { adopt($0, options, origin, identity, pathPrefix: pathPrefix) }
+    let served: ServedChannel
+    if let adopted {
+      served = adopted
+    } else {
+      served = ServedChannel(
         options, origin, try openShared(options.name, geometry), identity, pathPrefix: pathPrefix)
+    }
+    served.channel.setGeneration(kept.life.nextGeneration)
     if let left, served.channel !== left { retire(left, into: served.channel) }
     if isServing { try serve(served) }
     ChannelNotes(served.channel)?.store(options, origin)

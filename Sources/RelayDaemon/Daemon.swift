@@ -91,6 +91,8 @@ public final class Daemon {
 
   private func serve() throws {
     try openChannels()
+    // After it, so that writers find their channels served; before they can ask.
+    try kept.life.begin()
     try createParent(of: configuration.socketPath)
     let requests = ControlRequests(
       table: table, host: host, producers: producers,

@@ -18,10 +18,13 @@ private enum Part: String, CaseIterable {
 
 final class KeptState {
   private static let ownersName = "owners+"
+  private static let lifeName = "life+"
 
   private let store: DescriptorStore
   private let log: (ChannelTable.Level, String) -> Void
   let owners: OwnerTable
+  /// By which producers see whether this relayd lives, and whether it is the one they knew.
+  let life: LifePage
   /// Whether the owner table is the one before's. Without it nothing can be adopted: who writes
   /// into those channels would not be known, and owner ids could be given twice.
   private let isContinued: Bool
@@ -31,19 +34,27 @@ final class KeptState {
   ) throws {
     self.store = store
     self.log = log
-    let file = store.take(KeptState.ownersName)
-    let hadOwners = file != nil
-    if let file, let owners = OwnerTable(adopting: file) {
+    life = try KeptState.takeLife(store, log)
+    if let file = store.take(KeptState.ownersName), let owners = OwnerTable(adopting: file) {
       self.owners = owners
       isContinued = true
-      return
+    } else {
+      owners = try OwnerTable()
+      isContinued = false
     }
-    owners = try OwnerTable()
-    isContinued = false
-    if hadOwners {
-      log(.warning, "the table of who writes is damaged: no channel is gone on with")
-    }
+    keep(KeptState.lifeName, life.storeDescriptor)
     keep(KeptState.ownersName, owners.descriptor)
+  }
+
+  private static func takeLife(
+    _ store: DescriptorStore, _ log: (ChannelTable.Level, String) -> Void
+  ) throws -> LifePage {
+    do {
+      if let file = store.take(lifeName) { return try LifePage.adopt(file) }
+    } catch {
+      log(.warning, "\(error): producers come to this relayd as to a new one")
+    }
+    return try LifePage.create()
   }
 
   /// Whether channels outlive this process.
@@ -67,7 +78,10 @@ final class KeptState {
     let ring = store.take(Part.ring.name(name))
     let listener = store.take(Part.listener.name(name))
     let button = store.take(Part.button.name(name))
-    guard isContinued else { return nil }
+    guard isContinued else {
+      log(.warning, refusal(name, "the table of who writes is missing or damaged"))
+      return nil
+    }
     guard let opener, let ring, let listener, let button else {
       log(.warning, refusal(name, "not all of its descriptors were kept"))
       return nil
@@ -110,7 +124,8 @@ final class KeptState {
   func drop(owner: UInt16) { store.drop("p+\(owner)") }
 
   func takeProcess(owner: UInt16) -> ProcessHandle? {
-    store.take("p+\(owner)").map { ProcessHandle($0) }
+    guard let handle = store.take("p+\(owner)") else { return nil }
+    return ProcessHandle(handle)
   }
 
   /// Nothing is adopted after this.

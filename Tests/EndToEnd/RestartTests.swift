@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+// A relayd that ends, in whatever way, and the next one that goes on where it stopped.
+
+import Glibc
+import LinuxIO
+import Testing
+
+/// A relayd under a holder.
+struct HeldDaemon {
+  let daemon: Daemon
+
+  init(_ channels: String..., configuration: String? = nil) throws {
+    daemon =
+      try configuration.map { try Daemon(configuration: $0, options: ["--hold"]) }
+      ?? Daemon(options: ["--hold"] + channels.flatMap { ["--channel", $0] })
+  }
+
+  /// The relayd that the holder started last.
+  func child() throws -> Int32 {
+    let line = daemon.logText.components(separatedBy: "relayd is process ").last
+    return try #require(Int32(line?.prefix { $0.isNumber } ?? ""))
+  }
+
+  private var readies: Int { daemon.logText.components(separatedBy: "ready:").count }
+
+  /// Ends the relayd, does something while there is none, and waits for the next one.
+  func restart(_ signal: CInt = SIGKILL, meanwhile: () throws -> Void = {}) throws {
+    let before = readies
+    // The holder does not hear of it before it goes on.
+    daemon.process.signal(SIGSTOP)
+    let child = try child()
+    kill(child, signal)
+    try eventually("it has ended") {
+      let text = try run("cat", "/proc/\(child)/stat").output
+      return text.contains(") Z ")
+    }
+    try meanwhile()
+    daemon.process.signal(SIGCONT)
+    try eventually("the next one is ready: \(daemon.logText)") { readies > before }
+  }
+}
+
+extension OneAtATime {
+  @Suite struct RestartTests {
+    private func cat(_ daemon: Daemon, _ device: String = "relay0") throws -> String {
+      try run("cat", daemon.device(device)).output
+    }
+
+    @Test(arguments: [SIGTERM, SIGKILL, SIGSEGV, SIGILL])
+    func readingGoesOnWhereItStopped(_ signal: CInt) throws {
+      let held = try HeldDaemon("relay:global")
+      let daemon = held.daemon
+      try daemon.write("one\ntwo\n")
+      #expect(try run("head", "-c", "5", daemon.device("relay0")).output == "one\nt")
+      try held.restart(signal)
+      try daemon.write("three\n")
+      #expect(try cat(daemon) == "wo\nthree\n")
+      #expect(try daemon.statistic("records_written") == 3)
+      #expect(try daemon.statistic("records_read") == 3)
+      #expect(!daemon.logText.contains("not gone on with"))
+    }
+
+    @Test func aChannelCreatedAtRunTimeIsThereAgain() throws {
+      let held = try HeldDaemon("relay:global")
+      let daemon = held.daemon
+      try daemon.require(
+        "create", "net/rx", "--keep", "--global", "--subbuf-size", "8KiB", "--mode", "overwrite",
+        "--permissions", "0444")
+      try daemon.write("one\n", to: "net/rx")
+      let before = try daemon.relayctl("list").output
+      try held.restart()
+      #expect(try daemon.relayctl("list").output == before)
+      #expect(try cat(daemon, "net/rx0") == "one\n")
+      var status = stat()
+      #expect(stat(daemon.device("net/rx0"), &status) == 0 && status.st_mode & 0o777 == 0o444)
+      try daemon.require("close", "net/rx")
+      try held.restart()
+      #expect(try daemon.channels() == ["relay"])
+    }
+
+    @Test func aTemporaryChannelStaysAsLongAsItsWriter() throws {
+      let held = try HeldDaemon("relay:global")
+      let daemon = held.daemon
+      try daemon.require("create", "short", "--global")
+      let input = try Pipe()
+      let writer = try daemon.startWriter("short", input)
+      #expect(write(input.write.raw, "one\n", 4) == 4)
+      try eventually("it is written") { try daemon.statistic("records_written", of: "short") == 1 }
+      try held.restart()
+      #expect(try daemon.channels() == ["relay", "short"])
+      #expect(try cat(daemon, "short0") == "one\n")
+      writer.signal(SIGKILL)
+      _ = writer.wait()
+      try eventually("it is closed") { try daemon.channels() == ["relay"] }
+    }
+
+    /// What it had begun is discarded, and holds nobody up.
+    @Test func aProducerThatDiedMeanwhileIsSweptOut() throws {
+      let held = try HeldDaemon("relay:global,stall_timeout=never")
+      let daemon = held.daemon
+      let client = try Library.built("life")
+      let output = try Pipe()
+      let producer = try ChildProcess(
+        [client, "hold", "relay"], output: output.write.raw,
+        environment: ["RELAY_SOCKET": daemon.socket])
+      var byte: UInt8 = 0
+      #expect(read(output.read.raw, &byte, 1) == 1, "it has reserved a record")
+      try daemon.write("behind\n")
+      #expect(try cat(daemon) == "")
+      try held.restart {
+        producer.signal(SIGKILL)
+        _ = producer.wait()
+      }
+      #expect(try cat(daemon) == "behind\n")
+      #expect(try daemon.statistic("aborted") == 1)
+    }
+
+    @Test func aProducerThatLivesIsNotSwept() throws {
+      let held = try HeldDaemon("relay:global,stall_timeout=never")
+      let daemon = held.daemon
+      let client = try Library.built("life")
+      let output = try Pipe()
+      let producer = try ChildProcess(
+        [client, "hold", "relay"], output: output.write.raw,
+        environment: ["RELAY_SOCKET": daemon.socket])
+      var byte: UInt8 = 0
+      #expect(read(output.read.raw, &byte, 1) == 1, "it has reserved a record")
+      try daemon.write("behind\n")
+      try held.restart()
+      #expect(try cat(daemon) == "")
+      producer.signal(SIGKILL)
+      _ = producer.wait()
+      try eventually("it is swept") { try cat(daemon) == "behind\n" }
+    }
+
+    @Test func whatCannotBeGoneOnWithIsSaidAndCounted() throws {
+      let held = try HeldDaemon(configuration: "[channel.relay]\nglobal = true\n")
+      let daemon = held.daemon
+      try daemon.write("one\ntwo\nthree\n")
+      #expect(try run("head", "-c", "4", daemon.device("relay0")).output == "one\n")
+      try daemon.configure("[channel.relay]\nglobal = true\nsubbuf_size = \"8KiB\"\n")
+      try held.restart()
+      #expect(
+        daemon.logText.contains(
+          "channel relay: what it held is not gone on with: its subbuf_size was 262144, and now is "
+            + "8192"))
+      #expect(daemon.logText.contains("channel relay: 2 unread records are lost by this restart"))
+      #expect(try daemon.statistic("lost_restart") == 2)
+      try daemon.write("four\n")
+      #expect(try cat(daemon) == "four\n")
+      try held.restart()
+      #expect(try daemon.statistic("lost_restart") == 2, "it goes on with the new one")
+      try daemon.configure("[channel.other]\nglobal = true\n")
+      try held.restart()
+      #expect(try daemon.channels() == ["other"])
+      #expect(daemon.logText.contains("not gone on with: it is not configured any more"))
+    }
+
+    /// The files are found with the holder, as nobody else could.
+    @Test func damagedStateIsRefused() throws {
+      let held = try HeldDaemon("relay:global")
+      let daemon = held.daemon
+      for (file, refusal) in [
+        ("relay-geometry:relay", "not the geometry of a relay channel"),
+        ("relay-owners", "the table of who writes is missing or damaged"),
+        ("relay-life", "producers come to this relayd as to a new one"),
+      ] {
+        try daemon.write("one\n")
+        try held.restart {
+          let damaged = try daemon.shell(
+            """
+            for fd in /proc/\(daemon.process.pid)/fd/*; do
+              case $(readlink $fd) in
+              "/memfd:\(file) (deleted)")
+                dd if=/dev/urandom of=$fd bs=4096 count=1 conv=notrunc status=none; echo done
+              esac
+            done
+            """)
+          #expect(damaged.output == "done\n", "\(file)")
+        }
+        #expect(daemon.logText.contains(refusal), "\(daemon.logText)")
+        _ = try cat(daemon)
+        try daemon.write("two\n")
+        #expect(try cat(daemon).hasSuffix("two\n"))
+      }
+    }
+  }
+}
