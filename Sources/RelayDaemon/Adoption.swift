@@ -9,10 +9,11 @@ extension ChannelTable {
   /// The channel as it was left, with its readers where they were; nil, and said why, where that
   /// cannot be.
   func adopt(
-    _ channel: Channel, _ options: ChannelOptions, _ origin: ServedChannel.Origin,
+    _ left: KeptState.Left, _ options: ChannelOptions, _ origin: ServedChannel.Origin,
     _ identity: Identity, pathPrefix: String
   ) -> ServedChannel? {
-    if let reason = obstacle(channel, options) {
+    let channel = left.channel
+    if let reason = left.obstacle ?? obstacle(channel, options) {
       log(.warning, kept.refusal(options.name, reason))
       return nil
     }
@@ -55,25 +56,27 @@ extension ChannelTable {
   /// not there any more.
   func adoptCreated() {
     for name in kept.channelNames {
-      guard let channel = kept.takeChannel(name) else { continue }
-      guard let (options, origin) = ChannelNotes(channel)?.load(name: name) else {
+      guard let left = kept.takeChannel(name) else { continue }
+      guard let (options, origin) = ChannelNotes(left.channel)?.load(name: name) else {
         log(.warning, kept.refusal(name, "what it was is damaged"))
+        left.channel.end()
         continue
       }
-      adoptCreated(channel, options, origin)
+      adoptCreated(left, options, origin)
     }
   }
 
   private func adoptCreated(
-    _ channel: Channel, _ options: ChannelOptions, _ origin: ServedChannel.Origin
+    _ left: KeptState.Left, _ options: ChannelOptions, _ origin: ServedChannel.Origin
   ) {
-    guard origin != .configured else {
-      return log(.warning, kept.refusal(channel.name, "it is not configured any more"))
-    }
     do {
-      try open(options, origin, Identity(options), left: channel)
+      guard origin != .configured else {
+        throw OptionError("it is not configured any more")
+      }
+      try open(options, origin, Identity(options), left: left)
     } catch {
-      log(.warning, kept.refusal(channel.name, "\(error)"))
+      log(.warning, kept.refusal(left.channel.name, "\(error)"))
+      left.channel.end()
     }
   }
 

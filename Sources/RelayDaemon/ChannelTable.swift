@@ -59,7 +59,7 @@ final class ChannelTable {
   /// - Parameter left: what was left of it, if that is known already.
   func open(
     _ options: ChannelOptions, _ origin: ServedChannel.Origin, _ identity: Identity,
-    left: Channel? = nil
+    left: KeptState.Left? = nil
   ) throws(ControlRefusal) {
     try checkName(options.name)
     guard channels.count < limits.channels else {
@@ -80,10 +80,11 @@ final class ChannelTable {
         options, origin, try openShared(options.name, geometry), identity, pathPrefix: pathPrefix)
     }
     served.channel.setGeneration(kept.life.nextGeneration)
-    if let left, served.channel !== left { retire(left, into: served.channel) }
+    let isAdopted = adopted != nil
+    if let left, !isAdopted { retire(left.channel, into: served.channel) }
     if isServing { try serve(served) }
     ChannelNotes(served.channel)?.store(options, origin)
-    if served.channel !== left { kept.keep(served.channel) }
+    if !isAdopted { kept.keep(served.channel) }
     served.serial = nextSerial
     nextSerial += 1
     byName[options.name] = served

@@ -25,36 +25,31 @@ final class KeptState {
   let owners: OwnerTable
   /// By which producers see whether this relayd lives, and whether it is the one they knew.
   let life: LifePage
-  /// Whether the owner table is the one before's. Without it nothing can be adopted: who writes
-  /// into those channels would not be known, and owner ids could be given twice.
-  private let isContinued: Bool
+  /// Why no channel can be gone on with; nil: they can.
+  private var obstacle: String?
 
   init(
     _ store: DescriptorStore, log: @escaping (ChannelTable.Level, String) -> Void
   ) throws {
     self.store = store
     self.log = log
-    life = try KeptState.takeLife(store, log)
-    if let file = store.take(KeptState.ownersName), let owners = OwnerTable(adopting: file) {
-      self.owners = owners
-      isContinued = true
+    // Who writes into the channels would not be known, and owner ids could be given twice.
+    let owners = store.take(KeptState.ownersName)
+    if let owners, let table = OwnerTable(adopting: owners) {
+      self.owners = table
     } else {
-      owners = try OwnerTable()
-      isContinued = false
+      self.owners = try OwnerTable()
+      obstacle = "the table of who writes is missing or damaged"
+    }
+    // Writers would not see that this relayd lives.
+    if let file = store.take(KeptState.lifeName), let page = try? LifePage.adopt(file) {
+      life = page
+    } else {
+      life = try LifePage.create()
+      obstacle = obstacle ?? "the page by which writers see relayd's life is missing or damaged"
     }
     keep(KeptState.lifeName, life.storeDescriptor)
-    keep(KeptState.ownersName, owners.descriptor)
-  }
-
-  private static func takeLife(
-    _ store: DescriptorStore, _ log: (ChannelTable.Level, String) -> Void
-  ) throws -> LifePage {
-    do {
-      if let file = store.take(lifeName) { return try LifePage.adopt(file) }
-    } catch {
-      log(.warning, "\(error): producers come to this relayd as to a new one")
-    }
-    return try LifePage.create()
+    keep(KeptState.ownersName, self.owners.descriptor)
   }
 
   /// Whether channels outlive this process.
@@ -70,25 +65,29 @@ final class KeptState {
       .map { String($0.dropFirst(Part.opener.rawValue.count)) }
   }
 
-  /// The channel of that name that the relayd before left; nil if there is none, or it cannot be
-  /// gone on with, which is said.
-  func takeChannel(_ name: String) -> Channel? {
+  /// What is there of a channel that the relayd before left.
+  struct Left {
+    let channel: Channel
+    /// Why it cannot be gone on with, whatever it is.
+    let obstacle: String?
+  }
+
+  /// What is left of the channel of that name; nil if there is nothing, or nothing that can be used,
+  /// which is said.
+  func takeChannel(_ name: String) -> Left? {
     guard store.names.contains(Part.opener.name(name)) else { return nil }
     let opener = store.take(Part.opener.name(name))
     let ring = store.take(Part.ring.name(name))
     let listener = store.take(Part.listener.name(name))
     let button = store.take(Part.button.name(name))
-    guard isContinued else {
-      log(.warning, refusal(name, "the table of who writes is missing or damaged"))
-      return nil
-    }
     guard let opener, let ring, let listener, let button else {
       log(.warning, refusal(name, "not all of its descriptors were kept"))
       return nil
     }
     do throws(ChannelError) {
-      return try Channel.adopt(
+      let channel = try Channel.adopt(
         name, opener: opener, ring: ring, bell: Doorbell(listener: listener, button: button))
+      return Left(channel: channel, obstacle: obstacle)
     } catch {
       log(.warning, refusal(name, "\(error)"))
       return nil

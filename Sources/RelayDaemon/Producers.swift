@@ -73,15 +73,23 @@ final class Producers: EventHandler {
     let pid = peer.pid
     let producer = Producer(owner: freeOwner(), process: process, pid: pid, uid: peer.uid)
     remember(producer)
-    do {
+    do throws(ControlRefusal) {
       try add(channel, limit: channelLimit, to: producer)
-      try watch(producer)
+      try watchOrRefuse(producer)
     } catch {
       forget(producer)
-      if let error = error as? ControlRefusal { throw error }
-      throw ControlRefusal(code: EIO, message: "cannot watch process \(pid): \(error)")
+      throw error
     }
     return producer.owner
+  }
+
+  private func watchOrRefuse(_ producer: Producer) throws(ControlRefusal) {
+    do throws(SystemError) {
+      try watch(producer)
+    } catch {
+      throw ControlRefusal(
+        code: error.code, message: "cannot watch process \(producer.pid): \(error)")
+    }
   }
 
   private func watch(_ producer: Producer) throws(SystemError) {

@@ -94,17 +94,33 @@ extension OneAtATime {
       try eventually("it is closed") { try daemon.channels() == ["relay"] }
     }
 
+    /// A process that has reserved a record, and sleeps.
+    private func startHolding(_ daemon: Daemon) throws -> ChildProcess {
+      let output = try Pipe()
+      let producer = try ChildProcess(
+        [
+          "python3", "-c",
+          """
+          import ctypes, os, time
+          relay = ctypes.CDLL("\(try Library.get().file)")
+          relay.relay_attach.restype = relay.relay_reserve.restype = ctypes.c_void_p
+          relay.relay_reserve.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+          chan = relay.relay_attach(None, b"relay")
+          assert relay.relay_reserve(chan, 5, ctypes.create_string_buffer(64))
+          os.write(1, b"x")
+          time.sleep(1000)
+          """,
+        ], output: output.write.raw, environment: ["RELAY_SOCKET": daemon.socket])
+      var byte: UInt8 = 0
+      #expect(read(output.read.raw, &byte, 1) == 1, "it has reserved a record")
+      return producer
+    }
+
     /// What it had begun is discarded, and holds nobody up.
     @Test func aProducerThatDiedMeanwhileIsSweptOut() throws {
       let held = try HeldDaemon("relay:global,stall_timeout=never")
       let daemon = held.daemon
-      let client = try Library.built("life")
-      let output = try Pipe()
-      let producer = try ChildProcess(
-        [client, "hold", "relay"], output: output.write.raw,
-        environment: ["RELAY_SOCKET": daemon.socket])
-      var byte: UInt8 = 0
-      #expect(read(output.read.raw, &byte, 1) == 1, "it has reserved a record")
+      let producer = try startHolding(daemon)
       try daemon.write("behind\n")
       #expect(try cat(daemon) == "")
       try held.restart {
@@ -118,13 +134,7 @@ extension OneAtATime {
     @Test func aProducerThatLivesIsNotSwept() throws {
       let held = try HeldDaemon("relay:global,stall_timeout=never")
       let daemon = held.daemon
-      let client = try Library.built("life")
-      let output = try Pipe()
-      let producer = try ChildProcess(
-        [client, "hold", "relay"], output: output.write.raw,
-        environment: ["RELAY_SOCKET": daemon.socket])
-      var byte: UInt8 = 0
-      #expect(read(output.read.raw, &byte, 1) == 1, "it has reserved a record")
+      let producer = try startHolding(daemon)
       try daemon.write("behind\n")
       try held.restart()
       #expect(try cat(daemon) == "")
@@ -163,7 +173,6 @@ extension OneAtATime {
       for (file, refusal) in [
         ("relay-geometry:relay", "not the geometry of a relay channel"),
         ("relay-owners", "the table of who writes is missing or damaged"),
-        ("relay-life", "producers come to this relayd as to a new one"),
       ] {
         try daemon.write("one\n")
         try held.restart {
