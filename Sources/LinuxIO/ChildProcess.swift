@@ -42,9 +42,9 @@ public struct ChildProcess: Sendable {
     self.pid = pid
   }
 
-  /// Starts `arguments[0]`, found through PATH, and hands it descriptors as sd_listen_fds(3) has it:
-  /// from 3 on, with their names in LISTEN_FDNAMES, for the process LISTEN_PID alone. What else it
-  /// inherits: this process's blocked signals, and descriptors that are not close-on-exec.
+  /// Starts `arguments[0]`, found through PATH, and hands it descriptors as sd_listen_fds(3) has
+  /// it: from 3 on, with their names in LISTEN_FDNAMES, for the process LISTEN_PID alone. It
+  /// inherits this process's blocked signals, too, and descriptors that are not close-on-exec.
   /// - Parameters:
   ///   - descriptors: in any order, 3 or higher; names without a colon.
   ///   - environment: added to this process's; nil: taken out.
@@ -64,8 +64,8 @@ public struct ChildProcess: Sendable {
     let argv = arguments.map { strdup($0) } + [nil]
     let key = "LISTEN_PID="
     let pid = strdup(key + String(repeating: " ", count: 12))
-    let envp =
-      ChildProcess.environment(changes) + (isEmpty ? [nil, pid] : [pid, nil])
+    // Nobody who is handed nothing needs its number.
+    let envp = ChildProcess.environment(changes) + (isEmpty ? [nil, pid] : [pid, nil])
     defer { for string in argv + envp { free(string) } }
     self.pid = try check(
       clinux_start(argv, envp, pid! + key.utf8.count, descriptors.map(\.raw), descriptors.count),
@@ -81,7 +81,9 @@ public struct ChildProcess: Sendable {
       if changes.index(forKey: String(name)) == nil { strings.append(strdup(entry)) }
       variable += 1
     }
-    for case let (name, value?) in changes { strings.append(strdup("\(name)=\(value)")) }
+    for (name, value) in changes {
+      if let value { strings.append(strdup("\(name)=\(value)")) }
+    }
     return strings
   }
 

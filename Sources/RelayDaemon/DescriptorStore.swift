@@ -129,7 +129,8 @@ extension DescriptorStore {
     }
     // Meant for a process that started this one.
     guard process == Int(getpid()) else { return }
-    guard let count = number(fds), count <= DescriptorLimit.current - Int(first) else {
+    // No process has more. Its soft limit may be lower than what it is handed.
+    guard let count = number(fds), count <= 1 << 20 else {
       log("LISTEN_FDS=\(fds) is not a number of descriptors: what was handed over is not taken")
       return
     }
@@ -138,24 +139,22 @@ extension DescriptorStore {
     if names.count != count {
       log("LISTEN_FDNAMES has \(names.count) names for \(count) descriptors")
     }
-    for index in 0..<count {
-      let raw = first + CInt(index)
-      takeOver(raw, index < names.count ? String(names[index]) : nil)
+    for (index, name) in names.prefix(count).enumerated() {
+      takeOver(first + CInt(index), String(name))
+    }
+    for index in min(names.count, count)..<count {
+      guard close(first + CInt(index)) == 0 else { break }
     }
   }
 
-  private func takeOver(_ raw: CInt, _ name: String?) {
+  private func takeOver(_ raw: CInt, _ name: String) {
     guard fcntl(raw, F_SETFD, FD_CLOEXEC) == 0 else {
       log("descriptor \(raw) was to be handed over, but is not open")
       return
     }
-    guard let name, KeptNames.isValid(name) else {
-      log("descriptor \(raw) was handed over with no name that can be: closed")
-      close(raw)
-      return
-    }
-    guard handed[name] == nil else {
-      log("descriptor \(raw) was handed over as a second \(name): closed")
+    guard KeptNames.isValid(name), handed[name] == nil else {
+      let what = handed[name] == nil ? "with no name that can be" : "as a second \(name)"
+      log("descriptor \(raw) was handed over \(what): closed")
       close(raw)
       return
     }

@@ -21,7 +21,7 @@ final class HeldDescriptors {
   /// For the next process.
   var handOver: [(name: String, raw: CInt)] { raws.map { (name: $0.key, raw: $0.value) } }
 
-  /// Does what a message says of descriptors. Returns its other lines, which say how the service is.
+  /// Does what a message says of descriptors. Returns its other lines: how the service is.
   func obey(_ message: String, _ descriptors: consuming DescriptorList) -> [Substring] {
     var others: [Substring] = []
     var name: String?

@@ -110,14 +110,17 @@ public final class Holder {
     return all
   }
 
-  /// Reads what there is to hear, of which only the program's own counts.
+  /// Reads what there is to hear, of which only the program's own counts: all that it said before
+  /// now, which is less than any queue holds, however much others say.
   private func hear(_ child: ChildProcess) throws(SystemError) {
     try withUnsafeTemporaryAllocation(byteCount: 4096, alignment: 1) {
       buffer throws(SystemError) in
-      while var packet = try UnixSocket.receive(
-        socket.raw, into: buffer, maximumDescriptors: UnixSocket.maximumDescriptors,
-        withSender: true, dontWait: true)
-      {
+      for _ in 0..<(1 << 16) {
+        guard
+          var packet = try UnixSocket.receive(
+            socket.raw, into: buffer, maximumDescriptors: UnixSocket.maximumDescriptors,
+            withSender: true, dontWait: true)
+        else { return }
         let descriptors = packet.takeDescriptors()
         guard packet.sender == child.pid else { continue }
         if packet.isTruncated { logger.warning("a message of relayd's was cut off") }

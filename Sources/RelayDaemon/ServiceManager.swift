@@ -5,9 +5,6 @@ internal import Glibc
 internal import LinuxIO
 
 enum ServiceManager {
-  /// It may be busy, and its queue full; but not for ever.
-  private static let patienceMilliseconds = 5000
-
   /// NOTIFY_SOCKET, where it names a socket that can be.
   static var socketName: String? {
     guard let value = getenv("NOTIFY_SOCKET") else { return nil }
@@ -29,11 +26,12 @@ enum ServiceManager {
     try? send(state, to: socketName)
   }
 
-  /// Waits while its queue is full. ETIMEDOUT after 5 seconds.
+  /// Waits while its queue is full, which it may be; but not for ever: ETIMEDOUT.
   static func send(
-    _ state: String, descriptors: [CInt] = [], to socketName: String
+    _ state: String, descriptors: [CInt] = [], to socketName: String,
+    timeoutMilliseconds: Int = 5000
   ) throws(SystemError) {
-    let socket = try NotifySocket.connect(socketName, timeoutMilliseconds: patienceMilliseconds)
+    let socket = try NotifySocket.connect(socketName, timeoutMilliseconds: timeoutMilliseconds)
     var isSent: Result<Bool, SystemError> = .success(false)
     Array(state.utf8).withUnsafeBytes { bytes in
       isSent = Result { () throws(SystemError) in
@@ -41,7 +39,7 @@ enum ServiceManager {
       }
     }
     guard try isSent.get() else {
-      throw SystemError(code: ETIMEDOUT, operation: "tell the service manager \(state)")
+      throw SystemError(code: ETIMEDOUT, operation: "tell the service manager at \(socketName)")
     }
   }
 }

@@ -66,8 +66,8 @@ struct RelaydCommand: ParsableCommand {
     help: ArgumentHelp(
       "For a machine without systemd: start relayd again whenever it ends, with all it had.",
       discussion: """
-        Keeps what relayd's channels live in, while relayd itself may be killed or replaced. \
-        SIGTERM or SIGINT to this process end both for good; SIGHUP goes to relayd.
+        Keeps what channels live in while relayd itself may be killed or replaced. SIGTERM or \
+        SIGINT to this process end both for good; SIGHUP goes to relayd.
         """))
   var hold = false
 
