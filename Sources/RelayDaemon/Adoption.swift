@@ -80,9 +80,6 @@ extension ChannelTable {
     }
   }
 
-  /// Closes channels that were for as long as somebody writes, and whose writers are all gone.
-  func closeAbandoned() { for served in channels where served.isAbandoned { close(served) } }
-
   /// A process that attached to the relayd before, and not to this one, has ended.
   func forget(owner: UInt16) {
     for served in channels where served.silent.remove(owner) != nil {

@@ -25,7 +25,9 @@ struct ChannelNotes {
     let text = Array(options.text.utf8)
     precondition(text.count <= ChannelNotes.ownersOffset - ChannelNotes.textOffset)
     var kind: UInt64 = 0
-    if case .created(let uid, let isKept) = origin { kind = 1 | (isKept ? 2 : 0) | UInt64(uid) << 32 }
+    if case .created(let uid, let isKept) = origin {
+      kind = 1 | (isKept ? 2 : 0) | UInt64(uid) << 32
+    }
     set(1, kind)
     set(2, UInt64(text.count))
     set(3, ChannelNotes.checksum(kind, text))
@@ -69,6 +71,13 @@ struct ChannelNotes {
       let index = ChannelNotes.ownersOffset + Int(owner / 8)
       if newValue { page[index] |= bit(owner) } else { page[index] &= ~bit(owner) }
     }
+  }
+
+  /// Whether anybody ever attached.
+  var wasAttached: Bool {
+    // The bit of owner 0, which nobody is.
+    get { self[0] }
+    nonmutating set { self[0] = newValue }
   }
 
   private func bit(_ owner: UInt16) -> UInt8 { 1 << UInt8(owner % 8) }

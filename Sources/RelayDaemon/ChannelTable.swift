@@ -54,8 +54,8 @@ final class ChannelTable {
     return (closed, true)
   }
 
-  /// Opens a channel and serves it, with what the relayd before left of it; throws why it cannot be,
-  /// and leaves nothing of it.
+  /// Opens a channel and serves it, with what the relayd before left of it; throws why it cannot
+  /// be, and leaves nothing of it.
   /// - Parameter left: what was left of it, if that is known already.
   func open(
     _ options: ChannelOptions, _ origin: ServedChannel.Origin, _ identity: Identity,
@@ -235,6 +235,7 @@ extension ChannelTable {
   /// Finalizes a channel: writers are refused from here on, who has a device open reads what is
   /// left and then gets the end, and the name is free.
   func close(_ served: ServedChannel) {
+    guard byName[served.channel.name] === served else { return }
     byName[served.channel.name] = nil
     channels.removeAll { $0 === served }
     kept.drop(served.channel.name)

@@ -25,6 +25,9 @@ public final class Daemon {
   private let table: ChannelTable
   private let producers: Producers
   private let kept: KeptState
+  /// Channels for as long as somebody writes, whose last writers ended while there was no relayd.
+  private var abandoned: [ServedChannel] = []
+  private let abandonment: TimerFD
   /// The next relayd is to go on where this one stops.
   private var isToBeContinued = false
   private var watch: MachineWatch?
@@ -63,6 +66,7 @@ public final class Daemon {
     umask(0o022)
     DescriptorLimit.raise()
     loop = try EventLoop()
+    abandonment = try TimerFD()
     let backend = Daemon.backend(configuration)
     if backend == .fuse { createMountPoint(configuration.mountPoint) }
     host = try DeviceHost(
@@ -104,6 +108,12 @@ public final class Daemon {
     defer { server.stop() }
     let changes = Handler { [table] in table.collect() }
     try loop.add(host.changeDescriptor, .read, changes)
+    let closer = Handler { [unowned self] in
+      abandonment.drain()
+      for served in abandoned where served.isAbandoned { table.close(served) }
+      abandoned = []
+    }
+    try loop.add(abandonment.raw, .read, closer)
     let watch = try MachineWatch(
       loop: loop, waitsForCUSE: configuration.waitsForCUSE,
       onCPUs: { [unowned self] in addCPUs() },
@@ -142,8 +152,12 @@ public final class Daemon {
   private func openChannels() throws {
     for options in configuration.channels { try open(options) }
     table.adoptCreated()
-    kept.dropUnclaimed()
     producers.adopt(table.channels)
+    kept.dropUnclaimed()
+    abandoned = table.channels.filter { ChannelNotes($0.channel)?.wasAttached == true }
+      .filter(\.isAbandoned)
+    // Who read them has to come back first.
+    if !abandoned.isEmpty { abandonment.arm(onceAfterMilliseconds: 10_000) }
   }
 
   private func open(_ options: ChannelOptions) throws {

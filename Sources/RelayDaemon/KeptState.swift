@@ -33,12 +33,14 @@ final class KeptState {
   ) throws {
     self.store = store
     self.log = log
+    var (isOwnersNew, isLifeNew) = (false, false)
     // Who writes into the channels would not be known, and owner ids could be given twice.
     let owners = store.take(KeptState.ownersName)
     if let owners, let table = OwnerTable(adopting: owners) {
       self.owners = table
     } else {
       self.owners = try OwnerTable()
+      isOwnersNew = true
       obstacle = "the table of who writes is missing or damaged"
     }
     // Writers would not see that this relayd lives.
@@ -46,10 +48,12 @@ final class KeptState {
       life = page
     } else {
       life = try LifePage.create()
+      isLifeNew = true
       obstacle = obstacle ?? "the page by which writers see relayd's life is missing or damaged"
     }
-    keep(KeptState.lifeName, life.storeDescriptor)
-    keep(KeptState.ownersName, self.owners.descriptor)
+    // What is kept already stays so: there is no moment without it.
+    if isLifeNew { keep(KeptState.lifeName, life.storeDescriptor) }
+    if isOwnersNew { keep(KeptState.ownersName, self.owners.descriptor) }
   }
 
   /// Whether channels outlive this process.
@@ -72,8 +76,8 @@ final class KeptState {
     let obstacle: String?
   }
 
-  /// What is left of the channel of that name; nil if there is nothing, or nothing that can be used,
-  /// which is said.
+  /// What is left of the channel of that name; nil if there is nothing, or nothing that can be
+  /// used, which is said.
   func takeChannel(_ name: String) -> Left? {
     guard store.names.contains(Part.opener.name(name)) else { return nil }
     let opener = store.take(Part.opener.name(name))

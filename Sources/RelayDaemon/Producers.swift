@@ -155,7 +155,9 @@ final class Producers: EventHandler {
           """)
     }
     producer.channels.append(channel)
-    ChannelNotes(channel)?[producer.owner] = true
+    let notes = ChannelNotes(channel)
+    notes?[producer.owner] = true
+    notes?.wasAttached = true
   }
 
   /// A channel is gone: nobody reads it any more, so nobody has to be swept out of it.
