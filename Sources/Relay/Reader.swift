@@ -52,13 +52,13 @@ public final class Reader {
   private var restAreas: UnsafeMutableRawPointer?
   var restArea = 0
   /// Where this is remembered; nil for a channel in private memory.
-  let store: ReaderStore?
+  package let store: ReaderStore?
   var generation: UInt64 = 0
 
   var plan = Plan(position: Position())
   /// Looks at all states that this claim may still take to find where to go on.
   var searchesLeft = 0
-  private(set) var hasClaim = false
+  package private(set) var hasClaim = false
   /// Whether the last consumed claim moved the position.
   private var hasAdvanced = false
   let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: Reader.vectorLimit)

@@ -6,12 +6,12 @@ internal import Synchronization
 
 /// The place of one reader's state: two copies, of which one is always whole, and two areas for the
 /// rest of a record that was cut.
-struct ReaderStore {
+package struct ReaderStore {
   /// One copy: generation, checksum, and the words between.
   static let copyWords = 32
   static let bytes = 2 * copyWords * 8
-  static let words = copyWords - 2
-  typealias Values = InlineArray<30, UInt64>
+  package static let words = copyWords - 2
+  package typealias Values = InlineArray<30, UInt64>
 
   private let base: SharedWord
   private let areas: UnsafeMutableRawPointer
@@ -28,7 +28,7 @@ struct ReaderStore {
   func area(_ index: Int) -> UnsafeMutableRawPointer { areas + index * areaBytes }
 
   /// - Parameter generation: one more than at the last save; decides which copy it is.
-  func save(_ values: Values, generation: UInt64) {
+  package func save(_ values: Values, generation: UInt64) {
     let copy = base + Int(generation & 1) * ReaderStore.copyWords
     // Sequentially consistent: no word below is stored before the old copy is invalid.
     copy.pointee.store(0, ordering: .sequentiallyConsistent)
@@ -42,6 +42,9 @@ struct ReaderStore {
     // Release: pairs with the load in `newest`.
     copy.pointee.store(generation, ordering: .releasing)
   }
+
+  /// The newest, if one is whole.
+  package var latest: Values? { (try? newest())??.values }
 
   /// The newest whole copy; nil where none was ever saved.
   /// - Throws: `ChannelError.untrusted` where there are only damaged ones.

@@ -50,7 +50,7 @@ private struct RingRun: ~Copyable {
 
   mutating func step(_ script: inout Script) throws(Finding) {
     let operation = script.byte() % 32
-    let start = RingRun.threadMilliseconds()
+    let start = threadMilliseconds()
     switch operation {
     case 0...5: try write(&script)
     case 6...8: try reserve(&script)
@@ -66,7 +66,7 @@ private struct RingRun: ~Copyable {
     case 21: if script.byte() % 4 == 0 { daemon.close() }
     default: damage(&script)
     }
-    let milliseconds = RingRun.threadMilliseconds() - start
+    let milliseconds = threadMilliseconds() - start
     // Patience is 100 ms.
     guard milliseconds < 1000 else {
       throw Finding("operation \(operation) took \(milliseconds) ms")
@@ -74,12 +74,6 @@ private struct RingRun: ~Copyable {
     guard !isHonest || !reader.isCorrupt && reader.statistics().corrupt == 0 else {
       throw Finding("operation \(operation) found damage where there is none")
     }
-  }
-
-  private static func threadMilliseconds() -> Int {
-    var now = timespec()
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now)
-    return now.tv_sec * 1000 + now.tv_nsec / 1_000_000
   }
 
   private mutating func damage(_ script: inout Script) {
