@@ -59,7 +59,9 @@ extension OneAtATime {
       try daemon.write("one\n")
       #expect(try run("cat", daemon.device("relay0")).output == "one\n")
       kill(child, SIGTERM)
-      try eventually("it ended") { access(daemon.socket, F_OK) == -1 }
+      try eventually("it ended") {
+        access(daemon.socket, F_OK) == -1 && access(daemon.device("relay0"), F_OK) == -1
+      }
     }
 
     @Test func aHangupReloads() throws {
@@ -87,8 +89,9 @@ extension OneAtATime {
       try daemon.configure("[colour]\n")
       kill(try child(daemon), SIGKILL)
       try eventually("it waits") { daemon.logText.contains("relayd is started again in 1 s") }
-      // The killed one counts, too.
-      #expect(daemon.logText.components(separatedBy: ") ended with 64;").count - 1 == 4)
+      // The killed one may count, too.
+      #expect(
+        [4, 5].contains(daemon.logText.components(separatedBy: ") ended with 64;").count - 1))
       try daemon.configure("[channel.two]\nglobal = true\n")
       // Need not be waited for.
       daemon.process.signal(SIGHUP)
@@ -104,7 +107,6 @@ extension OneAtATime {
       try write(
         "#!/bin/sh\nexec '\(program("relayd"))' \"$@\" --channel \(channel):global\n",
         to: file + ".new")
-      chmod(file + ".new", 0o755)
       #expect(rename(file + ".new", file) == 0)
     }
 
@@ -213,7 +215,6 @@ extension OneAtATime {
       let scratch = try Scratch()
       let report = "\(scratch.path)/report"
       try write(HolderTests.relayd, to: "\(scratch.path)/relayd")
-      chmod("\(scratch.path)/relayd", 0o755)
       let log = try MemoryFile.create(name: "log", count: 0)
       let holder = try ChildProcess(
         ["bash", "-c", "ulimit -n 500; exec -a relayd '\(program("relayd"))' --hold"],
@@ -251,10 +252,11 @@ extension OneAtATime {
   }
 }
 
+/// Writes a program, or what one reads. A child does: a file that some other child of this process
+/// still has open for writing could not be started.
 private func write(_ text: String, to path: String) throws {
-  let file = try FileDescriptor.open(path, O_WRONLY | O_CREAT | O_TRUNC, mode: 0o644)
-  let bytes = Array(text.utf8)
-  guard Glibc.write(file.raw, bytes, bytes.count) == bytes.count else {
-    throw Failure("write \(path)")
-  }
+  let finished = try run(
+    "bash", "-c", "printf %s \"$TEXT\" >\"$FILE\" && chmod 755 \"$FILE\"",
+    environment: ["TEXT": text, "FILE": path])
+  guard finished.status == 0 else { throw Failure("write \(path): \(finished.error)") }
 }
