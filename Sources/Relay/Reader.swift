@@ -41,6 +41,9 @@ public final class Reader {
   /// Sub-buffers behind the position wait for a stopped writer, or for another pin.
   var mayReclaim = false
   var stall = Stall()
+  var teller = TimeTeller()
+  /// The time told of the last record that was consumed.
+  private var lastTime: UInt64 = 0
   /// Another process wrote what no writer writes; nothing more is read.
   public internal(set) var isCorrupt = false
 
@@ -204,6 +207,7 @@ extension Reader {
     position = plan.position
     totals.add(plan.totals)
     stall.note(plan.passed)
+    lastTime = teller.last
     totals.bytes &+= UInt64(plan.bytes)
     if hasAdvanced || plan.bytes > 0 || pendingGap != gapBefore { save() }
     var freed = false
@@ -221,6 +225,7 @@ extension Reader {
       _ = unpin(pinned[i])
     }
     pinCount = 0
+    teller.goBack(to: lastTime)
   }
 
   private var restMemory: UnsafeMutableRawPointer {
