@@ -10,7 +10,6 @@
 int relay_tsc_is_invariant(void) {
 #if defined(__x86_64__)
   unsigned a, b, c, d;
-  if (!__get_cpuid(0x80000001, &a, &b, &c, &d) || !(d & 1u << 27)) return 0;
   return __get_cpuid(0x80000007, &a, &b, &c, &d) && (d & 1u << 8);
 #else
   return 0;

@@ -43,7 +43,9 @@ public final class Reader {
   var stall = Stall()
   var teller = TimeTeller()
   /// The time told of the last record that was consumed.
-  private var lastTime: UInt64 = 0
+  private(set) var lastTime: UInt64 = 0
+  /// Read by records: an empty one is data.
+  public var isRecordwise = false
   /// Another process wrote what no writer writes; nothing more is read.
   public internal(set) var isCorrupt = false
 
@@ -63,7 +65,7 @@ public final class Reader {
   var searchesLeft = 0
   private(set) var hasClaim = false
   /// Whether the last consumed claim moved the position.
-  private var hasAdvanced = false
+  private(set) var hasAdvanced = false
   let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: Reader.vectorLimit)
   let pinned = UnsafeMutablePointer<Pin>.allocate(capacity: Reader.vectorLimit)
   var vectorCount = 0
@@ -143,9 +145,7 @@ extension Reader {
     precondition(!hasClaim && limit >= 0)
     // No claim is longer, and the sum with an offset cannot overflow.
     let limit = min(limit, 1 << 40)
-    if mayReclaim { reclaim() }
-    if !stall.passed.isEmpty { settlePassed() }
-    searchesLeft = Reader.searchLimit
+    prepareClaim()
     let first = position.seq
     var claim = claimOnce(limit: limit)
     // Nothing but cancelled records and gaps so far: what was passed is consumed. Each round passes
@@ -161,13 +161,27 @@ extension Reader {
     return claim
   }
 
-  private func claimOnce(limit: Int) -> Claim {
+  /// What is to be done before a claim, however many tries it takes.
+  func prepareClaim() {
+    precondition(!hasClaim)
+    if mayReclaim { reclaim() }
+    if !stall.passed.isEmpty { settlePassed() }
+    searchesLeft = Reader.searchLimit
+  }
+
+  /// An empty claim, to be consumed or given back.
+  func beginClaim() {
     plan = Plan(position: position)
     plan.gap = pendingGap
     plan.totals.restart = Counters.restart(buffer).less(totals.restart)
     plan.gap.restart &+= plan.totals.restart
     vectorCount = 0
     pinCount = 0
+    hasClaim = true
+  }
+
+  private func claimOnce(limit: Int) -> Claim {
+    beginClaim()
     var room = limit
     if !rest.isEmpty {
       plan.restTaken = min(rest.count, room)
@@ -179,7 +193,6 @@ extension Reader {
         enterSubbuf(), walk(&room)
       {}
     }
-    hasClaim = true
     if plan.bytes == 0 { consume() }
     return Claim(
       vectors: UnsafeBufferPointer(start: vectors, count: plan.bytes == 0 ? 0 : vectorCount),

@@ -62,30 +62,36 @@ extension ChannelBuffer {
   /// Where every record goes that the fast path has not taken, all those with times among them.
   @usableFromInline @inline(never)
   func reserveOffPath(_ length: Int, owner: UInt16, wakeFD: CInt) -> Reserved {
-    reserveOffPath(length, owner: owner, wakeFD: wakeFD, NoTestPoints.self)
+    part(length, owner: owner, wakeFD: wakeFD, NoTestPoints.self)
   }
 
-  @inline(__always)
-  private func reserveTSC<P: TestPoints>(
-    _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type
-  ) -> Reserved {
-    if let reserved = reserveAtHint(
-      length, owner: owner, wakeFD: wakeFD, points, TSCStamps.self)
-    {
-      return reserved
-    }
-    return home.walkAndReserve(length, owner: owner, wakeFD: wakeFD, points, TSCStamps.self)
-  }
-
-  @usableFromInline
+  @usableFromInline @inline(never)
   func reserveOffPath<P: TestPoints>(
     _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type
   ) -> Reserved {
+    part(length, owner: owner, wakeFD: wakeFD, points)
+  }
+
+  /// One more try at the place the hint names, where that was not one; then the long way, in the
+  /// right buffer.
+  @inline(__always)
+  private func part<P: TestPoints>(
+    _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type
+  ) -> Reserved {
     switch layout.clock {
-    case .tsc: reserveTSC(length, owner: owner, wakeFD: wakeFD, points)
+    case .tsc:
+      if let reserved = reserveAtHint(
+        length, owner: owner, wakeFD: wakeFD, points, TSCStamps.self)
+      {
+        return reserved
+      }
+      return home.walkAndReserve(length, owner: owner, wakeFD: wakeFD, points, TSCStamps.self)
     case .monotonic:
-      home.walkAndReserve(length, owner: owner, wakeFD: wakeFD, points, MonotonicStamps.self)
-    case nil: home.walkAndReserve(length, owner: owner, wakeFD: wakeFD, points, NoStamps.self)
+      // The clock costs more than the walk.
+      return home.walkAndReserve(
+        length, owner: owner, wakeFD: wakeFD, points, MonotonicStamps.self)
+    case nil:
+      return home.walkAndReserve(length, owner: owner, wakeFD: wakeFD, points, NoStamps.self)
     }
   }
 

@@ -148,20 +148,21 @@ static inline uint32_t relay_cpu(ptrdiff_t rseq_offset) {
 // Keeps the compiler from moving memory accesses across; the CPU is held by a membarrier elsewhere.
 static inline void relay_compiler_barrier(void) { __asm__ volatile("" ::: "memory"); }
 
-// The time stamp counter, when all loads before this are done. A swap after it is seen by nobody
-// before the counter was read: locked instructions take effect when what stands before them has.
+// The time stamp counter, when all loads before this are done: those of the frontier, and those by
+// which the caller learned what came before its record. A swap after it is seen by nobody before
+// the counter was read: locked instructions take effect when what stands before them has.
 static inline uint64_t relay_tsc(void) {
 #if defined(__x86_64__)
   uint32_t low, high;
-  __asm__ volatile("rdtscp" : "=a"(low), "=d"(high) : : "rcx", "memory");
+  __asm__ volatile("lfence; rdtsc" : "=a"(low), "=d"(high) : : "memory");
   return (uint64_t)high << 32 | low;
 #else
   return 0;
 #endif
 }
 
-// Whether this processor has that instruction, and a counter that runs evenly through all its
-// states. Whether those of several processors agree, only the kernel knows.
+// Whether this processor's counter runs evenly through all its states. Whether those of several
+// processors agree, only the kernel knows.
 int relay_tsc_is_invariant(void);
 
 // CLOCK_MONOTONIC in nanoseconds.
