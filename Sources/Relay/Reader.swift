@@ -41,6 +41,11 @@ public final class Reader {
   /// Sub-buffers behind the position wait for a stopped writer, or for another pin.
   var mayReclaim = false
   var stall = Stall()
+  var teller = TimeTeller()
+  /// The time told of the last record that was consumed.
+  private(set) var lastTime: UInt64 = 0
+  /// Read by records: an empty one is data.
+  public var isRecordwise = false
   /// Another process wrote what no writer writes; nothing more is read.
   public internal(set) var isCorrupt = false
 
@@ -60,7 +65,7 @@ public final class Reader {
   var searchesLeft = 0
   package private(set) var hasClaim = false
   /// Whether the last consumed claim moved the position.
-  private var hasAdvanced = false
+  private(set) var hasAdvanced = false
   let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: Reader.vectorLimit)
   let pinned = UnsafeMutablePointer<Pin>.allocate(capacity: Reader.vectorLimit)
   var vectorCount = 0
@@ -140,9 +145,7 @@ extension Reader {
     precondition(!hasClaim && limit >= 0)
     // No claim is longer, and the sum with an offset cannot overflow.
     let limit = min(limit, 1 << 40)
-    if mayReclaim { reclaim() }
-    if !stall.passed.isEmpty { settlePassed() }
-    searchesLeft = Reader.searchLimit
+    prepareClaim()
     let first = position.seq
     var claim = claimOnce(limit: limit)
     // Nothing but cancelled records and gaps so far: what was passed is consumed. Each round passes
@@ -158,13 +161,27 @@ extension Reader {
     return claim
   }
 
-  private func claimOnce(limit: Int) -> Claim {
+  /// What is to be done before a claim, however many tries it takes.
+  func prepareClaim() {
+    precondition(!hasClaim)
+    if mayReclaim { reclaim() }
+    if !stall.passed.isEmpty { settlePassed() }
+    searchesLeft = Reader.searchLimit
+  }
+
+  /// An empty claim, to be consumed or given back.
+  func beginClaim() {
     plan = Plan(position: position)
     plan.gap = pendingGap
     plan.totals.restart = Counters.restart(buffer).less(totals.restart)
     plan.gap.restart &+= plan.totals.restart
     vectorCount = 0
     pinCount = 0
+    hasClaim = true
+  }
+
+  private func claimOnce(limit: Int) -> Claim {
+    beginClaim()
     var room = limit
     if !rest.isEmpty {
       plan.restTaken = min(rest.count, room)
@@ -176,7 +193,6 @@ extension Reader {
         enterSubbuf(), walk(&room)
       {}
     }
-    hasClaim = true
     if plan.bytes == 0 { consume() }
     return Claim(
       vectors: UnsafeBufferPointer(start: vectors, count: plan.bytes == 0 ? 0 : vectorCount),
@@ -204,6 +220,7 @@ extension Reader {
     position = plan.position
     totals.add(plan.totals)
     stall.note(plan.passed)
+    lastTime = teller.last
     totals.bytes &+= UInt64(plan.bytes)
     if hasAdvanced || plan.bytes > 0 || pendingGap != gapBefore { save() }
     var freed = false
@@ -221,6 +238,7 @@ extension Reader {
       _ = unpin(pinned[i])
     }
     pinCount = 0
+    teller.goBack(to: lastTime)
   }
 
   private var restMemory: UnsafeMutableRawPointer {

@@ -145,6 +145,8 @@ extension Reader {
   private func cut(_ payload: UnsafeRawPointer, _ entry: Entry, take: Int) {
     guard take > 0, vectorCount < Reader.vectorLimit else { return }
     let start = plan.position.offset
+    // Kept in case somebody asks for the rest's.
+    _ = recordTime(subbuf: plan.position.subbuf, entry: plan.position.entry)
     append(payload + start, take)
     plan.cut = UnsafeRawBufferPointer(
       start: payload + (start + take), count: entry.end - start - take)
@@ -153,7 +155,7 @@ extension Reader {
   }
 
   /// At the SEAL: moves on to the next sub-buffer once writers have.
-  private func finish() -> Bool {
+  func finish() -> Bool {
     guard buffer.loadCurrent().seq > plan.position.seq else { return false }
     pinned[pinCount - 1].isFinished = plan.position.walkedFromStart
     if !plan.position.walkedFromStart { mayReclaim = true }
@@ -176,8 +178,9 @@ public enum Wakeup: String, CaseIterable, Sendable {
 }
 
 extension Reader {
-  /// Whether a read would return at least one byte now.
+  /// Whether a read would return at least one byte now, or an empty record.
   public var hasData: Bool {
+    if isRecordwise { return hasRecord }
     guard claim(limit: 1).byteCount > 0 else { return false }
     giveBack()
     return true

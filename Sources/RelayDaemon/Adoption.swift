@@ -41,6 +41,9 @@ extension ChannelTable {
     if geometry.isGlobal != options.isGlobal {
       return "it was \(geometry.isGlobal ? "" : "not ")global"
     }
+    if geometry.hasTimestamps != options.hasTimestamps {
+      return "its records \(geometry.hasTimestamps ? "had" : "did not have") their time"
+    }
     return nil
   }
 

@@ -111,6 +111,7 @@ extension ChannelOptions {
       ("n_subbufs", .number(subbufCount)),
       ("mode", .text(mode.rawValue)),
       ("global", .flag(isGlobal)),
+      ("timestamps", .flag(hasTimestamps)),
       ("read", .text(read.rawValue)),
       ("wakeup", .text(wakeup.rawValue)),
       ("stall_timeout", .text(TimeSpan.format(stallTimeout))),

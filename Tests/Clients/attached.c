@@ -68,7 +68,6 @@ TEST(what_cannot_be_attached) {
   CHECK(!relay_create(NULL, "comma:mode=overwrite", 4096, 4, 0) && errno == EINVAL);
   CHECK(!relay_create(NULL, "huge", SIZE_MAX, SIZE_MAX, 0) && errno == EINVAL);
   CHECK(!relay_create(NULL, "flag", 4096, 4, 8) && errno == EINVAL);
-  CHECK(!relay_create(NULL, "time", 4096, 4, RELAY_TIMESTAMPS) && errno == EOPNOTSUPP);
 }
 
 // For a user who may do nothing.

@@ -144,7 +144,7 @@ private let replies: [Reply] = [
 
   @Test func anotherReleaseIsNamed() {
     let description = "\(WireError.unknownVersion(1))"
-    #expect(description.hasPrefix("control protocol version 1 instead of 2"))
+    #expect(description.hasPrefix("control protocol version 1 instead of 3"))
   }
 
   @Test func aRefusalWithoutACodeIsMalformed() {
