@@ -17,11 +17,12 @@ public final class Holder {
   private var pace = RestartPace()
   /// Somebody asked for the end of both.
   private var isEnding = false
-  /// Some instance said so: there may be something to hold.
-  private var hasBeenReady = false
+  /// Until the first instance is ready, or was killed: there is nothing to hold yet.
+  private var isStarting = true
 
   /// Runs `command` until SIGTERM or SIGINT, again and again. Returns the status it ended with, as
-  /// a shell says it. A program that ends by itself before it was ever ready is not started again.
+  /// a shell says it. A program that does not start, or that ends by itself before it is ready, is
+  /// not started again if that is the first time.
   public static func run(_ command: [String], logger: Logger) throws(DaemonError) -> Int {
     do throws(SystemError) {
       return try Holder(command, logger).run()
@@ -52,17 +53,18 @@ public final class Holder {
       let status: Int
       do throws(SystemError) {
         let child = try self.start()
-        status = try serve(child)
+        status = serve(child)
         if isEnding { return status }
         let how = status > 128 ? "was killed by signal \(status - 128)" : "ended with \(status)"
         // Wrong usage, or a configuration that cannot be: it said so itself.
-        if !hasBeenReady && status <= 128 { return status }
+        if isStarting && status <= 128 { return status }
         logger.error("relayd (process \(child.pid)) \(how); \(held.count) descriptors are held")
       } catch {
-        guard hasBeenReady else { throw error }
+        guard !isStarting else { throw error }
         logger.error("\(error); \(held.count) descriptors are held")
         status = Int(EXIT_FAILURE)
       }
+      isStarting = false
       let wait = pace.waitSeconds(afterLifeOf: ContinuousClock.now - start)
       if wait > 0 { logger.notice("relayd is started again in \(wait) s") }
       try pause(seconds: wait)
@@ -79,16 +81,23 @@ public final class Holder {
   }
 
   /// Until the program ended. Returns how.
-  private func serve(_ child: ChildProcess) throws(SystemError) -> Int {
-    let process = try ProcessHandle(pid: child.pid)
-    while true {
-      try wait(for: [signals.raw, socket.raw, process.raw])
-      // Before it is waited for: until then no other process can have its number, and what it said
-      // at last is there.
-      let hasEnded = process.hasExited
-      for signal in nextSignals() { child.signal(signal == SIGHUP ? SIGHUP : SIGINT) }
-      try hear(child)
-      if hasEnded { return child.wait() }
+  private func serve(_ child: ChildProcess) -> Int {
+    do throws(SystemError) {
+      let process = try ProcessHandle(pid: child.pid)
+      while true {
+        try wait(for: [signals.raw, socket.raw, process.raw])
+        // Before it is waited for: until then no other process can have its number, and what it
+        // said at last is there.
+        let hasEnded = process.hasExited
+        for signal in nextSignals() { child.signal(signal == SIGHUP ? SIGHUP : SIGINT) }
+        try hear(child)
+        if hasEnded { return child.wait() }
+      }
+    } catch {
+      // Two at once would be worse than none.
+      logger.critical("\(error); ending the relayd that cannot be watched")
+      child.signal(SIGTERM)
+      return child.wait()
     }
   }
 
@@ -133,7 +142,7 @@ public final class Holder {
   /// The holder's own service manager hears how the program is, but not that it ends: the service
   /// does not, and this process is the one it knows.
   private func passOn(_ lines: [Substring]) {
-    if lines.contains("READY=1") { hasBeenReady = true }
+    if lines.contains("READY=1") { isStarting = false }
     let lines = lines.filter { $0 != "STOPPING=1" && !$0.hasPrefix("MAINPID=") }
     if !lines.isEmpty { ServiceManager.notify(lines.joined(separator: "\n")) }
   }

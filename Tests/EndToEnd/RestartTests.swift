@@ -193,5 +193,17 @@ extension OneAtATime {
         #expect(try cat(daemon).hasSuffix("two\n"))
       }
     }
+
+    @Test func writersAndAFollowerSeeEveryRecordThroughTwentyRestarts() throws {
+      let held = try HeldDaemon("relay:global,subbuf_size=1MiB")
+      let survivors = try Survivors(environment: ["RELAY_SOCKET": held.daemon.socket])
+      for i in 0..<20 {
+        try survivors.awaitProgress()
+        try held.restart(i % 2 == 0 ? SIGTERM : SIGKILL)
+      }
+      try survivors.awaitProgress()
+      try survivors.check()
+      #expect(!held.daemon.logText.contains("lost"), "\(held.daemon.logText)")
+    }
   }
 }
