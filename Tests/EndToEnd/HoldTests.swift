@@ -141,15 +141,10 @@ extension OneAtATime {
       let daemon = try startThroughPath(scratch)
       #expect(unlink("\(scratch.path)/relayd") == 0)
       kill(try child(daemon), SIGKILL)
-<<<<<<< HEAD
-      try eventually("it waits") { daemon.logText.contains("relayd is started again in 1 s") }
-      #expect(daemon.logText.contains("<3>start relayd: No such file or directory; "))
-=======
       try eventually("it waits: \(daemon.logText)") {
         daemon.logText.contains("relayd is started again in 1 s")
       }
       #expect(daemon.logText.contains("<3>start relayd: No such file or directory; 0 descriptors"))
->>>>>>> hold
       try install("new", in: scratch)
       try eventually("it is ready") {
         daemon.logText.components(separatedBy: "ready:").count == 3
