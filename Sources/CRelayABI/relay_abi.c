@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The layout's assertions are checked by compiling this. Beside them, what needs no inlining: clocks.
+// What of the layout's header needs no inlining. Compiling this checks its assertions, too.
 #include "relay_abi.h"
 
 #include <time.h>

@@ -33,7 +33,7 @@ struct TimeTeller {
     if !segment.contains(ticks) {
       segment = Timebase.shared.withLock { $0.segment(of: ticks) }
     }
-    return segment.time(of: min(max(ticks, segment.start), segment.end))
+    return segment.time(of: ticks)
   }
 
   /// Forgets the records that come again.

@@ -55,20 +55,21 @@ struct Timebase {
 
     func contains(_ ticks: UInt64) -> Bool { ticks >= start && ticks < end }
 
-    /// Of a tick that it contains, or its end.
+    /// Ticks beyond its ends are taken for those.
     func time(of ticks: UInt64) -> UInt64 {
+      let distance = min(max(ticks, start), end) - start
       // Rounding keeps the order; the bound is for samples that nobody took.
-      time &+ UInt64(min(Double(ticks &- start) * slope, Timebase.longest))
+      return time &+ UInt64(min(Double(distance) * slope, Timebase.longest))
     }
   }
 
   /// Nearly 300 years.
   private static let longest = 0x1p63
-  /// How far the line goes straight on, once it is as long: what the slope of CLOCK_MONOTONIC can
-  /// change by in 10 ms is five microseconds, when somebody steers it as hard as the kernel lets
-  /// him, and next to nothing else.
+  /// How far the line goes straight on, once it is as long, in nanoseconds. CLOCK_MONOTONIC is
+  /// steered meanwhile: by 500 ppm, as hard as NTP does, that is five microseconds.
   private static let stretch: UInt64 = 10_000_000
-  /// Segments remembered: minutes of uninterrupted reading, and much longer otherwise.
+  /// Segments remembered: over a minute of reading without a pause, and any length of time with
+  /// pauses. Of two older ones each, one is made then.
   static let limit = 16384
 
   private(set) var segments: [Segment] = []
@@ -99,12 +100,12 @@ struct Timebase {
       Segment(start: base.ticks, end: first.start, time: base.nanoseconds, slope: slope), at: 0)
   }
 
-  /// The piece of the line that a tick is on. Ticks before its beginning are on an empty one at
-  /// its beginning, ticks that have not come yet on one at its end.
+  /// The piece of the line that a tick is on; the first one for those before it, the last one for
+  /// those that have not come yet.
   mutating func segment(of ticks: UInt64) -> Segment {
     if segments.isEmpty { begin(at: sample()) }
     if ticks >= segments.last!.end { extend() }
-    // The last one that starts at or before it.
+    // The last one that starts at it or before.
     var low = 0
     var high = segments.count
     while high - low > 1 {
@@ -144,7 +145,8 @@ struct Timebase {
       var both = segments[i]
       both.end = segments[i + 1].end
       let end = segments[i + 1].time(of: both.end)
-      both.slope = both.end > both.start ? Double(end - both.time) / Double(both.end - both.start) : 0
+      let length = both.end - both.start
+      both.slope = length > 0 ? Double(end - both.time) / Double(length) : 0
       return both
     }
     segments.replaceSubrange(..<half, with: merged)

@@ -177,7 +177,9 @@ public func relay_read_record(
 }
 
 /// The first `size` bytes of what a caller has room for; zeroes for what only it knows.
-private func fill<T: BitwiseCopyable>(_ target: UnsafeMutableRawPointer, _ size: Int, from value: inout T) {
+private func fill<T: BitwiseCopyable>(
+  _ target: UnsafeMutableRawPointer, _ size: Int, from value: inout T
+) {
   let known = min(size, MemoryLayout<T>.size)
   memcpy(target, &value, known)
   memset(target + known, 0, size - known)

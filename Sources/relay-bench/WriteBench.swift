@@ -8,7 +8,7 @@ import Relay
 struct WriteBench {
   static let subbufSize = 256 << 10
   static let subbufCount = 8
-  static let recordSizes = [8, 16, 64, 256]
+  static let recordSizes = [8, 64, 256]
   /// About 30 ms a sample.
   static let recordCount = 4_000_000
   static let lttngCount = 500_000
@@ -121,12 +121,16 @@ struct WriteBench {
 
   private func report(_ rows: [Row], lttngName: String) {
     var table = Table(
-      ["writers", "bytes", "relay", "with times", "memcpy", lttngName, "relay/memcpy", "LTTng/with times", "target"])
+      [
+        "writers", "bytes", "relay", "with times", "memcpy", lttngName, "relay/memcpy",
+        "LTTng/with times", "target",
+      ])
     for row in rows {
       let hasLTTng = !row.lttng.values.isEmpty
       let target = row.cpus.count == 1 ? WriteBench.targets[row.bytes] : nil
       table.add([
-        "\(row.cpus.count)", "\(row.bytes)", row.relay.summary(1), row.timed.summary(1), row.memcpy.summary(1),
+        "\(row.cpus.count)", "\(row.bytes)", row.relay.summary(1), row.timed.summary(1),
+        row.memcpy.summary(1),
         hasLTTng ? row.lttng.summary(0) : "–",
         row.relay.ratios(to: row.memcpy).median.text(1),
         hasLTTng ? row.lttng.ratios(to: row.timed).median.text(1) : "–",

@@ -6,7 +6,7 @@ import Testing
 
 extension OneAtATime {
   @Suite struct LibraryTests {
-    static let own = Result { try Library.tests("own.c", "life.c", "callbacks.c") }
+    static let own = Result { try Library.tests("own.c", "life.c", "callbacks.c", "records.c") }
 
     @Test(.onceIsEnough) func exportsNothingButRelay() throws {
       let library = try Library.get()
@@ -66,7 +66,7 @@ extension OneAtATime {
     func ownChannel(_ test: String) throws {
       let library = try Library.get()
       let program = try library.program(
-        "own", Library.c, "test.c", "own.c", "life.c", "callbacks.c")
+        "own", Library.c, "test.c", "own.c", "life.c", "callbacks.c", "records.c")
       let finished = try library.start([program, test])
       #expect(finished.status == 0, "\(finished.error)")
     }

@@ -163,7 +163,10 @@ import Testing
     ("permissions = \"r--\"", "is not a file mode"),
     ("writers = \"no such group\"", "names no group"),
     ("max_producers = 0", "allows nothing; use 1 or more"),
-    ("colour = 1", "unknown option colour; there are subbuf_size, n_subbufs, mode, global, timestamps, "),
+    (
+      "colour = 1",
+      "unknown option colour; there are subbuf_size, n_subbufs, mode, global, timestamps, "
+    ),
     ("mode = {}", "mode: a table is neither"),
     ("mode.x = 1", "mode: a table is neither"),
   ])
