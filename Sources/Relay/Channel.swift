@@ -246,7 +246,8 @@ extension Channel {
     present.contains(cpu) ? buffer(cpu: cpu) : nil
   }
 
-  private func buffer(cpu: Int) -> ChannelBuffer {
+  /// Also that of a CPU which has none yet: all zero.
+  package func buffer(cpu: Int) -> ChannelBuffer {
     ChannelBuffer(base: slots[cpu], layout: layout)
   }
 

@@ -73,6 +73,7 @@ public func relay_buffers(_ chan: OpaquePointer?) -> UInt32 {
   guard let chan else { return 0 }
   let handle = Handle.of(chan)
   guard (try? handle.makeReady()) != nil else { return 0 }
+  if case .own(let own) = handle.kind { own.addCPUs(handle) }
   return UInt32((handle.channel.cpus.last ?? -1) + 1)
 }
 

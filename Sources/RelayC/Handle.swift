@@ -188,7 +188,12 @@ final class Handle {
     guard (0..<bufferCount).contains(cpu), channel.bufferIfPresent(cpu: cpu) != nil else {
       return nil
     }
-    return OpaquePointer(buffers + (channel.geometry.isGlobal ? globalIndex : cpu))
+    return address(cpu: cpu)
+  }
+
+  /// The name of a buffer that may still come.
+  func address(cpu: Int) -> OpaquePointer {
+    OpaquePointer(buffers + (channel.geometry.isGlobal ? globalIndex : cpu))
   }
 
   /// Before anything was written: one buffer instead of many, which keeps the name that the one of

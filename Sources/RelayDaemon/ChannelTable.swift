@@ -251,21 +251,32 @@ extension ChannelTable {
     let gone = closing.filter { !$0.devices.contains { host.isServed($0.device) } }
     closing.removeAll { served in gone.contains { $0 === served } }
     for served in gone {
-      reportUnread(served)
+      reportLosses(served)
       onGone(served.channel)
     }
   }
 
-  /// What nobody read is said before it is lost.
-  private func reportUnread(_ served: ServedChannel) {
+  /// What nobody read is said before it is lost, and what could not be written.
+  private func reportLosses(_ served: ServedChannel) {
     for (cpu, device) in served.devices {
       let statistics = host.use(device) { $0.statistics() }
+      reportTooBig(statistics.lostTooBig, served, cpu)
       let unread = statistics.recordsUnread
       guard unread > 0 || statistics.bytesUnread > 0 else { continue }
       // One that was begun counts as read.
       let what = unread == 0 ? "the rest of a record" : "\(unread) record\(unread == 1 ? "" : "s")"
       log(.warning, "nobody read \(what) of \(served.path(cpu: cpu)), now lost")
     }
+  }
+
+  /// As relay does: who wrote them may have looked at no result.
+  private func reportTooBig(_ count: UInt64, _ served: ServedChannel, _ cpu: Int) {
+    guard count > 0 else { return }
+    let what = count == 1 ? "1 record was" : "\(count) records were"
+    log(
+      .warning,
+      "\(what) longer than a sub-buffer of \(served.path(cpu: cpu)), which is "
+        + "\(served.channel.geometry.subbufSize) bytes, and refused")
   }
 
   /// Finalizes all of them, for a daemon that ends.
@@ -283,5 +294,5 @@ extension ChannelTable {
     }
   }
 
-  func reportUnread() { for served in channels + closing { reportUnread(served) } }
+  func reportLosses() { for served in channels + closing { reportLosses(served) } }
 }

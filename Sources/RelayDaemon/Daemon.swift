@@ -234,7 +234,7 @@ public final class Daemon {
       }
       if now - lastDelivery > Daemon.readersPause || now - start > Daemon.readersTime { break }
     }
-    table.reportUnread()
+    table.reportLosses()
   }
 
   /// At the end a reader that has a device open may take its time, and be slow within it.

@@ -61,8 +61,8 @@ typedef struct relay_callbacks {
    * this callback its result alone decides: 1 while all are full overwrites the oldest. prev_subbuf
    * is the one that was left, its last prev_padding bytes unused; NULL at open and after
    * relay_reset, where the result does not matter. Called once for each sub-buffer that is
-   * started, one call at a time for each buffer, by the thread that writes, flushes, switches or
-   * resets. It may call relay_subbuf_start_reserve, relay_buf_full and relay_buf_empty on `buf`,
+   * started, one call at a time for each buffer, by the thread that writes, flushes, switches,
+   * resets, or adds the buffer (relay_buffers). It may call relay_subbuf_start_reserve, relay_buf_full and relay_buf_empty on `buf`,
    * and relay_private. Any other call on the buffer returns -EDEADLK (relay_read too, relay_poll
    * POLLERR). It may write to `subbuf` only the bytes it reserves there, and only if it returns 1.
    * Every write of such a channel takes a lock. */
@@ -72,8 +72,9 @@ typedef struct relay_callbacks {
   void (*buf_unmapped)(relay_buf *buf);
   /* For each buffer as soon as the channel has a name; filename is the base name and the CPU.
    * 0 or -errno, which undoes everything. At open, for the first CPU's buffer, it may set
-   * *is_global: then that buffer is the only one. Called by the thread inside relay_open or
-   * relay_late_setup_files. Until relay_open returns, only the address of `buf` means anything. */
+   * *is_global: then that buffer is the only one. Called by the thread inside relay_open,
+   * relay_late_setup_files or relay_buffers. Until relay_open or relay_buffers returns, only the
+   * address of `buf` means anything. */
   int (*create_buf_file)(const char *filename, relay_buf *buf, int *is_global);
   /* The opposite, by the thread inside relay_close or relay_detach. */
   void (*remove_buf_file)(const char *filename, relay_buf *buf);
@@ -178,7 +179,10 @@ int relay_flush(relay_chan *chan);
  * one request to the daemon. */
 int relay_reset(relay_chan *chan);
 
-/* The highest CPU that has a buffer, plus 1; 1 for a global channel; 0 for NULL. Can grow. */
+/* The highest CPU that has a buffer, plus 1; 1 for a global channel; 0 for NULL. Can grow: a
+ * daemon's channel when a CPU comes up, an own one in this call, which gives the CPUs that came up
+ * since the last one their buffers and files. Where create_buf_file fails the next call tries
+ * again. Records of a CPU without a buffer go into that of the lowest CPU which has one. */
 unsigned relay_buffers(relay_chan *chan);
 
 /* The buffer of a CPU, valid as long as chan; NULL for a hole. Cheap. */
