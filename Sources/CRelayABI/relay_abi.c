@@ -7,7 +7,7 @@
 #include <cpuid.h>
 #endif
 
-int relay_tsc_is_invariant(void) {
+int crelay_tsc_is_invariant(void) {
 #if defined(__x86_64__)
   unsigned a, b, c, d;
   return __get_cpuid(0x80000007, &a, &b, &c, &d) && (d & 1u << 8);
@@ -16,7 +16,7 @@ int relay_tsc_is_invariant(void) {
 #endif
 }
 
-uint64_t relay_monotonic(void) {
+uint64_t crelay_monotonic(void) {
   struct timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
   return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;

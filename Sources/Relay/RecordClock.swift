@@ -25,13 +25,13 @@ package enum RecordClock: UInt8, CaseIterable, Sendable {
   /// counters differ.
   private static var isTSCTrusted: Bool {
     let path = "/sys/devices/system/clocksource/clocksource0/available_clocksource"
-    guard relay_tsc_is_invariant() != 0,
+    guard crelay_tsc_is_invariant() != 0,
       let names = try? Files.contents(of: path, atMost: 4096)
     else { return false }
     return names.split { $0 <= UInt8(ascii: " ") }.contains { $0.elementsEqual("tsc".utf8) }
   }
 
-  func now() -> UInt64 { self == .tsc ? relay_tsc() : relay_monotonic() }
+  func now() -> UInt64 { self == .tsc ? relay_tsc() : crelay_monotonic() }
 }
 
 /// How the write path comes by a record's time.
@@ -50,7 +50,7 @@ package enum NoStamps: Stamps {
 
 private enum MonotonicStamps: Stamps {
   static var areTaken: Bool { true }
-  static func now() -> UInt64 { relay_monotonic() }
+  static func now() -> UInt64 { crelay_monotonic() }
 }
 
 private enum TSCStamps: Stamps {

@@ -20,7 +20,7 @@ struct ClockSample: Equatable {
   /// Now. The best of a few: an interruption between the two readings makes them differ.
   init(of clock: RecordClock) {
     guard clock == .tsc else {
-      let now = relay_monotonic()
+      let now = crelay_monotonic()
       self.init(ticks: now, nanoseconds: now)
       return
     }
@@ -28,7 +28,7 @@ struct ClockSample: Equatable {
     var best = UInt64.max
     for _ in 0..<5 {
       let before = relay_tsc()
-      let now = relay_monotonic()
+      let now = crelay_monotonic()
       let took = relay_tsc() &- before
       guard took < best else { continue }
       best = took

@@ -163,10 +163,10 @@ static inline uint64_t relay_tsc(void) {
 
 // Whether this processor's counter runs evenly through all its states. Whether those of several
 // processors agree, only the kernel knows.
-int relay_tsc_is_invariant(void);
+int crelay_tsc_is_invariant(void);
 
 // CLOCK_MONOTONIC in nanoseconds.
-uint64_t relay_monotonic(void);
+uint64_t crelay_monotonic(void);
 
 // memcpy, but a short record costs no call: two overlapping moves, or four.
 static inline void relay_copy(void *restrict to, const void *restrict from, size_t n) {
