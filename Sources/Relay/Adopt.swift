@@ -74,13 +74,27 @@ extension Channel {
   func readerStore(cpu: Int) -> ReaderStore? {
     guard openerDescriptor != nil else { return nil }
     return ReaderStore(
-      page.base + geometry.storesOffset + cpu * ReaderStore.bytes,
+      page.base + Geometry.storesOffset + cpu * ReaderStore.bytes,
       areas: page.base + geometry.areasOffset + cpu * 2 * geometry.areaBytes,
       areaBytes: geometry.areaBytes)
   }
 
+  /// Closes it for good, where `close` only says that this opener has no more use for it.
+  public func end() {
+    LiveWords(page: page.base).setEnded()
+    close()
+  }
+
+  /// Whether `end` was called, by whatever process.
+  public var isEnded: Bool { LiveWords(page: page.base).isEnded }
+
+  /// Which daemon serves it, as the life page counts them.
+  public func setGeneration(_ generation: UInt64) {
+    LiveWords(page: page.base).setGeneration(generation)
+  }
+
   /// This memory's own number: records with the same number in another incarnation are others.
-  public var incarnation: UInt64 { LiveWords(page: page.base).incarnation }
+  public var incarnation: UInt64 { LiveWords(page: era.pointee.page).incarnation }
 
   /// A page that only the opener can write, for what it wants to find again; nil as above.
   public var notes: UnsafeMutableRawBufferPointer? {

@@ -74,15 +74,6 @@ struct Lock {
     return try body()
   }
 
-  /// nil, without waiting, where somebody holds it.
-  func lockedIfFree<R>(_ body: () -> R) -> R? {
-    // Acquire: as above.
-    guard word.pointee.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
-    else { return nil }
-    defer { unlock() }
-    return body()
-  }
-
   private func unlock() {
     // Release: pairs with the acquires of who comes next.
     if word.pointee.exchange(0, ordering: .releasing) == 2 {

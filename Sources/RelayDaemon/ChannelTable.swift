@@ -12,6 +12,8 @@ final class ChannelTable {
   private let host: DeviceHost
   private let log: (Level, String) -> Void
   var limits: Limits
+  /// Of the daemon, as its life page counts them.
+  var generation: UInt64 = 0
   /// By name, and in the order in which they came.
   private var byName: [String: ServedChannel] = [:]
   private(set) var channels: [ServedChannel] = []
@@ -79,6 +81,7 @@ final class ChannelTable {
     let limit = DescriptorLimit.current
     do throws(ChannelError) {
       let channel = try Channel.openShared(name, geometry)
+      channel.setGeneration(generation)
       // The lowest free number is given first: the latest one tells how many are taken.
       if Int(channel.descriptors!.wake) + nodes < limit - DescriptorLimit.spare { return channel }
     } catch {
@@ -218,7 +221,7 @@ extension ChannelTable {
   func close(_ served: ServedChannel) {
     byName[served.channel.name] = nil
     channels.removeAll { $0 === served }
-    served.channel.close()
+    served.channel.end()
     closing.append(served)
     host.remove(served.devices.map(\.device))
     collect()

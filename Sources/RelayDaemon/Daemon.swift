@@ -24,6 +24,7 @@ public final class Daemon {
   private let host: DeviceHost
   private let table: ChannelTable
   private let producers: Producers
+  private let life: LifePage
   private var watch: MachineWatch?
   private var server: ControlServer?
 
@@ -70,6 +71,8 @@ public final class Daemon {
     producers = Producers(loop: loop, limits: configuration.limits) { [logger] in
       logger.notice("\($0)")
     }
+    life = try LifePage.create()
+    table.generation = life.nextGeneration
     table.onGone = { [producers] in producers.forget($0) }
   }
 
@@ -83,9 +86,11 @@ public final class Daemon {
 
   private func serve() throws {
     for options in configuration.channels { try open(options) }
+    // Before anybody can ask, so that who asks sees whether memory is served.
+    try life.begin()
     try createParent(of: configuration.socketPath)
     let requests = ControlRequests(
-      table: table, host: host, producers: producers,
+      table: table, host: host, producers: producers, life: life,
       access: Access(createGroup: try configuration.createGroup.map(Group.init(named:))),
       reload: { [unowned self] in reload() })
     // The socket first: it decides which of two daemons goes on.
