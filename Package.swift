@@ -48,7 +48,8 @@ let package = Package(
       name: "CFuse", cSettings: c + [.define("_FILE_OFFSET_BITS", to: "64")],
       linkerSettings: [.linkedLibrary("fuse3")]),
     .target(name: "LinuxIO", dependencies: ["CLinux"], swiftSettings: swift),
-    .target(name: "Relay", dependencies: ["CRelayABI", "LinuxIO"], swiftSettings: swift),
+    .target(
+      name: "Relay", dependencies: ["CRelayABI", "CLinux", "LinuxIO"], swiftSettings: swift),
     .target(name: "RelayControl", dependencies: ["LinuxIO"], swiftSettings: swift),
     .target(name: "CRelay", cSettings: c),
     .target(

@@ -84,13 +84,20 @@ public struct LifeView: ~Copyable, Sendable {
     page = try Mapping.shared(fd, count: pageBytes, writable: false, inheritedByChildren: false)
   }
 
+  /// Where it is; its first word is `clinux_life`'s.
+  package var base: UnsafeRawPointer { UnsafeRawPointer(page.base) }
+
   /// False once the process has ended, and before the first began.
   public var isAlive: Bool { clinux_life_lasts(page.base) != 0 }
 
   /// One more with each process that takes it up. Look at `isAlive` first: while that is true this
   /// is the living one's.
   public var generation: UInt64 {
-    LifeView.generation(page.base).pointee.load(ordering: .acquiring)
+    LifeView.generation(of: page.base)
+  }
+
+  package static func generation(of page: UnsafeRawPointer) -> UInt64 {
+    generation(page).pointee.load(ordering: .acquiring)
   }
 
   static func generation(_ base: UnsafeRawPointer) -> UnsafePointer<Atomic<UInt64>> {

@@ -74,7 +74,7 @@ extension Channel {
   func readerStore(cpu: Int) -> ReaderStore? {
     guard openerDescriptor != nil else { return nil }
     return ReaderStore(
-      page.base + geometry.storesOffset + cpu * ReaderStore.bytes,
+      page.base + Geometry.storesOffset + cpu * ReaderStore.bytes,
       areas: page.base + geometry.areasOffset + cpu * 2 * geometry.areaBytes,
       areaBytes: geometry.areaBytes)
   }
@@ -94,7 +94,7 @@ extension Channel {
   }
 
   /// This memory's own number: records with the same number in another incarnation are others.
-  public var incarnation: UInt64 { LiveWords(page: page.base).incarnation }
+  public var incarnation: UInt64 { LiveWords(page: era.pointee.page).incarnation }
 
   /// A page that only the opener can write, for what it wants to find again; nil as above.
   public var notes: UnsafeMutableRawBufferPointer? {

@@ -16,7 +16,7 @@ public final class CallbackBuffer {
 
   public let buffer: ChannelBuffer
   private let owner: UInt16
-  private let wakeFD: CInt
+  private let wakeFD: WakeTarget
   private let start: Start
   /// What the callback reserved at the start of the current sub-buffer: not committed before the
   /// next start, so that it may still be written to, and nothing behind it can be read.
@@ -33,7 +33,7 @@ public final class CallbackBuffer {
   public init(_ channel: Channel, _ buffer: ChannelBuffer, start: @escaping Start) {
     self.buffer = buffer
     owner = channel.owner
-    wakeFD = channel.wakeFD
+    wakeFD = channel.wakeTarget
     self.start = start
   }
 

@@ -30,7 +30,13 @@ public final class Channel: @unchecked Sendable {
   /// The geometry page; mapped read-only where the channel was attached.
   let page: Mapping
   private let memory: Mapping
-  private let present: PresentCPUs
+  private let life: LifeView?
+  /// The memory that the channel began with.
+  private let firstEra: UnsafeMutablePointer<Era>
+  /// Of an attached channel, that leads to the memory it has now.
+  let lifeline: UnsafeMutablePointer<Lifeline>?
+  /// Kept open for the daemon, which sees by it that somebody is attached.
+  private let connection: SharedDescriptor?
   /// Whether this side may change the page: it opened the channel.
   private let isOpener: Bool
   /// Held while buffers are closed or added, so that a closed channel gets no open one.
@@ -38,7 +44,7 @@ public final class Channel: @unchecked Sendable {
   private let files: Files?
   /// The files to send to a producer; nil for a channel in private memory. Borrowed. The first one
   /// is open for reading only.
-  public let descriptors: (geometry: CInt, ring: CInt, wake: CInt)?
+  public let descriptors: Numbers?
   /// nil: each buffer has its own descriptor.
   private let bell: Doorbell?
   /// What writers ring.
@@ -47,13 +53,13 @@ public final class Channel: @unchecked Sendable {
   /// drains it (`Doorbell.drain`). -1: each buffer has its own, or the listener is elsewhere.
   public let wakeDescriptor: CInt
   /// Where each CPU's slot is, whether it has a buffer or not.
-  private let slots: UnsafeMutablePointer<UnsafeMutableRawPointer>
-  private let layout: UnsafeMutablePointer<ChannelBuffer.Layout>
-  let owner: UInt16
+  private let slots: UnsafeMutablePointer<Writer.Slot>
   /// The page's file, open for writing: with it, the ring and both ends of the bell the channel can
   /// be adopted. nil where this side did not open the channel in memory files. Borrowed.
   public let openerDescriptor: CInt?
   private let openerFile: FileDescriptor?
+
+  public typealias Numbers = (geometry: CInt, ring: CInt, wake: CInt)
 
   /// The descriptors a producer needs, owned by the channel.
   struct Files: ~Copyable {
@@ -76,15 +82,27 @@ public final class Channel: @unchecked Sendable {
   init(
     name: String, geometry: Geometry, page: consuming Mapping, memory: consuming Mapping,
     files: consuming Files?, openerFile: consuming FileDescriptor? = nil,
-    bell: consuming Doorbell?, owner: UInt16, isOpener: Bool
+    bell: consuming Doorbell?, owner: UInt16, isOpener: Bool, life: consuming LifeView? = nil,
+    way: WayBack? = nil
   ) {
     let base = memory.base
-    present = PresentCPUs(page: page.base, slotCount: geometry.slotCount)
-    let layout = UnsafeMutablePointer<ChannelBuffer.Layout>.allocate(capacity: 1)
-    layout.initialize(to: ChannelBuffer.Layout(geometry, memory: base, present: present))
-    let slots = UnsafeMutablePointer<UnsafeMutableRawPointer>.allocate(capacity: geometry.slotCount)
+    let present = PresentCPUs(page: page.base, slotCount: geometry.slotCount)
+    firstEra = UnsafeMutablePointer<Era>.allocate(capacity: 1)
+    var lifeBase: UnsafeRawPointer?
+    if let life {
+      lifeBase = life.base
+      self.life = consume life
+    } else {
+      self.life = nil
+    }
+    firstEra.initialize(
+      to: Era(
+        layout: ChannelBuffer.Layout(geometry, memory: base, present: present), page: page.base,
+        life: lifeBase, owner: owner, previous: nil))
+    slots = UnsafeMutablePointer<Writer.Slot>.allocate(capacity: geometry.slotCount)
     for cpu in 0..<geometry.slotCount {
-      (slots + cpu).initialize(to: base + cpu * geometry.stride)
+      (slots + cpu).initialize(
+        to: Writer.Slot(base: base + cpu * geometry.stride, owner: owner))
     }
     self.name = name
     self.geometry = geometry
@@ -114,18 +132,31 @@ public final class Channel: @unchecked Sendable {
       openerDescriptor = nil
       self.openerFile = nil
     }
-    self.slots = slots
-    self.layout = layout
-    self.owner = owner
     if isOpener, geometry.clock == .tsc {
       let base = LiveWords(page: self.page.base).clockBase
       Timebase.shared.withLock { $0.begin(at: base) }
     }
+    connection = way?.connection
+    guard let way, let descriptors else {
+      lifeline = nil
+      return
+    }
+    let lifeline = UnsafeMutablePointer<Lifeline>.allocate(capacity: 1)
+    lifeline.initialize(
+      to: Lifeline(
+        firstEra, slots: Writer.Slots(first: slots, count: geometry.slotCount), way: way,
+        geometry: self.page.base.loadUnaligned(as: Geometry.Fixed.self), files: descriptors))
+    self.lifeline = lifeline
   }
 
   deinit {
+    if let lifeline {
+      lifeline.pointee.unmapEras()
+      lifeline.deinitialize(count: 1)
+      lifeline.deallocate()
+    }
     slots.deallocate()
-    layout.deallocate()
+    firstEra.deallocate()
   }
 }
 
@@ -184,11 +215,23 @@ extension Channel {
     }
   }
 
-  /// Attaches to a channel of a daemon through the descriptors it sent. Each is checked: an
-  /// unsealed file could be cut short under us.
-  public static func attach(
+  /// Attaches to a channel of a daemon through what it sent. Each descriptor is checked: an
+  /// unsealed file could be cut short under us. When the daemon dies, what is written goes on into this
+  /// memory, or, from some point on, into that of the daemon that comes next.
+  public static func attach(_ attached: consuming AttachedChannel) throws(ChannelError) -> Channel {
+    let (name, owner, way) = (attached.name, attached.owner, attached.way)
+    return try attached.take { geometry, ring, wake, life throws(ChannelError) in
+      let life = try system { () throws(SystemError) in try LifeView(life.raw) }
+      return try attach(
+        name, geometry: geometry, ring: ring, wake: wake, owner: owner, life: life, way: way)
+    }
+  }
+
+  /// Without `way`, for good.
+  package static func attach(
     _ name: String, geometry geometryFile: consuming FileDescriptor,
-    ring ringFile: consuming FileDescriptor, wake: consuming FileDescriptor, owner: UInt16
+    ring ringFile: consuming FileDescriptor, wake: consuming FileDescriptor, owner: UInt16,
+    life: consuming LifeView? = nil, way: WayBack? = nil
   ) throws(ChannelError) -> Channel {
     guard (1...highestOwner).contains(owner) else {
       throw .untrusted("owner id \(owner) is not between 1 and \(highestOwner)")
@@ -211,7 +254,7 @@ extension Channel {
     return Channel(
       name: name, geometry: geometry, page: page, memory: memory,
       files: Files(geometry: geometryFile, ring: ringFile), bell: Doorbell(button: wake),
-      owner: owner, isOpener: false)
+      owner: owner, isOpener: false, life: life, way: way)
   }
 
   /// Read-only, as it was sent.
@@ -236,19 +279,26 @@ extension Channel {
 
 extension Channel {
   /// The CPUs that have a buffer now, ascending; [0] for a global channel. Never fewer than before.
-  public var cpus: [Int] { present.all }
+  public var cpus: [Int] { era.pointee.layout.present.all }
 
   /// Their buffers, by ascending CPU.
   public var buffers: [ChannelBuffer] { cpus.map(buffer) }
 
   /// nil: the CPU has none.
   package func bufferIfPresent(cpu: Int) -> ChannelBuffer? {
-    present.contains(cpu) ? buffer(cpu: cpu) : nil
+    era.pointee.layout.present.contains(cpu) ? era.buffer(cpu) : nil
   }
 
   /// Also that of a CPU which has none yet: all zero.
-  package func buffer(cpu: Int) -> ChannelBuffer {
-    ChannelBuffer(base: slots[cpu], layout: layout)
+  package func buffer(cpu: Int) -> ChannelBuffer { era.buffer(cpu) }
+
+  /// The memory that is written into now.
+  var era: UnsafeMutablePointer<Era> { lifeline?.pointee.era ?? firstEra }
+
+  var owner: UInt16 { era.pointee.owner }
+
+  var wakeTarget: WakeTarget {
+    lifeline.map { WakeTarget($0) } ?? WakeTarget(descriptor: wakeFD)
   }
 
   /// Gives a CPU that came up its buffer, for every process that writes: until now its writers
@@ -259,12 +309,13 @@ extension Channel {
   /// - Precondition: this side opened the channel.
   public func addBuffer(cpu: Int) -> ChannelBuffer? {
     precondition(isOpener, "an attached producer cannot add buffers")
+    let present = era.pointee.layout.present
     return isClosed.withLock { isClosed in
       guard !geometry.isGlobal, (0..<geometry.slotCount).contains(cpu), !present.contains(cpu)
       else { return nil }
       let buffer = buffer(cpu: cpu)
       // Before the CPU is present: no record gets into a closed channel.
-      if isClosed { buffer.close(wakeFD: wakeFD) }
+      if isClosed { buffer.close(wakeFD: wakeTarget) }
       present.insert(cpu)
       return buffer
     }
@@ -275,13 +326,24 @@ extension Channel {
     precondition(
       owner != Channel.openerOwner, "the daemon's own view of a shared channel does not write")
     return Writer(
-      channel: self, layout: UnsafePointer(layout),
-      slots: Writer.Slots(first: slots, count: geometry.slotCount), owner: owner,
-      wakeFD: wakeFD)
+      channel: self, layout: firstEra.buffer(0).layoutPointer,
+      slots: Writer.Slots(first: slots, count: geometry.slotCount), wakeTarget: wakeTarget)
   }
 
   /// Wakes the reading side as a writer would.
   public func wake() { if wakeFD >= 0 { Doorbell.ring(wakeFD) } }
+
+  /// Whether a daemon reads what is written now; in private memory it is always so.
+  public var isServed: Bool { era.pointee.isServed }
+
+  /// Goes on in the memory of the daemon that came after this one's, if that is gone and left it to
+  /// nobody; writing does so by itself, now and then. False: nobody serves the channel.
+  @discardableResult
+  public func rejoin() -> Bool {
+    let era = era
+    guard let lifeline, era.pointee.isOrphaned else { return isServed }
+    return lifeline.pointee.rejoin(from: era, isUrgent: true)
+  }
 
   /// Puts the data of every buffer that holds any into a sub-buffer of its own. Returns the worst
   /// of the results.
@@ -296,7 +358,7 @@ extension Channel {
   }
 
   func flush(_ buffer: ChannelBuffer) -> FlushResult {
-    let result = buffer.flush(owner: owner, wakeFD: wakeFD)
+    let result = buffer.flush(owner: owner, wakeFD: wakeTarget)
     if result == .corrupt { buffer.count(buffer.corrupt) }
     return result
   }
@@ -308,7 +370,7 @@ extension Channel {
     precondition(isOpener, "an attached producer cannot close the channel")
     isClosed.withLock { isClosed in
       isClosed = true
-      for buffer in buffers { buffer.close(wakeFD: wakeFD) }
+      for buffer in buffers { buffer.close(wakeFD: wakeTarget) }
     }
     wake()
   }

@@ -41,9 +41,9 @@ public struct ChannelBuffer: @unchecked Sendable {
     @usableFromInline let timeDistance: Int
     @usableFromInline let clock: RecordClock?
     /// Where the first slot's buffer is, and how far apart they are.
-    @usableFromInline let memory: UnsafeMutableRawPointer
+    @usableFromInline private(set) var memory: UnsafeMutableRawPointer
     @usableFromInline let stride: Int
-    @usableFromInline let present: PresentCPUs
+    @usableFromInline private(set) var present: PresentCPUs
 
     init(_ geometry: Geometry, memory: UnsafeMutableRawPointer, present: PresentCPUs) {
       subbufSize = geometry.subbufSize
@@ -58,6 +58,14 @@ public struct ChannelBuffer: @unchecked Sendable {
       self.memory = memory
       stride = geometry.stride
       self.present = present
+    }
+
+    /// The same elsewhere.
+    func with(memory: UnsafeMutableRawPointer, present: PresentCPUs) -> Layout {
+      var layout = self
+      layout.memory = memory
+      layout.present = present
+      return layout
     }
   }
 }

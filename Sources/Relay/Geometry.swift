@@ -146,11 +146,14 @@ extension Geometry {
   // then two areas for the rests of each.
   static let notesOffset = pageSize
   static let notesBytes = pageSize
-  var storesOffset: Int { Geometry.notesOffset + Geometry.notesBytes }
-  var areasOffset: Int { roundUp(storesOffset + slotCount * ReaderStore.bytes) }
+  static let storesOffset = notesOffset + notesBytes
+  var areasOffset: Int { roundUp(Geometry.storesOffset + slotCount * ReaderStore.bytes) }
   var areaBytes: Int { roundUp(subbufSize) }
   /// Bytes of the opener's file, most of them never touched.
   var openerFileBytes: Int { areasOffset + slotCount * 2 * areaBytes }
+
+  /// What of the page never changes.
+  typealias Fixed = relay_abi_geometry
 
   /// - Precondition: `page` is all zero.
   func store(to page: UnsafeMutableRawPointer) {

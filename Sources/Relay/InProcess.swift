@@ -93,11 +93,11 @@ extension Channel {
   /// Leaves the buffer's current sub-buffer, even if it is empty.
   public func switchSubbuf(_ buffer: ChannelBuffer) -> FlushResult {
     let buffer = buffer.home
-    return buffer.leave(buffer.loadCurrent(), owner: owner, wakeFD: wakeFD)
+    return buffer.leave(buffer.loadCurrent(), owner: owner, wakeFD: wakeTarget)
   }
 }
 
 extension Writer {
   /// The CPU whose buffer this thread writes into now.
-  public var cpu: Int { thisCPU.home.cpu }
+  public var cpu: Int { channel.home.cpu }
 }

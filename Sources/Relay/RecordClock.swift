@@ -59,24 +59,13 @@ private enum TSCStamps: Stamps {
 }
 
 extension ChannelBuffer {
-  /// Where every record goes that the fast path has not taken, all those with times among them.
-  @usableFromInline @inline(never)
-  func reserveOffPath(_ length: Int, owner: UInt16, wakeFD: CInt) -> Reserved {
-    part(length, owner: owner, wakeFD: wakeFD, NoTestPoints.self)
-  }
-
-  @usableFromInline @inline(never)
+  /// Where every record goes that the fast path has not taken, all those with times among them: one
+  /// more try at the place the hint names, where that was not one; then the long way, in the right
+  /// buffer.
+  /// - Parameter era: as for `walkAndReserve`.
   func reserveOffPath<P: TestPoints>(
-    _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type
-  ) -> Reserved {
-    part(length, owner: owner, wakeFD: wakeFD, points)
-  }
-
-  /// One more try at the place the hint names, where that was not one; then the long way, in the
-  /// right buffer.
-  @inline(__always)
-  private func part<P: TestPoints>(
-    _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type
+    _ length: Int, owner: UInt16, wakeFD: WakeTarget, _ era: UnsafeMutablePointer<Era>?,
+    _ points: P.Type
   ) -> Reserved {
     switch layout.clock {
     case .tsc:
@@ -85,20 +74,29 @@ extension ChannelBuffer {
       {
         return reserved
       }
-      return home.walkAndReserve(length, owner: owner, wakeFD: wakeFD, points, TSCStamps.self)
+      return home.walkAndReserve(
+        length, owner: owner, wakeFD: wakeFD, era, points, TSCStamps.self)
     case .monotonic:
       // The clock costs more than the walk.
       return home.walkAndReserve(
-        length, owner: owner, wakeFD: wakeFD, points, MonotonicStamps.self)
+        length, owner: owner, wakeFD: wakeFD, era, points, MonotonicStamps.self)
     case nil:
-      return home.walkAndReserve(length, owner: owner, wakeFD: wakeFD, points, NoStamps.self)
+      return home.walkAndReserve(
+        length, owner: owner, wakeFD: wakeFD, era, points, NoStamps.self)
     }
+  }
+
+  @usableFromInline
+  func reserveOffPath<P: TestPoints>(
+    _ length: Int, owner: UInt16, wakeFD: WakeTarget, _ points: P.Type
+  ) -> Reserved {
+    reserveOffPath(length, owner: owner, wakeFD: wakeFD, nil, points)
   }
 
   /// `take` for who does not know what kind of channel it is.
   func takeStamped(
     _ place: Place, _ length: Int, _ current: Current, _ seen: Entry, _ owner: UInt16,
-    _ wakeFD: CInt
+    _ wakeFD: WakeTarget
   ) -> Reserved? {
     func take<S: Stamps>(_ stamps: S.Type) -> Reserved? {
       self.take(place, length, current, seen, owner, wakeFD, NoTestPoints.self, stamps)

@@ -13,12 +13,12 @@ public struct Reservation: ~Copyable {
   @usableFromInline let entry: SharedWord
   @usableFromInline let committed: Entry
   @usableFromInline let base: UnsafeMutableRawPointer
-  @usableFromInline let wakeFD: CInt
+  @usableFromInline let wakeFD: WakeTarget
 
   @inlinable
   init(
     bytes: UnsafeMutableRawBufferPointer, entry: SharedWord, committed: Entry,
-    base: UnsafeMutableRawPointer, wakeFD: CInt
+    base: UnsafeMutableRawPointer, wakeFD: WakeTarget
   ) {
     self.bytes = bytes
     self.entry = entry

@@ -153,21 +153,7 @@ extension Reader {
     reservedNow().records.less(position.record).less(held().dead)
   }
 
-  func reservedNow() -> Reserved {
-    let current = buffer.loadCurrent()
-    guard current.seq != 0, current.subbuf < buffer.layout.subbufCount else { return Reserved() }
-    // Relaxed, both: published by the CAS of `current` that the load above acquired.
-    var records = buffer.recordBase(current.subbuf).pointee.load(ordering: .relaxed)
-    var bytes = buffer.byteBase(current.subbuf).pointee.load(ordering: .relaxed)
-    let padding = (current.seq &- 1) &* UInt64(buffer.layout.subbufSize) &- bytes
-    switch buffer.frontier(current) {
-    case .empty(_, let i, let end), .sealed(let i, let end):
-      records &+= UInt64(i)
-      bytes &+= UInt64(end)
-    case .corrupt: break
-    }
-    return Reserved(seq: current.seq, records: records, bytes: bytes, padding: padding)
-  }
+  func reservedNow() -> Reserved { buffer.reservedNow() }
 
   /// Counts the entries from the position on, in every sub-buffer still there.
   private func held() -> Held {
@@ -252,6 +238,24 @@ extension Reader {
   private func bytesBefore(_ position: Position) -> UInt64 {
     // Relaxed: the position's sub-buffer was published to this thread before.
     buffer.byteBase(position.subbuf).pointee.load(ordering: .relaxed) &+ UInt64(position.offset)
+  }
+}
+
+extension ChannelBuffer {
+  func reservedNow() -> Reader.Reserved {
+    let current = loadCurrent()
+    guard current.seq != 0, current.subbuf < layout.subbufCount else { return Reader.Reserved() }
+    // Relaxed, both: published by the CAS of `current` that the load above acquired.
+    var records = recordBase(current.subbuf).pointee.load(ordering: .relaxed)
+    var bytes = byteBase(current.subbuf).pointee.load(ordering: .relaxed)
+    let padding = (current.seq &- 1) &* UInt64(layout.subbufSize) &- bytes
+    switch frontier(current) {
+    case .empty(_, let i, let end), .sealed(let i, let end):
+      records &+= UInt64(i)
+      bytes &+= UInt64(end)
+    case .corrupt: break
+    }
+    return Reader.Reserved(seq: current.seq, records: records, bytes: bytes, padding: padding)
   }
 }
 

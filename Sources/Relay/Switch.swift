@@ -8,7 +8,7 @@ extension ChannelBuffer {
   /// Seals the sub-buffer that `current` names and makes another one current.
   /// nil: try again from the start; the switch happened, here or elsewhere.
   func switchSubbuf<P: TestPoints>(
-    from current: Current, owner: UInt16, wakeFD: CInt, _ patience: inout Patience,
+    from current: Current, owner: UInt16, wakeFD: WakeTarget, _ patience: inout Patience,
     _ points: P.Type
   ) -> Stop? {
     guard !current.isClosed else { return .closed }
@@ -40,7 +40,7 @@ extension ChannelBuffer {
   /// Makes a claimed sub-buffer the current one. nil: done, or somebody else was faster.
   func publish<P: TestPoints>(
     _ next: Int, _ claim: SubbufState, over state: SubbufState, after current: Current,
-    _ sealed: Sealed, _ wakeFD: CInt, _ points: P.Type
+    _ sealed: Sealed, _ wakeFD: WakeTarget, _ points: P.Type
   ) -> Stop? {
     let seq = claim.seq
     // An owner in FREE: it died before it had prepared it. Entries of any lap may stand in it.
@@ -210,7 +210,7 @@ extension ChannelBuffer {
   /// Far more than there are others that change the state of one sub-buffer in one lap.
   static var stateAttempts: Int { 1000 }
 
-  func wakeReaderIfWaiting(_ wakeFD: CInt) {
+  func wakeReaderIfWaiting(_ wakeFD: WakeTarget) {
     // Relaxed, both: as after commit; the CAS of `current` before it is the barrier here.
     if waiters.pointee.load(ordering: .relaxed) != 0 { Wake.reader(waiters, wakeFD) }
     if switchWaiters.pointee.load(ordering: .relaxed) != 0 { Wake.reader(switchWaiters, wakeFD) }
@@ -234,7 +234,7 @@ public enum FlushResult: Sendable, Equatable {
 extension ChannelBuffer {
   /// Switches if the current sub-buffer holds anything. Bound to the sub-buffer it first saw: if a
   /// writer switches meanwhile, that was the flush.
-  func flush(owner: UInt16, wakeFD: CInt) -> FlushResult {
+  func flush(owner: UInt16, wakeFD: WakeTarget) -> FlushResult {
     let current = loadCurrent()
     guard current.seq != 0 else { return .flushed }
     guard current.subbuf < layout.subbufCount else { return .corrupt }
@@ -243,7 +243,7 @@ extension ChannelBuffer {
   }
 
   /// Leaves the sub-buffer that `current` names, even if it is empty, unless another writer does.
-  func leave(_ current: Current, owner: UInt16, wakeFD: CInt) -> FlushResult {
+  func leave(_ current: Current, owner: UInt16, wakeFD: WakeTarget) -> FlushResult {
     var patience = Patience()
     while patience.lasts() {
       switch switchSubbuf(
@@ -260,7 +260,7 @@ extension ChannelBuffer {
 
   /// No record can be reserved after this returns; what was reserved before can still be
   /// committed, and everything committed can be read.
-  func close(wakeFD: CInt) {
+  func close(wakeFD: WakeTarget) {
     // Acquire-release: every switch loses its CAS of `current` from here on.
     currentWord.pointee.bitwiseOr(Current.closedBit, ordering: .acquiringAndReleasing)
     let current = loadCurrent()

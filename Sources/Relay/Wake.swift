@@ -13,12 +13,15 @@ enum Wake {
 
   /// Takes the reader's wish and signals it: one system call per sleep, however many records.
   @usableFromInline
-  static func reader(_ waiters: SharedWord, _ wakeFD: CInt) {
+  static func reader(_ waiters: SharedWord, _ target: WakeTarget) {
+    // The wish stays, so that every commit comes here: one of them finds the next daemon.
+    if let lifeline = target.lifeline, lifeline.pointee.isCut() { return }
     // Acquire-release: only one writer gets the 1; the reader's loads after its wake see all that
     // this writer committed before.
     guard waiters.pointee.exchange(0, ordering: .acquiringAndReleasing) != 0 else { return }
-    if wakeFD >= 0 { return Doorbell.ring(wakeFD) }
-    let fd = wakeFD == eachBuffer ? ownDescriptor(waiters) : -1
+    let button = target.descriptor
+    if button >= 0 { return Doorbell.ring(button) }
+    let fd = button == eachBuffer ? ownDescriptor(waiters) : -1
     if fd >= 0 { EventFD.signal(fd) }
   }
 

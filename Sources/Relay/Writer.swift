@@ -28,31 +28,44 @@ public enum WriteResult: Sendable, Equatable {
 public struct Writer: ~Copyable, Sendable {
   /// Keeps the memory mapped.
   public let channel: Channel
+  /// For its numbers only: where the memory is, the slots say.
   // Sendable: written once, before the first writer exists; owned by the channel.
   @usableFromInline nonisolated(unsafe) let layout: UnsafePointer<ChannelBuffer.Layout>
   @usableFromInline let slots: Slots
   @usableFromInline let rseqOffset: Int
-  @usableFromInline let owner: UInt16
-  @usableFromInline let wakeFD: CInt
+  @usableFromInline let wakeTarget: WakeTarget
 
   init(
-    channel: Channel, layout: UnsafePointer<ChannelBuffer.Layout>, slots: Slots, owner: UInt16,
-    wakeFD: CInt
+    channel: Channel, layout: UnsafePointer<ChannelBuffer.Layout>, slots: Slots,
+    wakeTarget: WakeTarget
   ) {
     self.channel = channel
     self.layout = layout
     self.slots = slots
     rseqOffset = relay_rseq_offset()
-    self.owner = owner
-    self.wakeFD = wakeFD
+    self.wakeTarget = wakeTarget
   }
 
   /// Where each CPU's slot is, in memory the channel owns: a load is faster than a product.
-  // Sendable: written once, before the first writer exists.
+  // Sendable: what it leads to is atomic.
   @frozen @usableFromInline
   struct Slots: @unchecked Sendable {
-    @usableFromInline let first: UnsafePointer<UnsafeMutableRawPointer>
+    @usableFromInline let first: UnsafeMutablePointer<Slot>
     @usableFromInline let count: Int
+  }
+
+  /// A CPU's slot in the memory that is written into now, and in which name. On one line, so that
+  /// the second costs nothing.
+  @frozen @usableFromInline
+  struct Slot: ~Copyable {
+    /// Acquire: pairs with `Lifeline.begin`; who sees a base sees its owner.
+    @usableFromInline let base: Atomic<UInt>
+    @usableFromInline let owner: Atomic<UInt64>
+
+    init(base: UnsafeMutableRawPointer, owner: UInt16) {
+      self.base = Atomic(UInt(bitPattern: base))
+      self.owner = Atomic(UInt64(owner))
+    }
   }
 }
 
@@ -60,10 +73,22 @@ extension Writer {
   /// Copies one record. Zero bytes are a legal record. A refusal is counted.
   @inlinable @inline(__always)
   public func write(_ record: UnsafeRawBufferPointer) -> WriteResult {
-    let buffer = thisCPU
-    let result = buffer.write(record, owner: owner, wakeFD: wakeFD)
-    if result != .written { buffer.countRefusal(result) }
+    let result = put(record)
+    if result != .written { channel.countRefusal(result) }
     return result
+  }
+
+  @inlinable @inline(__always)
+  func put(_ record: UnsafeRawBufferPointer) -> WriteResult {
+    switch reserve(record.count, NoTestPoints.self) {
+    case .stopped(let stop): return stop.result
+    case .reserved(let reservation):
+      if let source = record.baseAddress {
+        relay_copy(reservation.bytes.baseAddress.unsafelyUnwrapped, source, record.count)
+      }
+      reservation.commit()
+      return .written
+    }
   }
 
   /// The same for the bytes of a span, such as `array.span.bytes`.
@@ -80,13 +105,32 @@ extension Writer {
   @inlinable
   public func reserve(_ length: Int) -> ReserveResult {
     precondition(length >= 0)
-    let buffer = thisCPU
-    switch buffer.reserve(length, owner: owner, wakeFD: wakeFD, NoTestPoints.self) {
+    switch reserve(length, NoTestPoints.self) {
     case .reserved(let reservation): return .reserved(reservation)
     case .stopped(let stop):
-      buffer.countRefusal(stop.result)
+      channel.countRefusal(stop.result)
       return .refused(stop.result)
     }
+  }
+
+  @inlinable @inline(__always)
+  package func reserve<P: TestPoints>(
+    _ length: Int, _ points: P.Type
+  ) -> ChannelBuffer.Reserved {
+    let cpu = Int(relay_cpu(rseqOffset))
+    let slot = slots.first + (cpu < slots.count ? cpu : 0)
+    let base = slot.pointee.base.load(ordering: .acquiring)
+    let buffer = ChannelBuffer(
+      base: UnsafeMutableRawPointer(bitPattern: base).unsafelyUnwrapped, layout: layout)
+    // Relaxed: the load of the base acquired it.
+    let owner = UInt16(truncatingIfNeeded: slot.pointee.owner.load(ordering: .relaxed))
+    if let reserved = buffer.reserveAtHint(
+      length, owner: owner, wakeFD: wakeTarget, points, NoStamps.self)
+    {
+      return reserved
+    }
+    if P.self == NoTestPoints.self { return channel.reserveSlowly(length) }
+    return channel.reserveSlowly(length, points)
   }
 
   /// Like `write`, but sleeps while a discard channel is full, for at most `timeoutMilliseconds`
@@ -98,12 +142,12 @@ extension Writer {
     let deadline = Clock.milliseconds() + min(timeoutMilliseconds, 1 << 45)
     while true {
       // Where it waits, and looked up anew each time round: a buffer may have been added.
-      let buffer = thisCPU.home
+      let buffer = channel.home
       let current = buffer.loadCurrent()
-      let result = buffer.write(record, owner: owner, wakeFD: wakeFD)
+      let result = put(record)
       let left = deadline - Clock.milliseconds()
       guard result == .full, left > 0 else {
-        if result != .written, result != .full { buffer.countRefusal(result) }
+        if result != .written, result != .full { channel.countRefusal(result) }
         return result
       }
       Wake.waitForSpace(in: buffer, unless: current, milliseconds: left)
@@ -111,19 +155,7 @@ extension Writer {
   }
 
   /// Counts a record that the caller gave up after `.full` from a waiting write.
-  public func countLostFull() { thisCPU.countRefusal(.full) }
-
-  /// The slot of the CPU this thread runs on; a CPU beyond all slots uses the first. Whether there
-  /// is a buffer in it is looked at only where a write leaves the fast path.
-  @inlinable
-  var thisCPU: ChannelBuffer {
-    slot(Int(relay_cpu(rseqOffset)))
-  }
-
-  @inlinable @inline(__always)
-  func slot(_ cpu: Int) -> ChannelBuffer {
-    ChannelBuffer(base: slots.first[cpu < slots.count ? cpu : 0], layout: layout)
-  }
+  public func countLostFull() { channel.countRefusal(.full) }
 }
 
 extension ChannelBuffer {
@@ -131,6 +163,8 @@ extension ChannelBuffer {
   @frozen @usableFromInline
   package enum Stop: Equatable {
     case full, tooBig, closed, corrupt
+    /// Before a switch: nobody serves the memory.
+    case orphaned
     /// A test killed the writer at a test point.
     case killed
 
@@ -139,7 +173,7 @@ extension ChannelBuffer {
       case .full: .full
       case .tooBig: .tooBig
       case .closed: .closed
-      case .corrupt, .killed: .corrupt
+      case .corrupt, .orphaned, .killed: .corrupt
       }
     }
   }
@@ -159,16 +193,12 @@ extension ChannelBuffer {
 
   @inlinable @inline(__always)
   package func reserve<P: TestPoints>(
-    _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type
+    _ length: Int, owner: UInt16, wakeFD: WakeTarget, _ points: P.Type
   ) -> Reserved {
     if let reserved = reserveAtHint(
       length, owner: owner, wakeFD: wakeFD, points, NoStamps.self)
     {
       return reserved
-    }
-    // Not generic where it is called from elsewhere: that costs nanoseconds with times.
-    if P.self == NoTestPoints.self {
-      return reserveOffPath(length, owner: owner, wakeFD: wakeFD)
     }
     return reserveOffPath(length, owner: owner, wakeFD: wakeFD, points)
   }
@@ -176,7 +206,7 @@ extension ChannelBuffer {
   /// One try at the place the hint names; nil: whatever is unusual goes the long way.
   @inlinable @inline(__always)
   func reserveAtHint<P: TestPoints, S: Stamps>(
-    _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type, _ stamps: S.Type
+    _ length: Int, owner: UInt16, wakeFD: WakeTarget, _ points: P.Type, _ stamps: S.Type
   ) -> Reserved? {
     // Once: the compiler must load it again after every atomic access.
     let layout = layout
@@ -206,9 +236,11 @@ extension ChannelBuffer {
 
   /// The general way: finds the frontier by walking, and switches where the record doesn't fit.
   /// Not inlined: the way of records with times leads by here.
+  /// - Parameter era: looked at before a switch; `.orphaned` if nobody serves it.
   @inline(never)
   func walkAndReserve<P: TestPoints, S: Stamps>(
-    _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type, _ stamps: S.Type
+    _ length: Int, owner: UInt16, wakeFD: WakeTarget, _ era: UnsafeMutablePointer<Era>?,
+    _ points: P.Type, _ stamps: S.Type
   ) -> Reserved {
     guard length <= layout.subbufSize else { return .stopped(.tooBig) }
     var patience = Patience()
@@ -222,6 +254,8 @@ extension ChannelBuffer {
         {
           return reserved
         }
+      } else if let era, era.pointee.isOrphaned {
+        return .stopped(.orphaned)
       } else if let stop = switchSubbuf(
         from: current, owner: owner, wakeFD: wakeFD, &patience, points)
       {
@@ -264,7 +298,7 @@ extension ChannelBuffer {
   @inlinable @inline(__always)
   func take<P: TestPoints, S: Stamps>(
     _ place: Place, _ length: Int, _ current: Current, _ seen: Entry, _ owner: UInt16,
-    _ wakeFD: CInt, _ points: P.Type, _ stamps: S.Type
+    _ wakeFD: WakeTarget, _ points: P.Type, _ stamps: S.Type
   ) -> Reserved? {
     // After the frontier was seen, and anew for each try: who sees our entry takes a later time.
     let time = S.now()
@@ -321,22 +355,8 @@ extension ChannelBuffer {
     }
   }
 
-  @inlinable @inline(__always)
-  func write(_ record: UnsafeRawBufferPointer, owner: UInt16, wakeFD: CInt) -> WriteResult {
-    switch reserve(record.count, owner: owner, wakeFD: wakeFD, NoTestPoints.self) {
-    case .stopped(let stop): return stop.result
-    case .reserved(let reservation):
-      if let source = record.baseAddress {
-        relay_copy(reservation.bytes.baseAddress.unsafelyUnwrapped, source, record.count)
-      }
-      reservation.commit()
-      return .written
-    }
-  }
-
   /// Counts a refused record by its cause, where it would have gone. After close there is nothing
   /// to lose.
-  @usableFromInline
   func countRefusal(_ result: WriteResult) {
     let home = home
     switch result {

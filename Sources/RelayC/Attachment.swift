@@ -39,16 +39,14 @@ final class Attachment {
   }
 
   private func attach(_ client: ControlClient) throws(Failure) -> Channel {
-    let attached: AttachedChannel
-    do {
-      attached = try client.attach(name)
-    } catch { throw Failure(error) }
     let channel: Channel
     do {
-      channel = try attached.take { owner, geometry, ring, wake throws(ChannelError) in
-        try Channel.attach(name, geometry: geometry, ring: ring, wake: wake, owner: owner)
-      }
-    } catch { throw Failure(error) }
+      channel = try Channel.attach(client.attach(name))
+    } catch let error as ControlError {
+      throw Failure(error)
+    } catch let error as ChannelError {
+      throw Failure(error)
+    } catch { throw Failure(EPROTO) }
     let files = channel.descriptors!
     forkEntry = crelay_fork_close([client.raw, files.geometry, files.ring, files.wake])
     guard forkEntry != nil else { throw Failure(ENOMEM) }

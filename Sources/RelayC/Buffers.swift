@@ -17,17 +17,14 @@ extension Handle {
     try makeReady()
     return try hot.lock.locked { () throws(Failure) in
       do throws(ControlError) {
+        // Another relayd may serve the channel by now, in this memory or another.
+        channel.rejoin()
+        try attachment.client.renew()
         return try request(attachment.client, attachment.name)
       } catch { throw Failure(error) }
     }
   }
 
-  /// Whether somebody could make room.
-  var hasReader: Bool {
-    guard case .daemon(let attachment) = kind else { return true }
-    // Who holds it is being answered, or will say what is wrong.
-    return hot.lock.lockedIfFree { attachment.client.isConnected } ?? true
-  }
 }
 
 private func check(_ result: FlushResult) throws(Failure) {
@@ -240,7 +237,8 @@ extension relay_stat {
       records_written: s.recordsWritten, records_read: s.recordsRead,
       bytes_written: s.bytesWritten, bytes_read: s.bytesRead, padding: s.padding,
       lost_full: s.lostFull, lost_too_big: s.lostTooBig, lost_overwritten: s.lostOverwritten,
-      lost_stalled: s.lostStalled, lost_restart: 0, aborted: s.aborted, cancelled: s.cancelled)
+      lost_stalled: s.lostStalled, lost_restart: s.lostRestart, aborted: s.aborted,
+      cancelled: s.cancelled)
   }
 
   fileprivate init(_ s: BufferStatistics) {
@@ -249,6 +247,7 @@ extension relay_stat {
       records_written: s.recordsWritten, records_read: s.recordsRead,
       bytes_written: s.bytesWritten, bytes_read: s.bytesRead, padding: s.padding,
       lost_full: s.lostFull, lost_too_big: s.lostTooBig, lost_overwritten: s.lostOverwritten,
-      lost_stalled: s.lostStalled, lost_restart: 0, aborted: s.aborted, cancelled: s.cancelled)
+      lost_stalled: s.lostStalled, lost_restart: s.lostRestart, aborted: s.aborted,
+      cancelled: s.cancelled)
   }
 }

@@ -118,12 +118,14 @@ public func relay_write_wait(
   do throws(Failure) {
     try handle.makeReady()
     var left = timeoutMilliseconds < 0 ? Int.max : Int(timeoutMilliseconds)
+    // For as long as that the daemon may be gone: another one may come.
+    var turnsWithoutReader = 10
     while true {
-      // In turns: the daemon may go away meanwhile.
       let turn = min(left, 500)
       let result = try write(record, handle, waitingMilliseconds: turn)
       left -= turn
-      if result != .full || left == 0 || !handle.hasReader { return code(result) }
+      turnsWithoutReader = handle.channel.isServed ? 10 : turnsWithoutReader - 1
+      if result != .full || left == 0 || turnsWithoutReader == 0 { return code(result) }
     }
   } catch { return 0 - error.code }
 }

@@ -34,29 +34,8 @@ public enum ControlError: Error, Equatable, Sendable, CustomStringConvertible {
   }
 }
 
-/// What attaching gives: everything for writing into one channel.
-public struct AttachedChannel: ~Copyable, Sendable {
-  /// The owner id under which this process writes.
-  public let owner: UInt16
-  /// The sealed memory file with the channel's geometry.
-  public let geometry: FileDescriptor
-  /// The memory file with the ring.
-  public let ring: FileDescriptor
-  /// Wakes the daemon.
-  public let wake: FileDescriptor
-
-  /// Gives the three descriptors to `body`, which owns them from then on.
-  public consuming func take<Result, Failure: Error>(
-    _ body: (
-      _ owner: UInt16, _ geometry: consuming FileDescriptor, _ ring: consuming FileDescriptor,
-      _ wake: consuming FileDescriptor
-    ) throws(Failure) -> Result
-  ) throws(Failure) -> Result {
-    try body(owner, geometry, ring, wake)
-  }
-}
-
-/// A connection to the daemon. One thread at a time.
+/// A connection to the daemon; channels that were attached through it keep it open. One thread at a
+/// time.
 public final class ControlClient {
   /// `$RELAY_SOCKET`, else /run/relayd/control.
   public static var defaultPath: String {
@@ -64,9 +43,10 @@ public final class ControlClient {
   }
 
   public let path: String
-  private let socket: FileDescriptor
-  // A reply was missed: what comes next may answer an earlier request.
-  private var isBroken = false
+  private let timeoutMilliseconds: Int
+  private let socket: SharedDescriptor
+  // The connection on which a reply was missed: what comes next may answer an earlier request.
+  private var brokenConnection: UInt64?
   private let packet: UnsafeMutableRawBufferPointer
 
   /// Connects. No call waits longer than `timeoutMilliseconds` (0: without limit).
@@ -74,8 +54,18 @@ public final class ControlClient {
     path: String = ControlClient.defaultPath, timeoutMilliseconds: Int = 10_000
   ) throws(ControlError) {
     self.path = path
+    self.timeoutMilliseconds = timeoutMilliseconds
+    socket = SharedDescriptor(try ControlClient.connect(path, timeoutMilliseconds))
+    packet = .allocate(byteCount: ControlLimits.packetBytes, alignment: 8)
+  }
+
+  deinit { packet.deallocate() }
+
+  private static func connect(
+    _ path: String, _ timeoutMilliseconds: Int
+  ) throws(ControlError) -> FileDescriptor {
     do {
-      socket = try UnixSocket.connect(path: path, timeoutMilliseconds: timeoutMilliseconds)
+      return try UnixSocket.connect(path: path, timeoutMilliseconds: timeoutMilliseconds)
     } catch {
       switch error.code {
       // ENOTDIR and EPROTOTYPE: what stands there is no such socket.
@@ -85,10 +75,21 @@ public final class ControlClient {
       default: throw .system(error)
       }
     }
-    packet = .allocate(byteCount: ControlLimits.packetBytes, alignment: 8)
   }
 
-  deinit { packet.deallocate() }
+  /// Connects again, under the same number, if the daemon closed the connection or died.
+  public func renew() throws(ControlError) {
+    guard !isConnected else { return }
+    let new = try ControlClient.connect(path, timeoutMilliseconds)
+    do {
+      try socket.replace(by: new)
+    } catch { throw .system(error) }
+  }
+
+  private var isBroken: Bool {
+    // An attached channel that followed its daemon's successor took the connection with it.
+    brokenConnection != nil && brokenConnection == socket.identity
+  }
 
   /// For polling: a hang-up says that the daemon is gone.
   public var raw: CInt { socket.raw }
@@ -105,9 +106,15 @@ public final class ControlClient {
     let reply = try exchange(.attach(channel: channel), &descriptors)
     guard case .attached(let owner) = reply,
       let geometry = descriptors.take(0), let ring = descriptors.take(1),
-      let wake = descriptors.take(2)
+      let wake = descriptors.take(2), let life = descriptors.take(3),
+      let request = try? Request.attach(channel: channel).encoded(),
+      let sameReply = try? reply.encoded()
     else { throw unexpected() }
-    return AttachedChannel(owner: owner, geometry: geometry, ring: ring, wake: wake)
+    return AttachedChannel(
+      name: channel, owner: owner, geometry: geometry, ring: ring, wake: wake, life: life,
+      way: WayBack(
+        connection: socket, path: path, request: request,
+        replyHeader: Array(sameReply.dropLast(2))))
   }
 
   /// The first channel whose serial number is `index` or higher; nil past the last.
@@ -184,7 +191,7 @@ public final class ControlClient {
   }
 
   private func unexpected() -> ControlError {
-    isBroken = true
+    brokenConnection = socket.identity
     return .protocolViolation("a reply to something else")
   }
 
@@ -205,10 +212,10 @@ public final class ControlClient {
       throw .refused(ControlRefusal(code: EINVAL, message: "\(error)"))
     }
     // Until the reply is here.
-    isBroken = true
+    brokenConnection = socket.identity
     try send(bytes)
     let reply = try receive(&descriptors)
-    isBroken = false
+    brokenConnection = nil
     if case .refused(let refusal) = reply { throw .refused(refusal) }
     return reply
   }

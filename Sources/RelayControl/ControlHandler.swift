@@ -32,12 +32,15 @@ public struct Attachment: Sendable {
   public var ring: CInt
   /// The doorbell's button that wakes the reading side.
   public var wake: CInt
+  /// The daemon's life page, open for reading only.
+  public var life: CInt
 
-  public init(owner: UInt16, geometry: CInt, ring: CInt, wake: CInt) {
+  public init(owner: UInt16, geometry: CInt, ring: CInt, wake: CInt, life: CInt) {
     self.owner = owner
     self.geometry = geometry
     self.ring = ring
     self.wake = wake
+    self.life = life
   }
 }
 

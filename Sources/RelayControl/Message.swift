@@ -22,7 +22,8 @@ public enum Request: Equatable, Sendable {
 
 /// What the daemon answers. Any request may be answered by `.refused`.
 public enum Reply: Equatable, Sendable {
-  /// With three descriptors: geometry (sealed memory file), ring (memory file), wake (doorbell).
+  /// With four descriptors: geometry (sealed memory file), ring (memory file), wake (doorbell),
+  /// life (the daemon's life page).
   case attached(owner: UInt16)
   case channel(ChannelDescription)
   case statistics(BufferStatistics)
@@ -124,6 +125,8 @@ public struct BufferStatistics: Equatable, Sendable {
   public var lostOverwritten: UInt64 = 0
   /// Gone past because their writer stood still too long.
   public var lostStalled: UInt64 = 0
+  /// Written into memory that a restarted daemon did not go on with; not in `recordsWritten`.
+  public var lostRestart: UInt64 = 0
   /// Begun by a producer that died.
   public var aborted: UInt64 = 0
   /// Given up by their writer.
@@ -151,5 +154,5 @@ public enum ControlLimits {
   /// CPU numbers are below this.
   public static let cpus = 8192
   /// Descriptors of an `.attached` reply.
-  public static let attachDescriptors = 3
+  public static let attachDescriptors = 4
 }

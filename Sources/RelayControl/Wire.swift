@@ -240,7 +240,7 @@ private struct Encoder {
       buffer.recordsWritten, buffer.recordsRead, buffer.recordsUnread, buffer.bytesWritten,
       buffer.bytesRead, buffer.bytesUnread, buffer.padding, buffer.subbufsProduced,
       buffer.subbufsConsumed, buffer.lostFull, buffer.lostTooBig, buffer.lostOverwritten,
-      buffer.lostStalled, buffer.aborted, buffer.cancelled, buffer.corrupt,
+      buffer.lostStalled, buffer.lostRestart, buffer.aborted, buffer.cancelled, buffer.corrupt,
     ] { integer(counter) }
   }
 
@@ -373,6 +373,7 @@ private struct Decoder {
     buffer.lostTooBig = try integer(bytes)
     buffer.lostOverwritten = try integer(bytes)
     buffer.lostStalled = try integer(bytes)
+    buffer.lostRestart = try integer(bytes)
     buffer.aborted = try integer(bytes)
     buffer.cancelled = try integer(bytes)
     buffer.corrupt = try integer(bytes)

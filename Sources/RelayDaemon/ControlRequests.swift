@@ -11,17 +11,19 @@ final class ControlRequests: ControlHandler {
   private let table: ChannelTable
   private let host: DeviceHost
   private let producers: Producers
+  private let life: LifePage
   /// Reads the configuration again; returns what could not be done.
   private let reloadConfiguration: () -> [String]
   var access: Access
 
   init(
-    table: ChannelTable, host: DeviceHost, producers: Producers, access: Access,
+    table: ChannelTable, host: DeviceHost, producers: Producers, life: LifePage, access: Access,
     reload: @escaping () -> [String]
   ) {
     self.table = table
     self.host = host
     self.producers = producers
+    self.life = life
     self.access = access
     reloadConfiguration = reload
   }
@@ -38,7 +40,8 @@ final class ControlRequests: ControlHandler {
     served.silent.remove(owner)
     let files = served.channel.descriptors!
     return Attachment(
-      owner: owner, geometry: files.geometry, ring: files.ring, wake: files.wake)
+      owner: owner, geometry: files.geometry, ring: files.ring, wake: files.wake,
+      life: life.descriptor)
   }
 
   func disconnected(_ connection: ConnectionID) {
@@ -164,6 +167,7 @@ extension BufferStatistics {
     lostTooBig = s.lostTooBig
     lostOverwritten = s.lostOverwritten
     lostStalled = s.lostStalled
+    lostRestart = s.lostRestart
     aborted = s.aborted
     cancelled = s.cancelled
     corrupt = s.corrupt

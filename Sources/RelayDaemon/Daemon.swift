@@ -99,7 +99,7 @@ public final class Daemon {
     try kept.life.begin()
     try createParent(of: configuration.socketPath)
     let requests = ControlRequests(
-      table: table, host: host, producers: producers,
+      table: table, host: host, producers: producers, life: kept.life,
       access: Access(createGroup: try configuration.createGroup.map(Group.init(named:))),
       reload: { [unowned self] in reload() })
     // The socket first: it decides which of two daemons goes on.

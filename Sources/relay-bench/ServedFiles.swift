@@ -48,7 +48,7 @@ final class ServedFiles {
     let client = try ControlClient(path: socket)
     channels = try Dictionary(
       uniqueKeysWithValues: ReadBench.rings.map { ring in
-        (ring.channel, try ServedFiles.attach(ring.channel, client))
+        (ring.channel, try Channel.attach(client.attach(ring.channel)))
       })
     self.scratch = scratch
     self.relayfs = relayfs
@@ -60,12 +60,6 @@ final class ServedFiles {
   }
 
   deinit { buffer.deallocate() }
-
-  private static func attach(_ name: String, _ client: ControlClient) throws -> Channel {
-    try client.attach(name).take { owner, geometry, ring, wake in
-      try Channel.attach(name, geometry: geometry, ring: ring, wake: wake, owner: owner)
-    }
-  }
 
   /// Fills the ring and reads it empty, again and again; only the reading is timed. GiB/s.
   func readRelayfs(_ ring: BenchRing, _ readSize: Int, recordSize: Int) throws -> Double {

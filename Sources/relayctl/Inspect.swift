@@ -82,7 +82,8 @@ struct StatCommand: ParsableCommand {
     discussion: """
       written = read + unread + overwritten. What was refused was never written: full (no free
       sub-buffer), too big (longer than a sub-buffer). Aborted records are those whose writer died,
-      cancelled ones those it gave up. Corrupt counts damage done to the shared memory; such a
+      cancelled ones those it gave up. Restart counts what a relayd that died left unread in memory
+      with which the next one did not go on. Corrupt counts damage done to the shared memory; such a
       buffer delivers nothing more.
       """)
 
@@ -120,13 +121,13 @@ struct StatCommand: ParsableCommand {
     var rows = [
       [
         "DEVICE", "WRITTEN", "READ", "UNREAD", "OVERWRITTEN", "FULL", "TOO BIG", "STALLED",
-        "ABORTED", "CANCELLED", "CORRUPT", "BYTES READ",
+        "RESTART", "ABORTED", "CANCELLED", "CORRUPT", "BYTES READ",
       ]
     ]
     for b in buffers {
       let numbers = [
         b.recordsWritten, b.recordsRead, b.recordsUnread, b.lostOverwritten, b.lostFull,
-        b.lostTooBig, b.lostStalled, b.aborted, b.cancelled, b.corrupt, b.bytesRead,
+        b.lostTooBig, b.lostStalled, b.lostRestart, b.aborted, b.cancelled, b.corrupt, b.bytesRead,
       ]
       rows.append([b.path] + numbers.map(String.init))
     }
@@ -152,6 +153,7 @@ private struct ListedStatistics: Encodable {
   let lostTooBig: UInt64
   let lostOverwritten: UInt64
   let lostStalled: UInt64
+  let lostRestart: UInt64
   let aborted: UInt64
   let cancelled: UInt64
   let corrupt: UInt64
@@ -173,6 +175,7 @@ private struct ListedStatistics: Encodable {
     lostTooBig = s.lostTooBig
     lostOverwritten = s.lostOverwritten
     lostStalled = s.lostStalled
+    lostRestart = s.lostRestart
     aborted = s.aborted
     cancelled = s.cancelled
     corrupt = s.corrupt

@@ -29,8 +29,7 @@ struct WriteCommand: ParsableCommand {
   func run() throws {
     try reporting {
       let client = try ControlClient()
-      let attached = try client.attach(channel)
-      let opened = try open(attached)
+      let opened = try open(client)
       let size = opened.geometry.subbufSize
       if let block, block > size {
         throw CommandFailure.failed(
@@ -38,18 +37,17 @@ struct WriteCommand: ParsableCommand {
       }
       var input = RecordInput(STDIN_FILENO, block: block, longestRecord: size)
       var session = WriteSession(
-        writer: opened.writer(), client: client, channel: channel, drops: drop,
+        writer: opened.writer(), channel: channel, drops: drop,
         longestRecord: size)
       while let record = try input.next() { try session.write(record) }
       try session.finish()
     }
   }
 
-  private func open(_ attached: consuming AttachedChannel) throws -> Channel {
+  private func open(_ client: ControlClient) throws -> Channel {
+    let attached = try client.attach(channel)
     do {
-      return try attached.take { owner, geometry, ring, wake throws(ChannelError) in
-        try Channel.attach(channel, geometry: geometry, ring: ring, wake: wake, owner: owner)
-      }
+      return try Channel.attach(attached)
     } catch {
       throw CommandFailure.failed("\(error)")
     }
@@ -59,7 +57,6 @@ struct WriteCommand: ParsableCommand {
 /// Writing, waiting, counting and saying so.
 private struct WriteSession: ~Copyable {
   let writer: Writer
-  let client: ControlClient
   let channel: String
   let drops: Bool
   let longestRecord: Int
@@ -67,14 +64,13 @@ private struct WriteSession: ~Copyable {
   private var bytes = 0
   private var lost = 0
   private var tooBig = 0
+  private var turnsWithoutReader = 0
   private var progress = Progress()
 
   init(
-    writer: consuming Writer, client: ControlClient, channel: String, drops: Bool,
-    longestRecord: Int
+    writer: consuming Writer, channel: String, drops: Bool, longestRecord: Int
   ) {
     self.writer = writer
-    self.client = client
     self.channel = channel
     self.drops = drops
     self.longestRecord = longestRecord
@@ -84,12 +80,12 @@ private struct WriteSession: ~Copyable {
     var result = writer.write(record, waitingMilliseconds: 0)
     while result == .full, !drops {
       progress.show(records: written, bytes: bytes, isWaiting: true)
-      guard client.isConnected else {
+      result = writer.write(record, waitingMilliseconds: 500)
+      guard result != .full || hasReader() else {
         throw CommandFailure(
           status: EX_UNAVAILABLE,
           message: "relayd is gone: \(written) records were written, the rest were not")
       }
-      result = writer.write(record, waitingMilliseconds: 500)
     }
     switch result {
     case .written:
@@ -108,10 +104,20 @@ private struct WriteSession: ~Copyable {
     if written & 0xfff == 0 { progress.show(records: written, bytes: bytes, isWaiting: false) }
   }
 
+  /// Whether somebody could make room, now or soon: a relayd may come back.
+  private mutating func hasReader() -> Bool {
+    if writer.channel.isServed {
+      turnsWithoutReader = 0
+      return true
+    }
+    turnsWithoutReader += 1
+    return turnsWithoutReader < 10
+  }
+
   mutating func finish() throws {
     progress.end(records: written, bytes: bytes)
     // Written into memory that nobody reads any more.
-    guard client.isConnected else {
+    guard writer.channel.isServed else {
       throw CommandFailure(
         status: EX_UNAVAILABLE,
         message: "relayd is gone: \(written) records were written, but may not have been read")

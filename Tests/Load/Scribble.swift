@@ -14,11 +14,7 @@ struct Attachment: ParsableArguments {
   @Option(help: "How long.") var milliseconds: Int
   @Argument(help: "A channel of the relayd at $RELAY_SOCKET.") var name: String
 
-  func attach() throws -> Channel {
-    try ControlClient().attach(name).take { owner, geometry, ring, wake throws(ChannelError) in
-      try Channel.attach(name, geometry: geometry, ring: ring, wake: wake, owner: owner)
-    }
-  }
+  func attach() throws -> Channel { try Channel.attach(ControlClient().attach(name)) }
 
   var deadline: Int { now(CLOCK_MONOTONIC) + milliseconds }
 }

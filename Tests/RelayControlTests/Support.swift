@@ -36,9 +36,10 @@ var someStatistics: BufferStatistics {
   buffer.lostTooBig = 10
   buffer.lostOverwritten = 11
   buffer.lostStalled = 12
-  buffer.aborted = 13
-  buffer.cancelled = 14
-  buffer.corrupt = 15
+  buffer.lostRestart = 13
+  buffer.aborted = 14
+  buffer.cancelled = 15
+  buffer.corrupt = 16
   return buffer
 }
 
@@ -79,7 +80,8 @@ final class Channels: ControlHandler, Sendable {
       last = copy
     }
     return RelayControl.Attachment(
-      owner: Channels.owner, geometry: geometry.raw, ring: ring.raw, wake: wake.buttonDescriptor)
+      owner: Channels.owner, geometry: geometry.raw, ring: ring.raw, wake: wake.buttonDescriptor,
+      life: geometry.raw)
   }
 
   func describe(index: Int, client: Client) -> ChannelDescription? {

@@ -74,7 +74,7 @@ private enum Affinity {
   }
 
   /// CPU `own`'s slot, whether it has a buffer or not.
-  private func ownSlot(_ channel: Channel) -> ChannelBuffer { channel.writer().slot(own) }
+  private func ownSlot(_ channel: Channel) -> ChannelBuffer { channel.slot(own) }
 
   @Test func aWriterOnACPUWithoutABufferUsesTheLowestOne() throws {
     let channel = try Channel.open("test", geometry())
@@ -121,9 +121,9 @@ private enum Affinity {
 
   @Test func aCPUBeyondAllSlotsUsesTheLowestBuffer() throws {
     let channel = try Channel.open("test", geometry())
-    #expect(channel.writer().slot(own + 5).home.cpu == initial[0])
-    #expect(channel.writer().slot(9999).home.cpu == initial[0])
-    #expect(channel.writer().slot(initial[1]).home.cpu == initial[1])
+    #expect(channel.slot(own + 5).home.cpu == initial[0])
+    #expect(channel.slot(9999).home.cpu == initial[0])
+    #expect(channel.slot(initial[1]).home.cpu == initial[1])
   }
 
   @Test func refusalsAreCountedWhereTheRecordWouldHaveGone() throws {

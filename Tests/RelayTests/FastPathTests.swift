@@ -69,8 +69,10 @@
     }
 
     /// Off the fast path: calls but for memcpy, and locked instructions but for the swap.
+    /// A jump that may leave does not where it is not taken.
     private func isSlow(_ instruction: Instruction) -> Bool {
-      leaves(instruction) && !instruction.isMemcpy || instruction.isLocked && !instruction.isSwap
+      let mayStay = instruction.isMemcpy || instruction.isJump && !instruction.isUnconditional
+      return leaves(instruction) && !mayStay || instruction.isLocked && !instruction.isSwap
     }
 
     private func successors(_ index: Int) -> [Int] {

@@ -3,6 +3,7 @@
 
 import Glibc
 import LinuxIO
+import Synchronization
 
 @testable import Relay
 
@@ -54,9 +55,20 @@ extension UnsafeRawBufferPointer {
   fileprivate init(_ vector: iovec) { self.init(start: vector.iov_base, count: vector.iov_len) }
 }
 
-/// Runs `handler` at every test point; false kills the writer there. For serialized suites only.
+/// Runs this thread's `handler` at every test point; false kills the writer there.
 enum Steps: TestPoints {
-  nonisolated(unsafe) static var handler: ((TestPoint) -> Bool)?
+  private struct Handler: @unchecked Sendable {
+    let body: (TestPoint) -> Bool
+  }
+  private static let handlers = Mutex<[pthread_t: Handler]>([:])
+
+  static var handler: ((TestPoint) -> Bool)? {
+    get { handlers.withLock { $0[pthread_self()] }?.body }
+    set {
+      let new = newValue.map { Handler(body: $0) }
+      handlers.withLock { $0[pthread_self()] = new }
+    }
+  }
 
   static func reached(_ point: TestPoint) -> Bool {
     guard let handler else { return true }

@@ -68,6 +68,13 @@ import Testing
     #expect(times[0] > 0 && Set(times).count > 40_000)
   }
 
+  private func write(_ number: UInt32, into buffer: ChannelBuffer) {
+    guard case .reserved(let reservation) = buffer.reserve(4, owner: 1, wakeFD: -1, NoTestPoints.self)
+    else { return }
+    reservation.bytes.storeBytes(of: number, as: UInt32.self)
+    reservation.commit()
+  }
+
   @Test(arguments: clocks) func mergingByTimeGivesTheOrderThatALockGave(
     _ clock: RecordClock
   ) throws {
@@ -83,7 +90,7 @@ import Testing
         while true {
           let isOver = counter.withLock { number in
             guard number < count else { return true }
-            _ = withUnsafeBytes(of: number) { buffer.write($0, owner: 1, wakeFD: -1) }
+            write(number, into: buffer)
             number += 1
             return false
           }

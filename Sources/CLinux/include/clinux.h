@@ -110,6 +110,28 @@ int clinux_notify_socket(void);
 pid_t clinux_start(
     char *const argv[], char *const envp[], char *pid, const int *fds, size_t count);
 
+// A request to the server of a Unix socket, ready to be sent.
+struct clinux_question {
+  char path[108];
+  uint8_t request[512];
+  size_t requestCount;
+  uint32_t replyMilliseconds;  // how long a reply may take
+  uint32_t laterMilliseconds;  // what is set for the connection then
+};
+// Connects, asks, and returns the reply's length, its descriptors (-1 where there is none) and the
+// connection; these are the caller's to close. Async-signal-safe. -errno, and nothing to close.
+ssize_t clinux_ask(
+    const struct clinux_question *question, void *reply, size_t capacity, int *fds, size_t maxFds,
+    int *connection);
+
+int clinux_thread(void);
+// `number` becomes another descriptor of what `fd` is.
+int clinux_replace(int fd, int number);
+// Maps a file from its start, or, with fd -1, memory that costs nothing until it is written to;
+// at `place` in the stead of what is there, if that is given. Forked children do not have it. NULL
+// where it fails.
+void *clinux_map(void *place, uint64_t count, int fd, int writable);
+
 // A NETLINK_KOBJECT_UEVENT socket in the kernel's group, non-blocking, close-on-exec. The receive
 // buffer goes beyond the system's limit where we may.
 int clinux_uevents(int receiveBytes);

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// A record off the fast path: in the memory that is the channel's now, whatever that was when the
+// writer began.
+
+internal import CRelayABI
+internal import Synchronization
+
+extension Channel {
+  @usableFromInline @inline(never)
+  func reserveSlowly(_ length: Int) -> ChannelBuffer.Reserved {
+    reserveSlowly(length, NoTestPoints.self)
+  }
+
+  @usableFromInline @inline(never)
+  func reserveSlowly<P: TestPoints>(_ length: Int, _ points: P.Type) -> ChannelBuffer.Reserved {
+    let target = wakeTarget
+    var looksForNext = true
+    while true {
+      let era = era
+      let slot = thisSlot(of: era)
+      switch slot.reserveOffPath(
+        length, owner: era.pointee.owner, wakeFD: target, looksForNext ? era : nil, points)
+      {
+      case .reserved(let reservation): return .reserved(reservation)
+      case .stopped(.orphaned):
+        // Who finds nobody goes on here.
+        looksForNext = rejoin(from: era, isClosed: slot.home.loadCurrent().isClosed)
+      case .stopped(.closed):
+        // Its writers may have been sent elsewhere just now.
+        if self.era == era { return .stopped(.closed) }
+        looksForNext = true
+      case .stopped(let stop): return .stopped(stop)
+      }
+    }
+  }
+
+  private func rejoin(from seen: UnsafeMutablePointer<Era>, isClosed: Bool) -> Bool {
+    guard let lifeline else { return false }
+    return lifeline.pointee.rejoin(from: seen, isUrgent: isClosed)
+  }
+
+  /// Counts a refused record where it would have gone.
+  @usableFromInline
+  func countRefusal(_ result: WriteResult) { home.countRefusal(result) }
+
+  /// Where this thread's records go.
+  var home: ChannelBuffer { thisSlot(of: era).home }
+
+  /// The slot of the CPU this thread runs on. Whether there is a buffer in it is looked at only
+  /// here, off the fast path.
+  private func thisSlot(of era: UnsafeMutablePointer<Era>) -> ChannelBuffer {
+    slot(Int(relay_cpu(relay_rseq_offset())), of: era)
+  }
+
+  /// A CPU beyond all slots uses the first.
+  private func slot(_ cpu: Int, of era: UnsafeMutablePointer<Era>) -> ChannelBuffer {
+    era.buffer(cpu < geometry.slotCount ? cpu : 0)
+  }
+
+  func slot(_ cpu: Int) -> ChannelBuffer { slot(cpu, of: era) }
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// What producers see of a daemon: a channel, a life page, and a socket that answers. Its life is
+// played; LifeTests have real ones.
+
+import Glibc
+import LinuxIO
+import Synchronization
+
+@testable import Relay
+
+final class FakeDaemon: Sendable {
+  static let header: [UInt8] = [9, 128, 0, 0, 2, 0, 0, 0]
+  static let request: [UInt8] = [9, 1, 0, 0]
+
+  let channel: Channel
+  let life: LifePage
+  private let words: Mapping
+
+  init(_ name: String = "test", mode: ChannelMode = .discard, subbufCount: Int = 4) throws {
+    life = try LifePage.create()
+    words = try Mapping.shared(
+      life.storeDescriptor, count: 4096, writable: true, inheritedByChildren: false)
+    channel = try Channel.openShared(
+      name,
+      Geometry(
+        subbufSize: 16, subbufCount: subbufCount, mode: mode, isGlobal: true, online: CPUSet([0]),
+        possible: CPUSet([0])))
+    serve(generation: 1)
+  }
+
+  private var word: UnsafePointer<Atomic<UInt32>> {
+    UnsafePointer(words.base.assumingMemoryBound(to: Atomic<UInt32>.self))
+  }
+
+  /// A daemon of that generation has the life page, and the channel.
+  func serve(generation: UInt64) {
+    channel.setGeneration(generation)
+    begin(generation: generation)
+  }
+
+  /// A daemon of that generation has the life page.
+  func begin(generation: UInt64) {
+    SharedWord((words.base + 8).assumingMemoryBound(to: Atomic<UInt64>.self)).pointee
+      .store(generation, ordering: .releasing)
+    word.pointee.store(77, ordering: .releasing)
+  }
+
+  func die() { word.pointee.store(0x4000_0000, ordering: .releasing) }
+
+  var descriptors: [CInt] {
+    let files = channel.descriptors!
+    return [files.geometry, files.ring, files.wake, life.descriptor]
+  }
+
+  func attach(_ socket: String, owner: UInt16) throws -> Channel {
+    let copies = descriptors.map { SharedTests.copy($0).take() }
+    return try Channel.attach(
+      AttachedChannel(
+        name: "test", owner: owner, geometry: FileDescriptor(owning: copies[0]),
+        ring: FileDescriptor(owning: copies[1]), wake: FileDescriptor(owning: copies[2]),
+        life: FileDescriptor(owning: copies[3]),
+        way: WayBack(
+          connection: SharedDescriptor(try FileDescriptor.open("/dev/null", O_RDONLY)),
+          path: socket, request: FakeDaemon.request, replyHeader: FakeDaemon.header)))
+  }
+
+  /// Answers that many who attach, as owners 21 and up.
+  func listen(
+    _ path: String, answers: Int = 1, _ beforeReply: @escaping @Sendable () -> Void = {}
+  ) throws -> Answers {
+    let listener = Listener(try UnixSocket.listen(path: path))
+    let descriptors = descriptors
+    return Answers(
+      thread: Thread {
+        (0..<answers).map { listener.answer(descriptors, owner: UInt8(21 + $0), beforeReply) }
+      })
+  }
+}
+
+/// To be awaited.
+struct Answers {
+  let thread: Thread<[SharedDescriptor]>
+
+  /// The connections, when all have been answered.
+  @discardableResult
+  func join() -> [SharedDescriptor] { thread.join() }
+}
+
+private final class Listener: Sendable {
+  private let listener: UnixListener
+
+  init(_ listener: consuming UnixListener) { self.listener = listener }
+
+  func answer(_ descriptors: [CInt], owner: UInt8, _ beforeReply: () -> Void) -> SharedDescriptor {
+    _ = Readiness.wait(listener.raw, .read, timeoutMilliseconds: 20_000)
+    let connection = try! UnixSocket.accept(listener.raw)!
+    _ = Readiness.wait(connection.raw, .read, timeoutMilliseconds: 20_000)
+    var request = [UInt8](repeating: 0, count: 100)
+    let count = request.withUnsafeMutableBytes { bytes in
+      try! UnixSocket.receive(connection.raw, into: bytes)!.count
+    }
+    precondition(Array(request[..<count]) == FakeDaemon.request)
+    beforeReply()
+    let reply = FakeDaemon.header + [owner, 0]
+    _ = try! reply.withUnsafeBytes {
+      try UnixSocket.send(connection.raw, $0, descriptors: descriptors)
+    }
+    return SharedDescriptor(connection)
+  }
+}
