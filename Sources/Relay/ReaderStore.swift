@@ -8,10 +8,15 @@ internal import Synchronization
 /// rest of a record that was cut.
 package struct ReaderStore {
   /// One copy: generation, checksum, and the words between.
-  static let copyWords = 32
+  static let copyWords = 40
   static let bytes = 2 * copyWords * 8
+<<<<<<< HEAD
   package static let words = copyWords - 2
   package typealias Values = InlineArray<30, UInt64>
+=======
+  static let words = copyWords - 2
+  typealias Values = InlineArray<38, UInt64>
+>>>>>>> frames
 
   private let base: SharedWord
   private let areas: UnsafeMutableRawPointer
@@ -130,6 +135,9 @@ extension Reader {
     v[27] = pendingGap.restart
     v[28] = totals.restart
     v[29] = origin.counters.restart
+    v[30] = restRecord.number
+    v[31] = UInt64(restRecord.length)
+    v[32] = restRecord.time
     store.save(v, generation: generation)
   }
 
@@ -142,7 +150,8 @@ extension Reader {
     let current = buffer.loadCurrent()
     guard v[0] >= 1, v[0] <= max(current.seq, 1), v[1] < layout.subbufCount,
       v[2] < layout.entryCount, v[3] <= layout.subbufSize, v[7] <= layout.subbufSize,
-      v[8] <= UInt64(layout.subbufSize) - v[7]
+      v[8] <= UInt64(layout.subbufSize) - v[7], v[31] <= layout.subbufSize,
+      v[8] <= v[31]
     else { throw .untrusted("its reader's position is not in the channel") }
     self.generation = generation
     position = Position(
@@ -150,6 +159,7 @@ extension Reader {
       lostBase: v[5], walkedFromStart: v[6] & 1 != 0)
     restArea = area
     rest = UnsafeMutableRawBufferPointer(start: store.area(area) + Int(v[7]), count: Int(v[8]))
+    restRecord = CutRecord(number: v[30], length: Int(v[31]), time: v[32])
     pendingGap.overwritten = v[9]
     pendingGap.full = v[10]
     pendingGap.stalled = v[11]
