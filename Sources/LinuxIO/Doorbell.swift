@@ -23,6 +23,13 @@ public struct Doorbell: ~Copyable, Sendable {
     button = FileDescriptor(owning: ends.1)
   }
 
+  /// Both ends of one that another process made.
+  public init(listener: consuming FileDescriptor, button: consuming FileDescriptor) {
+    listenerDescriptor = listener.raw
+    self.listener = consume listener
+    self.button = button
+  }
+
   /// A button that came from the listener's process.
   public init(button: consuming FileDescriptor) {
     listener = nil

@@ -13,9 +13,6 @@ public struct EventFD: ~Copyable, Sendable {
     descriptor = FileDescriptor(owning: try check(clinux_eventfd(), "create eventfd"))
   }
 
-  /// Takes over a descriptor that came from another process.
-  public init(_ descriptor: consuming FileDescriptor) { self.descriptor = descriptor }
-
   public var raw: CInt { descriptor.raw }
 
   /// A counter that is full is signalled already.

@@ -36,6 +36,18 @@ public enum MemoryFile {
     try check(clinux_add_seals(fd, UInt32(seals.rawValue)), "seal memory file")
   }
 
+  /// Lets nobody but its owner open the file by way of /proc.
+  public static func restrict(_ fd: CInt) throws(SystemError) {
+    if fchmod(fd, 0o600) != 0 {
+      throw SystemError(code: errno, operation: "restrict a memory file")
+    }
+  }
+
+  /// The same file, open for reading only: who gets this cannot map it for writing.
+  public static func readOnly(_ fd: CInt) throws(SystemError) -> FileDescriptor {
+    try FileDescriptor.open("/proc/self/fd/\(fd)", O_RDONLY)
+  }
+
   /// EINVAL where `fd` is no memory file.
   public static func seals(of fd: CInt) throws(SystemError) -> Seals {
     Seals(rawValue: try check(clinux_get_seals(fd), "read the seals of a memory file"))

@@ -28,15 +28,16 @@ public final class Channel: @unchecked Sendable {
   public let name: String
   public let geometry: Geometry
   /// The geometry page; mapped read-only where the channel was attached.
-  private let page: Mapping
+  let page: Mapping
   private let memory: Mapping
   private let present: PresentCPUs
   /// Whether this side may change the page: it opened the channel.
   private let isOpener: Bool
   /// Held while buffers are closed or added, so that a closed channel gets no open one.
-  private let isClosed = Mutex(false)
+  let isClosed = Mutex(false)
   private let files: Files?
-  /// The files to send to a producer; nil for a channel in private memory. Borrowed.
+  /// The files to send to a producer; nil for a channel in private memory. Borrowed. The first one
+  /// is open for reading only.
   public let descriptors: (geometry: CInt, ring: CInt, wake: CInt)?
   /// nil: each buffer has its own descriptor.
   private let bell: Doorbell?
@@ -49,9 +50,13 @@ public final class Channel: @unchecked Sendable {
   private let slots: UnsafeMutablePointer<UnsafeMutableRawPointer>
   private let layout: UnsafeMutablePointer<ChannelBuffer.Layout>
   let owner: UInt16
+  /// The page's file, open for writing: with it, the ring and both ends of the bell the channel can
+  /// be adopted. nil where this side did not open the channel in memory files. Borrowed.
+  public let openerDescriptor: CInt?
+  private let openerFile: FileDescriptor?
 
   /// The descriptors a producer needs, owned by the channel.
-  private struct Files: ~Copyable {
+  struct Files: ~Copyable {
     let geometry: FileDescriptor
     let ring: FileDescriptor
     let raw: (geometry: CInt, ring: CInt)
@@ -64,11 +69,14 @@ public final class Channel: @unchecked Sendable {
   }
 
   /// Owner ids are 1 … this; 0 writes nothing.
-  public static let highestOwner: UInt16 = 0x3fff
+  public static let highestOwner: UInt16 = 0x3ffe
+  /// The opener of a shared channel, which flushes and does not write.
+  static let openerOwner: UInt16 = 0x3fff
 
-  private init(
+  init(
     name: String, geometry: Geometry, page: consuming Mapping, memory: consuming Mapping,
-    files: consuming Files?, bell: consuming Doorbell?, owner: UInt16, isOpener: Bool
+    files: consuming Files?, openerFile: consuming FileDescriptor? = nil,
+    bell: consuming Doorbell?, owner: UInt16, isOpener: Bool
   ) {
     let base = memory.base
     present = PresentCPUs(page: page.base, slotCount: geometry.slotCount)
@@ -98,6 +106,13 @@ public final class Channel: @unchecked Sendable {
     } else {
       descriptors = nil
       self.files = nil
+    }
+    if let openerFile {
+      openerDescriptor = openerFile.raw
+      self.openerFile = consume openerFile
+    } else {
+      openerDescriptor = nil
+      self.openerFile = nil
     }
     self.slots = slots
     self.layout = layout
@@ -137,21 +152,31 @@ extension Channel {
     _ name: String, _ geometry: Geometry
   ) throws(ChannelError) -> Channel {
     try system { () throws(SystemError) in
-      let geometryFile = try MemoryFile.create(
-        name: "relay-geometry:\(name)", count: Geometry.fileBytes)
+      let count = geometry.openerFileBytes
+      let file = try MemoryFile.create(name: "relay-geometry:\(name)", count: count)
+      try MemoryFile.restrict(file.raw)
+      try MemoryFile.seal(file.raw, [.shrink, .grow, .seal])
       let page = try Mapping.shared(
-        geometryFile.raw, count: Geometry.fileBytes, writable: true, inheritedByChildren: false)
+        file.raw, count: count, writable: true, inheritedByChildren: false)
       geometry.store(to: page.base)
-      // From here on only the mapping above can change the page.
-      try MemoryFile.seal(geometryFile.raw, [.futureWrite, .shrink, .grow, .seal])
       let ringFile = try MemoryFile.create(name: "relay:\(name)", count: geometry.totalBytes)
       try MemoryFile.seal(ringFile.raw, [.shrink, .grow, .seal])
       let memory = try Mapping.shared(
         ringFile.raw, count: geometry.totalBytes, writable: true, inheritedByChildren: false)
       return Channel(
         name: name, geometry: geometry, page: page, memory: memory,
-        files: Files(geometry: geometryFile, ring: ringFile), bell: try Doorbell(), owner: 0,
-        isOpener: true)
+        files: Files(geometry: try MemoryFile.readOnly(file.raw), ring: ringFile),
+        openerFile: file, bell: try Doorbell(), owner: openerOwner, isOpener: true)
+    }
+  }
+
+  static func checkRing(
+    _ name: String, _ ring: CInt, _ geometry: Geometry
+  ) throws(ChannelError) {
+    let seals = try system { () throws(SystemError) in try MemoryFile.seals(of: ring) }
+    let count = try system { () throws(SystemError) in try MemoryFile.count(of: ring) }
+    guard seals.contains(.shrink), count == geometry.totalBytes else {
+      throw .untrusted("the ring file of channel \(name) is not sealed, or has the wrong length")
     }
   }
 
@@ -172,11 +197,7 @@ extension Channel {
       throw .geometry(error)
     }
     let ring = ringFile.raw
-    let seals = try system { () throws(SystemError) in try MemoryFile.seals(of: ring) }
-    let count = try system { () throws(SystemError) in try MemoryFile.count(of: ring) }
-    guard seals.contains(.shrink), count >= geometry.totalBytes else {
-      throw .untrusted("the ring file of channel \(name) is not sealed, or too short")
-    }
+    try checkRing(name, ring, geometry)
     // Before the first write: the daemon's membarrier has to reach this process.
     _ = Membarrier.register()
     let memory = try system { () throws(SystemError) in
@@ -189,12 +210,11 @@ extension Channel {
       owner: owner, isOpener: false)
   }
 
-  /// Read-only: the seals allow nothing else.
+  /// Read-only, as it was sent.
   private static func mapGeometry(_ fd: CInt) throws(ChannelError) -> Mapping {
     let seals = try system { () throws(SystemError) in try MemoryFile.seals(of: fd) }
     let count = try system { () throws(SystemError) in try MemoryFile.count(of: fd) }
-    guard seals.contains(.shrink), !seals.isDisjoint(with: [.futureWrite, .write]),
-      count >= Geometry.fileBytes
+    guard seals.contains(.shrink), count >= Geometry.fileBytes
     else {
       throw .untrusted("the geometry file is not sealed, or too short")
     }
@@ -203,7 +223,7 @@ extension Channel {
     }
   }
 
-  private static func system<R: ~Copyable>(
+  static func system<R: ~Copyable>(
     _ body: () throws(SystemError) -> R
   ) throws(ChannelError) -> R {
     do throws(SystemError) { return try body() } catch { throw .system(error) }
@@ -248,7 +268,8 @@ extension Channel {
 
   /// The write side for this process.
   public func writer() -> Writer {
-    precondition(owner != 0, "the daemon's own view of a shared channel does not write")
+    precondition(
+      owner != Channel.openerOwner, "the daemon's own view of a shared channel does not write")
     return Writer(
       channel: self, layout: UnsafePointer(layout),
       slots: Writer.Slots(first: slots, count: geometry.slotCount), owner: owner,

@@ -76,6 +76,8 @@ extension ChannelBuffer {
   @inlinable var aborted: SharedWord { word(144) }
   @inlinable var cancelled: SharedWord { word(ChannelBuffer.cancelledOffset) }
   @inlinable var corrupt: SharedWord { word(160) }
+  var lostRestart: SharedWord { word(168) }
+  var orphaned: SharedWord { word(176) }
 
   // Callers keep `subbuf` below subbufCount and `entry` below entryCount.
   @inlinable func descriptor(_ subbuf: Int) -> Int { 256 + subbuf &* 64 }

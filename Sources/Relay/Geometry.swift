@@ -133,6 +133,16 @@ public struct Geometry: Equatable, Sendable {
 extension Geometry {
   static let fileBytes = pageSize
 
+  // Behind that page, for the opener alone: what it wants to find again, then the readers' stores,
+  // then two areas for the rests of each.
+  static let notesOffset = pageSize
+  static let notesBytes = pageSize
+  var storesOffset: Int { Geometry.notesOffset + Geometry.notesBytes }
+  var areasOffset: Int { roundUp(storesOffset + slotCount * ReaderStore.bytes) }
+  var areaBytes: Int { roundUp(subbufSize) }
+  /// Bytes of the opener's file, most of them never touched.
+  var openerFileBytes: Int { areasOffset + slotCount * 2 * areaBytes }
+
   /// - Precondition: `page` is all zero.
   func store(to page: UnsafeMutableRawPointer) {
     var words = relay_abi_geometry()
@@ -147,6 +157,7 @@ extension Geometry {
     page.copyMemory(from: &words, byteCount: MemoryLayout<relay_abi_geometry>.size)
     let present = PresentCPUs(page: page, slotCount: slotCount)
     for cpu in initialCPUs { present.insert(cpu) }
+    LiveWords(page: page).setIncarnation(UInt64.random(in: 1...UInt64.max))
   }
 
   /// Reads what another process stored, and trusts none of it.
@@ -162,7 +173,8 @@ extension Geometry {
           """)
     }
     let isGlobal = words.flags & RELAY_ABI_GLOBAL != 0
-    guard words.n_entries >= 2, words.n_entries <= 1 << 24,
+    let known = RELAY_ABI_OVERWRITE | RELAY_ABI_GLOBAL
+    guard words.flags & ~known == 0, words.n_entries >= 2, words.n_entries <= 1 << 24,
       !isGlobal || words.n_slots == 1, words.n_slots <= RELAY_ABI_CPU_WORDS * 64
     else { throw GeometryError(description: "a damaged geometry") }
     let cpus = PresentCPUs(page: page, slotCount: Int(words.n_slots)).all

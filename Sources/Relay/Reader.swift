@@ -20,8 +20,10 @@ public struct Gap: Equatable, Sendable {
   public var full: UInt64 = 0
   /// Passed because their writer had stopped.
   public var stalled: UInt64 = 0
+  /// Written into memory that a restarted daemon did not go on with.
+  public var restart: UInt64 = 0
   public init() {}
-  var isEmpty: Bool { overwritten == 0 && full == 0 && stalled == 0 }
+  var isEmpty: Bool { self == Gap() }
 }
 
 /// The one reader of a channel buffer: a cursor that all open files share, as in relay.
@@ -45,8 +47,13 @@ public final class Reader {
   /// The rest of a record whose beginning was delivered, kept aside so that overwriting cannot
   /// tear it.
   package internal(set) var rest: UnsafeMutableRawBufferPointer
-  /// A sub-buffer's length; most readers never need it.
-  private var restBase: UnsafeMutableRawPointer?
+  /// Two, of a sub-buffer's length: the one in use stays whole while the next one is filled. Where
+  /// there is no store; most readers never need them.
+  private var restAreas: UnsafeMutableRawPointer?
+  var restArea = 0
+  /// Where this is remembered; nil for a channel in private memory.
+  let store: ReaderStore?
+  var generation: UInt64 = 0
 
   var plan = Plan(position: Position())
   /// Looks at all states that this claim may still take to find where to go on.
@@ -107,12 +114,20 @@ public final class Reader {
   public init(_ channel: Channel, _ buffer: ChannelBuffer) {
     self.channel = channel
     self.buffer = buffer
+    store = channel.readerStore(cpu: buffer.cpu)
     rest = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+  }
+
+  /// The reader of a channel that was adopted.
+  /// - Throws: `ChannelError.untrusted` where what it remembers is damaged.
+  public convenience init(adopting channel: Channel, _ buffer: ChannelBuffer) throws(ChannelError) {
+    self.init(channel, buffer)
+    try restore()
   }
 
   deinit {
     if hasClaim { giveBack() }
-    restBase?.deallocate()
+    restAreas?.deallocate()
     vectors.deallocate()
     pinned.deallocate()
   }
@@ -146,6 +161,8 @@ extension Reader {
   private func claimOnce(limit: Int) -> Claim {
     plan = Plan(position: position)
     plan.gap = pendingGap
+    plan.totals.restart = Counters.restart(buffer).less(totals.restart)
+    plan.gap.restart &+= plan.totals.restart
     vectorCount = 0
     pinCount = 0
     var room = limit
@@ -176,17 +193,19 @@ extension Reader {
     }
     if let source = plan.cut.baseAddress {
       // Before the unpin: then the ring may be overwritten.
-      let base = restBase ?? .allocate(byteCount: buffer.layout.subbufSize, alignment: 64)
-      restBase = base
-      base.copyMemory(from: source, byteCount: plan.cut.count)
-      rest = UnsafeMutableRawBufferPointer(start: base, count: plan.cut.count)
+      restArea = 1 - restArea
+      let area = restMemory
+      area.copyMemory(from: source, byteCount: plan.cut.count)
+      rest = UnsafeMutableRawBufferPointer(start: area, count: plan.cut.count)
     }
+    let gapBefore = pendingGap
     pendingGap = plan.bytes == 0 ? plan.gap : Gap()
     hasAdvanced = (plan.position.seq, plan.position.entry) != (position.seq, position.entry)
     position = plan.position
     totals.add(plan.totals)
     stall.note(plan.passed)
     totals.bytes &+= UInt64(plan.bytes)
+    if hasAdvanced || plan.bytes > 0 || pendingGap != gapBefore { save() }
     var freed = false
     for i in 0..<pinCount where unpin(pinned[i]) { freed = true }
     pinCount = 0
@@ -202,6 +221,14 @@ extension Reader {
       _ = unpin(pinned[i])
     }
     pinCount = 0
+  }
+
+  private var restMemory: UnsafeMutableRawPointer {
+    if let store { return store.area(restArea) }
+    let size = buffer.layout.subbufSize
+    let areas = restAreas ?? .allocate(byteCount: 2 * size, alignment: 64)
+    restAreas = areas
+    return areas + restArea * size
   }
 
   func append(_ bytes: UnsafeRawPointer, _ count: Int) {
@@ -281,6 +308,7 @@ extension Reader {
     stall.forgetAll()
     rest = UnsafeMutableRawBufferPointer(start: nil, count: 0)
     mayReclaim = true
+    save()
     reclaim()
   }
 }

@@ -18,6 +18,17 @@ extension ChannelBuffer {
     return discarded
   }
 
+  /// Drops the pins of a reader that died.
+  func dropPins() {
+    for subbuf in 0..<layout.subbufCount {
+      for _ in 0..<ChannelBuffer.stateAttempts {
+        let state = loadState(subbuf)
+        guard state.isHeld, state.pins > 0 else { break }
+        if exchangeState(subbuf, state, state.with(pins: 0)) { break }
+      }
+    }
+  }
+
   /// CLAIMED by the dead: OPEN if it got as far as making it current, else FREE, with the seq, so
   /// that no state recurs, and with the owner, which says that it may not be prepared.
   private func settleClaim(_ subbuf: Int, owner: UInt16) {

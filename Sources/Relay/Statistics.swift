@@ -29,6 +29,8 @@ public struct Statistics: Equatable, Sendable {
   public var lostOverwritten: UInt64 = 0
   /// Passed because their writer had stopped.
   public var lostStalled: UInt64 = 0
+  /// Written into memory that a restarted daemon did not go on with; not in `recordsWritten`.
+  public var lostRestart: UInt64 = 0
   /// Being written when their writer died.
   public var aborted: UInt64 = 0
   /// Given up by their writer.
@@ -49,6 +51,8 @@ extension Reader {
     var bytes: UInt64 = 0
     var padding: UInt64 = 0
     var subbufs: UInt64 = 0
+    /// Told as lost by a restart.
+    var restart: UInt64 = 0
 
     mutating func add(_ other: Totals) {
       records &+= other.records
@@ -57,6 +61,7 @@ extension Reader {
       bytes &+= other.bytes
       padding &+= other.padding
       subbufs &+= other.subbufs
+      restart &+= other.restart
     }
   }
 
@@ -75,6 +80,7 @@ extension Reader {
     var aborted: UInt64 = 0
     var cancelled: UInt64 = 0
     var corrupt: UInt64 = 0
+    var restart: UInt64 = 0
 
     init() {}
     init(_ buffer: ChannelBuffer) {
@@ -85,6 +91,12 @@ extension Reader {
       aborted = buffer.aborted.pointee.load(ordering: .relaxed)
       cancelled = buffer.cancelled.pointee.load(ordering: .relaxed)
       corrupt = buffer.corrupt.pointee.load(ordering: .relaxed)
+      restart = Counters.restart(buffer)
+    }
+
+    // Relaxed: a statistic.
+    static func restart(_ buffer: ChannelBuffer) -> UInt64 {
+      buffer.lostRestart.pointee.load(ordering: .relaxed)
     }
   }
 
@@ -114,6 +126,7 @@ extension Reader {
     s.lostFull = counters.full &- origin.counters.full
     s.lostTooBig = counters.tooBig &- origin.counters.tooBig
     s.lostStalled = totals.stalled
+    s.lostRestart = counters.restart &- origin.counters.restart
     s.aborted = counters.aborted &- origin.counters.aborted
     s.cancelled = counters.cancelled &- origin.counters.cancelled
     // The counter stands in the same memory.
@@ -199,9 +212,12 @@ extension Reader {
     if mayReclaim { reclaim() }
     let reserved = reservedNow()
     totals = Totals()
+    // Not told any more.
+    totals.restart = Counters.restart(buffer)
     origin = Origin(
       records: position.record, bytes: bytesBefore(position), seq: reserved.seq,
       padding: reserved.padding, counters: Counters(buffer))
+    save()
   }
 
   /// Closes the pinned current sub-buffer to writers and returns the position at its end; nil when

@@ -64,7 +64,7 @@ import Testing
   /// A word that is zero, at each place but the flags'.
   @Test(arguments: [
     (0, "not the geometry of a relay channel"), (4, "not the geometry of a relay channel"),
-    (8, "shared-memory layout version 0; this program knows 1"),
+    (8, "shared-memory layout version 0; this program knows 2"),
     (16, "a sub-buffer of 0 bytes cannot hold a record; use 1 or more"),
     (20, "0 sub-buffers cannot hold anything; use 2 or more"), (24, "a damaged geometry"),
     (28, "a damaged geometry: no CPU has a buffer"),

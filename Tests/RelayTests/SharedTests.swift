@@ -15,6 +15,11 @@ import Testing
       subbufSize: 4096, subbufCount: 4, online: CPUSet([0, 1]), possible: CPUSet([0, 1]))
   }
 
+  static func copyBell(_ channel: Channel) -> Doorbell {
+    Doorbell(
+      listener: copy(channel.wakeDescriptor), button: copy(channel.descriptors!.wake))
+  }
+
   static func copy(_ fd: CInt) -> FileDescriptor { FileDescriptor(owning: dup(fd)) }
 
   static func attach(_ channel: Channel, owner: UInt16 = 5) throws -> Channel {
@@ -64,18 +69,18 @@ import Testing
           wake: SharedTests.copy(descriptors.wake), owner: owner)
       }
     }
-    attach(
-      "the geometry file is not sealed, or too short", geometry: descriptors.ring,
-      ring: descriptors.ring)
     let unsealed = try MemoryFile.create(name: "unsealed", count: 1 << 24)
+    attach(
+      "the geometry file is not sealed, or too short", geometry: unsealed.raw,
+      ring: descriptors.ring)
     for ring in [unsealed.raw, descriptors.geometry] {
       attach(
-        "the ring file of channel x is not sealed, or too short", geometry: descriptors.geometry,
-        ring: ring)
+        "the ring file of channel x is not sealed, or has the wrong length",
+        geometry: descriptors.geometry, ring: ring)
     }
     for owner: UInt16 in [0, Channel.highestOwner + 1] {
       attach(
-        "owner id \(owner) is not between 1 and 16383", geometry: descriptors.geometry,
+        "owner id \(owner) is not between 1 and 16382", geometry: descriptors.geometry,
         ring: descriptors.ring, owner: owner)
     }
   }

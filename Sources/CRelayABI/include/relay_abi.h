@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The layout of a relay channel in shared memory, and the few instructions Swift cannot spell.
 //
-// A channel is two memory files. The geometry file is one page that only the side which opened the
-// channel can write (a seal refuses everybody else): what the channel is, which never changes, and
-// which CPUs have a buffer, which grows. The ring file holds one channel buffer per CPU slot (or
-// one, for a global channel), written by every producer and so trusted by nobody:
+// A channel is two memory files. The geometry file can be written only by the side that opened the
+// channel, or adopted it (everybody else has it open for reading): its first page says what the
+// channel is, which never changes, which CPUs have a buffer, which grows, and who serves it; behind
+// that page stands what the opener wants to find again. The ring file holds one channel buffer per
+// CPU slot (or one, for a global channel), written by every producer and so trusted by nobody:
 //
 //   buffer:  | header | descriptor 0 … N-1 | index 0 … N-1 | payload 0 … N-1 |
 //                      one per sub-buffer    M words each    S bytes each
@@ -43,7 +44,7 @@
 #include <sys/rseq.h>
 
 static const uint64_t RELAY_ABI_MAGIC = 0x314459414c4552;  // "RELAYD1" in memory
-#define RELAY_ABI_VERSION 1u
+#define RELAY_ABI_VERSION 2u
 
 #define RELAY_ABI_OVERWRITE 1u
 #define RELAY_ABI_GLOBAL 2u
@@ -63,6 +64,9 @@ struct relay_abi_geometry {
 struct relay_abi_geometry_page {
   struct relay_abi_geometry fixed;        // copied and checked once
   uint64_t present[RELAY_ABI_CPU_WORDS];  // bit c: CPU c has a buffer of its own; looked at live
+  uint64_t incarnation;  // this memory's own number: record numbers mean something within one only
+  uint64_t generation;   // of the daemon that serves it, as on the life page; looked at live
+  uint64_t ended;        // 1: closed for good, not by a daemon that ends; looked at live
 };
 
 struct relay_abi_header {
@@ -79,7 +83,9 @@ struct relay_abi_header {
   uint64_t aborted;
   uint64_t cancelled;
   uint64_t corrupt;
-  uint64_t pad2[11];
+  uint64_t lost_restart;    // in memory that nobody adopted, which this one came after
+  uint64_t orphaned;        // 1: what is lost in here has been counted where writers went on
+  uint64_t pad2[9];
 };
 
 struct relay_abi_descriptor {
@@ -92,6 +98,9 @@ struct relay_abi_descriptor {
 
 _Static_assert(sizeof(struct relay_abi_geometry) == 32, "geometry");
 _Static_assert(offsetof(struct relay_abi_geometry_page, present) == 32, "present");
+_Static_assert(offsetof(struct relay_abi_geometry_page, incarnation) == 544, "incarnation");
+_Static_assert(offsetof(struct relay_abi_geometry_page, generation) == 552, "generation");
+_Static_assert(offsetof(struct relay_abi_geometry_page, ended) == 560, "ended");
 _Static_assert(sizeof(struct relay_abi_geometry_page) <= 4096, "a page");
 // What every record touches stands on one line, at addresses that depend on nothing else.
 _Static_assert(offsetof(struct relay_abi_header, waiters) == 8, "waiters");
@@ -102,6 +111,8 @@ _Static_assert(offsetof(struct relay_abi_header, space_waiters) == 64, "space_wa
 _Static_assert(offsetof(struct relay_abi_header, lost_full) == 128, "lost_full");
 _Static_assert(offsetof(struct relay_abi_header, cancelled) == 152, "cancelled");
 _Static_assert(offsetof(struct relay_abi_header, corrupt) == 160, "corrupt");
+_Static_assert(offsetof(struct relay_abi_header, lost_restart) == 168, "lost_restart");
+_Static_assert(offsetof(struct relay_abi_header, orphaned) == 176, "orphaned");
 _Static_assert(sizeof(struct relay_abi_header) == 256, "header: four cache lines");
 _Static_assert(offsetof(struct relay_abi_descriptor, record_base) == 8, "record_base");
 _Static_assert(offsetof(struct relay_abi_descriptor, byte_base) == 16, "byte_base");

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// Going on with a channel whose opener died, in the memory it left: everything in there is read as
+// what a stranger wrote.
+
+public import LinuxIO
+internal import Synchronization
+
+extension Channel {
+  /// Goes on with a channel whose opener is gone, through the files it had.
+  /// - Parameters:
+  ///   - opener: the file of `openerDescriptor`.
+  ///   - ring: that of `descriptors`.
+  ///   - bell: with the button of `descriptors` and the listener that is `wakeDescriptor`.
+  /// - Throws: what is wrong with them; each is checked as what a stranger sent.
+  public static func adopt(
+    _ name: String, opener: consuming FileDescriptor, ring: consuming FileDescriptor,
+    bell: consuming Doorbell
+  ) throws(ChannelError) -> Channel {
+    let geometry = try adoptedGeometry(name, opener.raw)
+    try checkRing(name, ring.raw, geometry)
+    let page = try map(opener.raw, geometry.openerFileBytes)
+    let memory = try map(ring.raw, geometry.totalBytes)
+    let raw = opener.raw
+    let readOnly = try system { () throws(SystemError) in try MemoryFile.readOnly(raw) }
+    let channel = Channel(
+      name: name, geometry: geometry, page: page, memory: memory,
+      files: Files(geometry: readOnly, ring: ring), openerFile: opener,
+      bell: bell, owner: openerOwner, isOpener: true)
+    channel.settle()
+    return channel
+  }
+
+  private static func map(_ fd: CInt, _ count: Int) throws(ChannelError) -> Mapping {
+    try system { () throws(SystemError) in
+      try Mapping.shared(fd, count: count, writable: true, inheritedByChildren: false)
+    }
+  }
+
+  private static func adoptedGeometry(
+    _ name: String, _ fd: CInt
+  ) throws(ChannelError) -> Geometry {
+    let count = try system { () throws(SystemError) in
+      guard try MemoryFile.seals(of: fd).contains([.shrink, .grow]) else { return 0 }
+      return try MemoryFile.count(of: fd)
+    }
+    guard count >= Geometry.fileBytes else {
+      throw .untrusted("the geometry file of channel \(name) is not sealed, or too short")
+    }
+    let page = try system { () throws(SystemError) in
+      try Mapping.shared(fd, count: Geometry.fileBytes, writable: false, inheritedByChildren: false)
+    }
+    let geometry: Geometry
+    do throws(GeometryError) {
+      geometry = try Geometry(copyingUntrusted: page.base)
+    } catch { throw .geometry(error) }
+    guard count == geometry.openerFileBytes else {
+      throw .untrusted("the geometry file of channel \(name) has the wrong length")
+    }
+    return geometry
+  }
+
+  /// What its opener left half done: pins that nobody will drop, a switch, a close.
+  private func settle() {
+    for buffer in buffers {
+      buffer.dropPins()
+      _ = buffer.sweep(owner: Channel.openerOwner)
+    }
+    isClosed.withLock { $0 = buffers.contains { $0.loadCurrent().isClosed } }
+  }
+}
+
+extension Channel {
+  /// Where the reader of a CPU's buffer remembers its position; nil where it dies with the memory.
+  func readerStore(cpu: Int) -> ReaderStore? {
+    guard openerDescriptor != nil else { return nil }
+    return ReaderStore(
+      page.base + geometry.storesOffset + cpu * ReaderStore.bytes,
+      areas: page.base + geometry.areasOffset + cpu * 2 * geometry.areaBytes,
+      areaBytes: geometry.areaBytes)
+  }
+
+  /// This memory's own number: records with the same number in another incarnation are others.
+  public var incarnation: UInt64 { LiveWords(page: page.base).incarnation }
+
+  /// A page that only the opener can write, for what it wants to find again; nil as above.
+  public var notes: UnsafeMutableRawBufferPointer? {
+    guard openerDescriptor != nil else { return nil }
+    return UnsafeMutableRawBufferPointer(
+      start: page.base + Geometry.notesOffset, count: Geometry.notesBytes)
+  }
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// The words of a geometry page that say whose memory this is and who serves it.
+
+internal import Synchronization
+
+/// A view of the page, which must outlive it. Stores trap where it is mapped read-only.
+struct LiveWords {
+  private let base: UnsafeRawPointer
+
+  init(page: UnsafeRawPointer) { base = page }
+
+  // relay_abi.h asserts these offsets.
+  private func word(_ offset: Int) -> SharedWord {
+    SharedWord((base + offset).assumingMemoryBound(to: Atomic<UInt64>.self))
+  }
+
+  /// Relaxed: stored once, before anybody else has the page.
+  var incarnation: UInt64 { word(544).pointee.load(ordering: .relaxed) }
+
+  func setIncarnation(_ value: UInt64) {
+    // Relaxed: as its load.
+    word(544).pointee.store(value, ordering: .relaxed)
+  }
+
+  /// Acquire: pairs with `setGeneration`, so who sees it sees the memory put right.
+  var generation: UInt64 { word(552).pointee.load(ordering: .acquiring) }
+
+  func setGeneration(_ value: UInt64) { word(552).pointee.store(value, ordering: .releasing) }
+
+  /// Closed for good. Acquire: pairs with `setEnded`.
+  var isEnded: Bool { word(560).pointee.load(ordering: .acquiring) != 0 }
+
+  func setEnded() { word(560).pointee.store(1, ordering: .releasing) }
+}
