@@ -57,32 +57,17 @@ extension Reader {
   private func walk(_ output: inout Frames) -> Bool {
     let subbuf = pinned[pinCount - 1].subbuf
     let payload = UnsafeRawPointer(buffer.payload(subbuf))
-    let index = buffer.index(subbuf)
-    plan.position.subbuf = subbuf
-    while plan.position.entry < buffer.layout.entryCount {
-      let position = plan.position
-      let entry = buffer.loadEntry(index, position.entry)
-      if entry.isEmpty(position.seq) || entry.isBusy && !mayPassBusy(subbuf) { return false }
-      // Checked before use: another process can write anything here.
-      guard entry.end >= position.offset, entry.end <= buffer.layout.subbufSize else { break }
-      switch entry.tag {
-      case .committed:
+    while true {
+      switch nextRecord(subbuf) {
+      case .record(let entry):
         guard putLoss(&output), putRecord(&output, payload, entry) else { return false }
-      case .cancelled, .discarded:
-        plan.position.advance(by: 1, to: entry.end)
-        plan.totals.dead &+= 1
-      case .busy: passBusy(subbuf, entry)
+      case .left: return true
       case .seal:
-        if finish() { return true }
         noteLastLosses()
         return false
-      default:
-        markCorrupt()
-        return false
+      case .nothing: return false
       }
     }
-    markCorrupt()
-    return false
   }
 
   /// False: there is no room for it, or not for its end.

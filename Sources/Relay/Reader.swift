@@ -72,7 +72,7 @@ public final class Reader {
   var searchesLeft = 0
   package private(set) var hasClaim = false
   /// Whether the last consumed claim moved the position.
-  private(set) var hasAdvanced = false
+  private var hasAdvanced = false
   let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: Reader.vectorLimit)
   let pinned = UnsafeMutablePointer<Pin>.allocate(capacity: Reader.vectorLimit)
   var vectorCount = 0
@@ -174,9 +174,6 @@ extension Reader {
   public func claim(limit: Int) -> Claim {
     // No claim is longer, and the sum with an offset cannot overflow.
     let limit = min(limit, 1 << 40)
-<<<<<<< HEAD
-    prepareClaim()
-=======
     var gap = Gap()
     claimInRounds {
       planBytes(limit)
@@ -196,7 +193,6 @@ extension Reader {
     if mayReclaim { reclaim() }
     if !stall.passed.isEmpty { settlePassed() }
     searchesLeft = Reader.searchLimit
->>>>>>> frames
     let first = position.seq
     var isFound = once()
     // Each round passes `vectorLimit` sub-buffers or is the last but one; more of them than there
@@ -210,21 +206,8 @@ extension Reader {
     if !isFound, mayReclaim, position.seq > first { reclaim() }
   }
 
-<<<<<<< HEAD
-  /// What is to be done before a claim, however many tries it takes.
-  func prepareClaim() {
-    precondition(!hasClaim)
-    if mayReclaim { reclaim() }
-    if !stall.passed.isEmpty { settlePassed() }
-    searchesLeft = Reader.searchLimit
-  }
-
-  /// An empty claim, to be consumed or given back.
-  func beginClaim() {
-=======
   /// Begins a claim of nothing.
   func beginPlan() {
->>>>>>> frames
     plan = Plan(position: position)
     plan.gap = pendingGap
     plan.totals.restart = Counters.restart(buffer).less(totals.restart)
@@ -234,36 +217,19 @@ extension Reader {
     hasClaim = true
   }
 
-<<<<<<< HEAD
-  private func claimOnce(limit: Int) -> Claim {
-    beginClaim()
-=======
   /// Claims up to `limit` bytes in one round.
   func planBytes(_ limit: Int) {
     beginPlan()
->>>>>>> frames
     var room = limit
     if !rest.isEmpty {
       plan.restTaken = min(rest.count, room)
       append(UnsafeRawPointer(rest.baseAddress!), plan.restTaken)
       room -= plan.restTaken
     }
-<<<<<<< HEAD
-    if plan.restTaken == rest.count, !isCorrupt {
-      while room > 0, vectorCount < Reader.vectorLimit, pinCount < Reader.vectorLimit,
-        enterSubbuf(), walk(&room)
-      {}
-    }
-    if plan.bytes == 0 { consume() }
-    return Claim(
-      vectors: UnsafeBufferPointer(start: vectors, count: plan.bytes == 0 ? 0 : vectorCount),
-      byteCount: plan.bytes, lostBefore: plan.gap)
-=======
     guard plan.restTaken == rest.count, !isCorrupt else { return }
     while room > 0, vectorCount < Reader.vectorLimit, pinCount < Reader.vectorLimit,
       enterSubbuf(), walk(&room)
     {}
->>>>>>> frames
   }
 
   /// The claimed bytes were delivered: the position moves past them, finished sub-buffers become

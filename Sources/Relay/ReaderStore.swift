@@ -10,13 +10,8 @@ package struct ReaderStore {
   /// One copy: generation, checksum, and the words between.
   static let copyWords = 40
   static let bytes = 2 * copyWords * 8
-<<<<<<< HEAD
   package static let words = copyWords - 2
-  package typealias Values = InlineArray<30, UInt64>
-=======
-  static let words = copyWords - 2
-  typealias Values = InlineArray<38, UInt64>
->>>>>>> frames
+  package typealias Values = InlineArray<38, UInt64>
 
   private let base: SharedWord
   private let areas: UnsafeMutableRawPointer

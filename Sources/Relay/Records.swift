@@ -68,7 +68,7 @@ extension Reader {
     let count = rest.count
     guard count <= target.count else { return .tooLong(count) }
     var info = RecordInfo(
-      sequence: position.record &- 1, time: lastTime, byteCount: count, lostBefore: Gap())
+      sequence: restRecord.number, time: restRecord.time, byteCount: count, lostBefore: Gap())
     let claim = claim(limit: count)
     info.lostBefore = claim.lostBefore
     target.baseAddress!.copyMemory(from: claim.vectors[0].iov_base, byteCount: count)
@@ -86,47 +86,63 @@ extension Reader {
 
   /// A claim that ends before the next record, which is pinned; nil, and no claim: there is none.
   private func claimRecord() -> Entry? {
-    prepareClaim()
-    // As for a claim of bytes.
-    for _ in 0...buffer.layout.subbufCount / Reader.vectorLimit + 2 where !isCorrupt {
-      beginClaim()
-      if let entry = findRecord() { return entry }
-      consume()
-      if !hasAdvanced { break }
+    var found: Entry?
+    claimInRounds {
+      beginPlan()
+      found = findRecord()
+      if found == nil { consume() }
+      return found != nil
     }
-    return nil
+    return found
   }
 
   /// Moves the plan to the next committed entry.
   private func findRecord() -> Entry? {
-    while pinCount < Reader.vectorLimit, enterSubbuf() {
-      let subbuf = pinned[pinCount - 1].subbuf
-      plan.position.subbuf = subbuf
-      let index = buffer.index(subbuf)
-      var isHere = true
-      while isHere, plan.position.entry < buffer.layout.entryCount {
-        let position = plan.position
-        let entry = buffer.loadEntry(index, position.entry)
-        if entry.isEmpty(position.seq) || entry.isBusy && !mayPassBusy(subbuf) { return nil }
-        // Checked before use: another process can write anything here.
-        guard entry.end >= position.offset, entry.end <= buffer.layout.subbufSize else { break }
-        switch entry.tag {
-        case .committed: return entry
-        case .cancelled, .discarded:
-          plan.position.advance(by: 1, to: entry.end)
-          plan.totals.dead &+= 1
-        case .busy: passBusy(subbuf, entry)
-        case .seal:
-          guard finish() else { return nil }
-          isHere = false
-        default:
-          markCorrupt()
-          return nil
-        }
+    while !isCorrupt, pinCount < Reader.vectorLimit, enterSubbuf() {
+      switch nextRecord(pinned[pinCount - 1].subbuf) {
+      case .record(let entry): return entry
+      case .left: continue
+      case .nothing, .seal: return nil
       }
-      if isHere { markCorrupt() }
-      if isCorrupt { return nil }
     }
     return nil
+  }
+}
+
+extension Reader {
+  /// What comes next in a sub-buffer.
+  enum Next {
+    case record(Entry)
+    /// Nothing more: the next sub-buffer is there.
+    case left
+    /// Nothing more, and no next one yet.
+    case seal
+    case nothing
+  }
+
+  /// Passes what is no record, up to the next committed entry of the sub-buffer that was pinned last.
+  func nextRecord(_ subbuf: Int) -> Next {
+    let index = buffer.index(subbuf)
+    plan.position.subbuf = subbuf
+    while plan.position.entry < buffer.layout.entryCount {
+      let position = plan.position
+      let entry = buffer.loadEntry(index, position.entry)
+      if entry.isEmpty(position.seq) || entry.isBusy && !mayPassBusy(subbuf) { return .nothing }
+      // Checked before use: another process can write anything here.
+      guard entry.end >= position.offset, entry.end <= buffer.layout.subbufSize else { break }
+      switch entry.tag {
+      case .committed: return .record(entry)
+      case .cancelled, .discarded:
+        plan.position.advance(by: 1, to: entry.end)
+        plan.totals.dead &+= 1
+      case .busy: passBusy(subbuf, entry)
+      case .seal: return finish() ? .left : .seal
+      default:
+        markCorrupt()
+        return .nothing
+      }
+    }
+    markCorrupt()
+    return .nothing
   }
 }

@@ -144,17 +144,6 @@ extension Reader {
     return run
   }
 
-<<<<<<< HEAD
-  /// Takes the first `take` bytes of a record and keeps the rest for the next claim.
-  private func cut(_ payload: UnsafeRawPointer, _ entry: Entry, take: Int) {
-    guard take > 0, vectorCount < Reader.vectorLimit else { return }
-    let start = plan.position.offset
-    // Kept in case somebody asks for the rest's.
-    _ = recordTime(subbuf: plan.position.subbuf, entry: plan.position.entry)
-    append(payload + start, take)
-    plan.cut = UnsafeRawBufferPointer(
-      start: payload + (start + take), count: entry.end - start - take)
-=======
   /// Of a record the next `take` bytes, and not the last, were taken: keeps the rest for the next
   /// claim. Who peeks keeps nothing, and may find it overwritten.
   func cut(_ payload: UnsafeRawPointer, _ entry: Entry, take: Int) {
@@ -169,7 +158,6 @@ extension Reader {
     plan.cutRecord = CutRecord(
       number: position.record, length: entry.end - position.offset,
       time: recordTime(subbuf: position.subbuf, entry: position.entry))
->>>>>>> frames
     plan.position.advance(by: 1, to: entry.end)
     plan.totals.records &+= 1
   }
@@ -200,10 +188,7 @@ public enum Wakeup: String, CaseIterable, Sendable {
 extension Reader {
   /// Whether a read would return at least one byte now, or an empty record.
   public var hasData: Bool {
-<<<<<<< HEAD
     if isRecordwise { return hasRecord }
-    guard claim(limit: 1).byteCount > 0 else { return false }
-=======
     guard keepsEmptyRecords else {
       guard claim(limit: 1).byteCount > 0 else { return false }
       giveBack()
@@ -213,7 +198,6 @@ extension Reader {
     // One round: bytes behind 64 sub-buffers without any wait for the reader of whole records.
     planBytes(1)
     let isThere = plan.bytes > 0
->>>>>>> frames
     giveBack()
     return isThere
   }

@@ -8,7 +8,7 @@ import Testing
 extension OneAtATime {
   @Suite struct LibraryTests {
     static let hotplug = Result { try Library.tests("hotplug.c") }
-    static let own = Result { try Library.tests("own.c", "life.c", "callbacks.c", "records.c") }
+    static let own = Result { try Library.tests("own.c", "life.c", "callbacks.c", "files.c", "records.c") }
 
     @Test(.onceIsEnough) func exportsNothingButRelay() throws {
       let library = try Library.get()
@@ -68,12 +68,12 @@ extension OneAtATime {
     func ownChannel(_ test: String) throws {
       let library = try Library.get()
       let program = try library.program(
-        "own", Library.c, "test.c", "own.c", "life.c", "callbacks.c", "records.c")
+        "own", Library.c, "test.c", "own.c", "life.c", "callbacks.c", "files.c", "records.c")
       let finished = try library.start([program, test])
       #expect(finished.status == 0, "\(finished.error)")
     }
 
-    /// The kernel's list of CPUs is a file of ours there, and first says that CPU 0 is the only one.
+    /// The kernel's list of CPUs is a file of ours there, and first says that CPU 0 is alone.
     /// CPUTests has real ones.
     @Test(
       .onceIsEnough, .enabled(if: (try? Processors.online().contains(1)) == true, "needs 2 CPUs"),

@@ -56,16 +56,17 @@ typedef struct relay_reservation {
 /* Own channels only. Members may be NULL: relay's defaults. */
 typedef struct relay_callbacks {
   size_t size; /* sizeof *this */
-  /* A sub-buffer is about to be started: 1 goes on, 0 refuses, and then every later write that
-   * needs one asks again. Default: refuse when all are full (with RELAY_OVERWRITE: never). With
-   * this callback its result alone decides: 1 while all are full overwrites the oldest. prev_subbuf
-   * is the one that was left, its last prev_padding bytes unused; NULL at open and after
-   * relay_reset, where the result does not matter. Called once for each sub-buffer that is
-   * started, one call at a time for each buffer, by the thread that writes, flushes, switches,
-   * resets, or adds the buffer (relay_buffers). It may call relay_subbuf_start_reserve, relay_buf_full and relay_buf_empty on `buf`,
-   * and relay_private. Any other call on the buffer returns -EDEADLK (relay_read too, relay_poll
-   * POLLERR). It may write to `subbuf` only the bytes it reserves there, and only if it returns 1.
-   * Every write of such a channel takes a lock. */
+  /* A sub-buffer is about to be started: 1 (or anything but 0) goes on, 0 refuses, and then every
+   * later write that needs one asks again. Default: refuse when all are full (with
+   * RELAY_OVERWRITE: never). With this callback its result alone decides: 1 while all are full
+   * overwrites the oldest. prev_subbuf is the one that was left, its last prev_padding bytes
+   * unused; NULL at open and after relay_reset, where the result does not matter. Called once for
+   * each sub-buffer that is started, one call at a time for each buffer, by the thread that writes,
+   * flushes, switches, resets, or adds the buffer (relay_buffers). It may call
+   * relay_subbuf_start_reserve, relay_buf_full and relay_buf_empty on `buf`, and relay_private. Any
+   * other call on the buffer returns -EDEADLK (relay_read too, relay_poll POLLERR). It may write to
+   * `subbuf` only the bytes it reserves there, and only if it does not return 0. Every write of
+   * such a channel takes a lock. */
   int (*subbuf_start)(relay_buf *buf, void *subbuf, void *prev_subbuf, size_t prev_padding);
   /* A consumer in another process mapped or unmapped the buffer. Own channels have none yet. */
   void (*buf_mapped)(relay_buf *buf);
