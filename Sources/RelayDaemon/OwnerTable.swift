@@ -20,7 +20,6 @@ final class OwnerTable {
   }
 
   enum Slot: Equatable {
-    case free
     case used(Entry)
     /// Nobody knows whose this is: not to be given away, and not to be swept.
     case damaged
@@ -63,31 +62,36 @@ final class OwnerTable {
     UnsafePointer((memory.base + index * 8).assumingMemoryBound(to: Atomic<UInt64>.self))
   }
 
-  subscript(owner: UInt16) -> Slot {
-    get {
-      let words = word(1 + Int(owner) * OwnerTable.entryWords)
-      // Acquire: pairs with the release below, of a process that is gone.
-      let state = words[0].load(ordering: .acquiring)
-      guard state != 0 else { return .free }
-      // Relaxed, both: after the acquire above.
-      let ids = words[1].load(ordering: .relaxed)
+  /// All that are not free. Read from the file: pages that nobody wrote to stay away.
+  func used() -> [(owner: UInt16, slot: Slot)] {
+    var words = [UInt64](repeating: 0, count: OwnerTable.byteCount / 8)
+    // What it cannot read is free; a memory file is read whole or not at all.
+    _ = pread(file.raw, &words, OwnerTable.byteCount, 0)
+    return (1...Channel.highestOwner).compactMap { owner in
+      let first = 1 + Int(owner) * OwnerTable.entryWords
+      let (state, ids, startTime) = (words[first], words[first + 1], words[first + 2])
+      guard state != 0 else { return nil }
       let entry = Entry(
-        pid: Int32(truncatingIfNeeded: ids), uid: UInt32(ids >> 32),
-        // Relaxed: as the one before.
-        startTime: words[2].load(ordering: .relaxed))
-      return state == OwnerTable.checksum(entry, owner) ? .used(entry) : .damaged
+        pid: Int32(truncatingIfNeeded: ids), uid: UInt32(ids >> 32), startTime: startTime)
+      return (owner, state == OwnerTable.checksum(entry, owner) ? .used(entry) : .damaged)
     }
-    set {
-      let words = word(1 + Int(owner) * OwnerTable.entryWords)
-      // Sequentially consistent: invalid before anything below changes, whenever we are killed.
-      words[0].store(0, ordering: .sequentiallyConsistent)
-      guard case .used(let entry) = newValue else { return }
-      let ids = UInt64(UInt32(bitPattern: entry.pid)) | UInt64(entry.uid) << 32
-      // Relaxed, both: published by the release below.
-      words[1].store(ids, ordering: .relaxed)
-      words[2].store(entry.startTime, ordering: .relaxed)
-      words[0].store(OwnerTable.checksum(entry, owner), ordering: .releasing)
-    }
+  }
+
+  func set(_ owner: UInt16, _ entry: Entry) {
+    let words = word(1 + Int(owner) * OwnerTable.entryWords)
+    // Sequentially consistent: invalid before anything below changes, whenever we are killed.
+    words[0].store(0, ordering: .sequentiallyConsistent)
+    let ids = UInt64(UInt32(bitPattern: entry.pid)) | UInt64(entry.uid) << 32
+    // Relaxed, both: published by the release below.
+    words[1].store(ids, ordering: .relaxed)
+    words[2].store(entry.startTime, ordering: .relaxed)
+    words[0].store(OwnerTable.checksum(entry, owner), ordering: .releasing)
+  }
+
+  /// Nobody writes under this id any more.
+  func free(_ owner: UInt16) {
+    // Release: after the sweep.
+    word(1 + Int(owner) * OwnerTable.entryWords).pointee.store(0, ordering: .releasing)
   }
 
   /// Never 0.

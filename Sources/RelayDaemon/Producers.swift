@@ -102,7 +102,8 @@ final class Producers: EventHandler {
   /// For the next relayd, before the process can write.
   private func remember(_ producer: Producer) {
     let startTime = producer.pid > 0 ? ProcessHandle.startTime(pid: producer.pid) : 0
-    kept.owners[producer.owner] = .used(
+    kept.owners.set(
+      producer.owner,
       OwnerTable.Entry(pid: producer.pid, uid: producer.uid, startTime: startTime ?? 0))
     if producer.pid == 0 { kept.keep(producer.process, owner: producer.owner) }
   }
@@ -110,7 +111,7 @@ final class Producers: EventHandler {
   /// Nothing writes under its owner id any more.
   private func forget(_ producer: Producer) {
     for channel in producer.channels { ChannelNotes(channel)?[producer.owner] = false }
-    kept.owners[producer.owner] = .free
+    kept.owners.free(producer.owner)
     if producer.pid == 0 { kept.drop(owner: producer.owner) }
   }
 
@@ -202,9 +203,8 @@ extension Producers {
   /// Watches those that live, and sweeps after the others; `served` are the channels that are gone
   /// on with.
   func adopt(_ served: [ServedChannel]) {
-    for owner in 1...Channel.highestOwner {
-      switch kept.owners[owner] {
-      case .free: continue
+    for (owner, slot) in kept.owners.used() {
+      switch slot {
       case .damaged:
         owners.insert(owner)
         log("who writes as owner \(owner) is not known any more: its unfinished records are passed")
@@ -216,7 +216,7 @@ extension Producers {
   private func adopt(_ owner: UInt16, _ entry: OwnerTable.Entry, _ served: [ServedChannel]) {
     guard let process = process(entry, owner) else {
       for served in served { sweep(served.channel, owner, entry.pid) }
-      kept.owners[owner] = .free
+      kept.owners.free(owner)
       for served in served { ChannelNotes(served.channel)?[owner] = false }
       return
     }

@@ -136,7 +136,7 @@ extension OneAtATime {
         --stall-timeout --subbuf-size --timestamps --wakeup --writers
         """,
         "relayd":
-          "--backend --channel --check --config --mount --socket --version --wait-for-cuse",
+          "--backend --channel --check --config --hold --mount --socket --version --wait-for-cuse",
       ])
     func everyOptionIsKnownHere(_ command: String, _ options: String) throws {
       let help = try run(

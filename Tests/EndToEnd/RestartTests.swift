@@ -35,9 +35,20 @@ struct HeldDaemon {
       return text.contains(") Z ")
     }
     try meanwhile()
+    let waits = waits
     daemon.process.signal(SIGCONT)
-    try eventually("the next one is ready: \(daemon.logText)") { readies > before }
+    var isHurried = false
+    try eventually("the next one is ready: \(daemon.logText)") {
+      // So many in so short a time make it wait, until it is told not to.
+      if self.waits > waits, !isHurried {
+        daemon.process.signal(SIGHUP)
+        isHurried = true
+      }
+      return readies > before
+    }
   }
+
+  private var waits: Int { daemon.logText.components(separatedBy: "started again in").count }
 }
 
 extension OneAtATime {
