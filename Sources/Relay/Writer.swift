@@ -212,8 +212,10 @@ extension ChannelBuffer {
     let hint = Hint(raw: self.hint.pointee.load(ordering: .relaxed))
     let i = hint.count
     let subbuf = current.subbuf
-    // Not closed, and a sub-buffer that exists; more than zero records, so it was used.
-    guard !current.isClosed, subbuf < layout.subbufCount, hint.isFor(current.seq), i > 0,
+    // Not closed, and a sub-buffer that exists; more than zero records, so it was used. Now and
+    // then the long way, which looks whether a daemon serves the memory.
+    guard !current.isClosed, subbuf < layout.subbufCount, hint.isFor(current.seq),
+      i & ChannelBuffer.lookMask != 0,
       i < layout.entryCount &- 1, length <= layout.subbufSize &- hint.end
     else { return nil }
     let entry = word(layout.indexOffset &+ (subbuf &* layout.entryCount &+ i) &* 8)
@@ -238,7 +240,10 @@ extension ChannelBuffer {
     home.walkAndReserve(length, owner: owner, wakeFD: wakeFD, nil, points)
   }
 
-  /// - Parameter era: looked at before a switch; `.orphaned` if nobody serves it.
+  /// Records between two looks at the daemon's life, less one: a power of two, less one.
+  @inlinable static var lookMask: Int { 255 }
+
+  /// - Parameter era: looked at now and then, and before a switch; `.orphaned` if nobody serves it.
   func walkAndReserve<P: TestPoints>(
     _ length: Int, owner: UInt16, wakeFD: WakeTarget, _ era: UnsafeMutablePointer<Era>?,
     _ points: P.Type
@@ -248,13 +253,14 @@ extension ChannelBuffer {
     while patience.lasts() {
       let current = loadCurrent()
       guard P.reached(.loadedCurrent) else { return .stopped(.killed) }
-      if let place = nextPlace(length, in: current) {
+      let place = nextPlace(length, in: current)
+      let isTimeToLook = ((place?.0.hint.count ?? 1) - 1) & ChannelBuffer.lookMask == 0
+      if isTimeToLook, let era, era.pointee.isOrphaned { return .stopped(.orphaned) }
+      if let place {
         guard P.reached(.sawFrontier) else { return .stopped(.killed) }
         if let reserved = take(place.0, length, current, place.seen, owner, wakeFD, points) {
           return reserved
         }
-      } else if let era, era.pointee.isOrphaned {
-        return .stopped(.orphaned)
       } else if let stop = switchSubbuf(
         from: current, owner: owner, wakeFD: wakeFD, &patience, points)
       {

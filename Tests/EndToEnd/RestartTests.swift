@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// The daemon is killed while programs write, and another one takes its place with nothing of it:
+// they go on by themselves, and every record is read or counted.
+
+import Glibc
+import LinuxIO
+import Testing
+
+extension OneAtATime {
+  @Suite struct RestartTests {
+    /// A producer of the channel "relay" that ends with its input.
+    private final class Producer {
+      let process: ChildProcess
+      private let input: Pipe
+      private let output: FileDescriptor
+
+      init(_ arguments: [String], _ daemon: Daemon, _ library: Library) throws {
+        input = try Pipe()
+        output = try MemoryFile.create(name: "output", count: 0)
+        process = try ChildProcess(
+          arguments, input: input.read.raw, output: output.raw,
+          environment: ["RELAY_SOCKET": daemon.socket, "LD_LIBRARY_PATH": library.libraries])
+        try eventually("it writes") { text(of: output.raw).contains("ready") }
+      }
+
+      func descriptorCount() throws -> Int {
+        try Files.names(in: "/proc/\(process.pid)/fd").count
+      }
+
+      /// What it and its children wrote, and were refused.
+      func end() -> (written: Int, refused: Int) {
+        _ = Glibc.write(input.write.raw, "x", 1)
+        #expect(process.wait() == 0)
+        let counts = text(of: output.raw).split(separator: "\n").dropFirst().map { line in
+          line.split(separator: " ").map { Int($0)! }
+        }
+        return counts.reduce((0, 0)) { ($0.0 + $1[0], $0.1 + $1[1]) }
+      }
+    }
+
+    private let channel = "relay:global,subbuf_size=64KiB,n_subbufs=8"
+
+    /// The one that comes next, on the same socket.
+    private func kill(_ daemon: Daemon, _ signal: CInt = SIGKILL) throws -> Daemon {
+      daemon.end(signal)
+      umount2(daemon.mount, CInt(MNT_DETACH))
+      return try Daemon(channel, in: daemon.scratch)
+    }
+
+    private func read(_ daemon: Daemon) throws -> Int {
+      try run("cat", daemon.device("relay0")).output.utf8.count / 8
+    }
+
+    @Test(.onceIsEnough) func producersGoOnAndEveryRecordIsReadOrCounted() throws {
+      var daemon = try Daemon(channel)
+      let library = try Library.get()
+      let persist = try library.program("persist", Library.c, "persist.c")
+      let commands =
+        ["steady", "slow", "handler", "forked"].map { [persist, "relay", $0] }
+        + [[program("relay-load"), "persist", "relay"]]
+      let producers = try commands.map { try Producer($0, daemon, library) }
+      let descriptors = try producers.map { try $0.descriptorCount() }
+      var total = 0
+      for _ in 0..<20 {
+        total += try read(daemon)
+        daemon = try kill(daemon)
+        try eventually("what is lost is counted") { try daemon.statistic("lost_restart") > 0 }
+        total += try daemon.statistic("lost_restart")
+        #expect(try daemon.relayctl("stat", "relay").output.contains("RESTART"))
+        try eventually("they write here") { try daemon.statistic("records_written") > 10 }
+      }
+      #expect(try producers.map { try $0.descriptorCount() } == descriptors)
+      let counts = producers.map { $0.end() }
+      total += try read(daemon)
+      #expect(counts.reduce(0) { $0 + $1.written } == total)
+      #expect(counts.map(\.refused) == [0, 0, 0, 0, 0])
+    }
+  }
+}
