@@ -283,14 +283,13 @@ final class Daemon {
     guard !isOver else { return -1 }
     isOver = true
     process.signal(signal)
-    return process.wait()
-  }
-
-  deinit {
-    end()
+    let status = process.wait()
     // After a kill the mount is left behind.
     umount2(mount, CInt(MNT_DETACH))
+    return status
   }
+
+  deinit { end() }
 }
 
 extension String {
