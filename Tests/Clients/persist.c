@@ -63,6 +63,9 @@ int main(int argc, char **argv) {
   signal(SIGALRM, SIG_IGN);
   if (child > 0) waitpid(child, NULL, 0);
   printf("%d %d\n", (int)written, (int)refused);
+  // Asked of the daemon there is now.
+  struct relay_stat stat;
+  if (relay_statistics(relay_buffer(chan, 0), &stat, sizeof stat) != 0) return 3;
   relay_detach(chan);
   return 0;
 }

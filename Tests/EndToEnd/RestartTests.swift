@@ -41,8 +41,8 @@ extension OneAtATime {
     private let channel = "relay:global,subbuf_size=64KiB,n_subbufs=8"
 
     /// The one that comes next, on the same socket.
-    private func kill(_ daemon: Daemon) throws -> Daemon {
-      daemon.end(SIGKILL)
+    private func kill(_ daemon: Daemon, _ signal: CInt = SIGKILL) throws -> Daemon {
+      daemon.end(signal)
       return try Daemon(channel, in: daemon.scratch)
     }
 
@@ -54,6 +54,8 @@ extension OneAtATime {
 
     @Test(.onceIsEnough) func producersGoOnAndEveryRecordIsReadOrCounted() throws {
       var daemon = try Daemon(channel)
+      // The end of one here would take the next one's mount away.
+      var dead: [Daemon] = []
       let library = try Library.get()
       let persist = try library.program("persist", Library.c, "persist.c")
       let commands =
@@ -64,6 +66,7 @@ extension OneAtATime {
       var total = 0
       for _ in 0..<20 {
         total += try read(daemon)
+        dead.append(daemon)
         daemon = try kill(daemon)
         try eventually("what is lost is counted") { try daemon.statistic("lost_restart") > 0 }
         total += try daemon.statistic("lost_restart")
@@ -75,6 +78,38 @@ extension OneAtATime {
       total += try read(daemon)
       #expect(counts.reduce(0) { $0 + $1.written } == total)
       #expect(counts.map(\.refused) == [0, 0, 0, 0, 0])
+    }
+
+    /// It closes its channels: that is said, and is over with the next one.
+    @Test(.onceIsEnough) func aProperEndIsSaidUntilTheNextDaemonIsThere() throws {
+      let first = try Daemon(channel)
+      let library = try Library.get()
+      let persist = try library.program("persist", Library.c, "persist.c")
+      let producer = try Producer([persist, "relay", "steady"], first, library)
+      try eventually("it writes") { try first.statistic("records_written") > 10 }
+      let daemon = try kill(first, SIGTERM)
+      try eventually("it writes again") { try daemon.statistic("records_written") > 10 }
+      let lost = try daemon.statistic("lost_restart")
+      let counts = producer.end()
+      #expect(try counts.written == read(daemon) + lost && counts.refused > 0)
+    }
+
+    @Test(.onceIsEnough) func relayctlWriteGoesOn() throws {
+      let first = try Daemon(channel)
+      let input = try Pipe()
+      let writer = try first.startWriter("relay", input)
+      func write(_ count: Int) {
+        for _ in 0..<count { _ = Glibc.write(input.write.raw, "line 67\n", 8) }
+      }
+      write(10)
+      try eventually("it writes") { try first.statistic("records_written") == 10 }
+      let daemon = try kill(first)
+      write(1000)
+      try eventually("it writes again") { try daemon.statistic("lost_restart") > 10 }
+      let lost = try daemon.statistic("lost_restart")
+      try eventually("all is there") { try daemon.statistic("records_written") + lost == 1010 }
+      writer.signal(SIGTERM)
+      _ = writer.wait()
     }
   }
 }

@@ -283,13 +283,14 @@ final class Daemon {
     guard !isOver else { return -1 }
     isOver = true
     process.signal(signal)
-    let status = process.wait()
-    // After a kill the mount is left behind.
-    umount2(mount, CInt(MNT_DETACH))
-    return status
+    return process.wait()
   }
 
-  deinit { end() }
+  deinit {
+    end()
+    // After a kill the mount is left behind.
+    umount2(mount, CInt(MNT_DETACH))
+  }
 }
 
 extension String {
