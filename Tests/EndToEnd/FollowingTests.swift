@@ -7,7 +7,7 @@ import LinuxIO
 import Testing
 
 extension OneAtATime {
-  @Suite struct RestartTests {
+  @Suite struct FollowingTests {
     /// A producer of the channel "relay" that ends with its input.
     private final class Producer {
       let process: ChildProcess
@@ -57,10 +57,10 @@ extension OneAtATime {
       // The end of one here would take the next one's mount away.
       var dead: [Daemon] = []
       let library = try Library.get()
-      let persist = try library.program("persist", Library.c, "persist.c")
+      let count = try library.program("count", Library.c, "count.c")
       let commands =
-        ["steady", "slow", "handler", "forked"].map { [persist, "relay", $0] }
-        + [[program("relay-load"), "persist", "relay"]]
+        ["steady", "slow", "handler", "forked"].map { [count, "relay", $0] }
+        + [[program("relay-load"), "count", "relay"]]
       let producers = try commands.map { try Producer($0, daemon, library) }
       let descriptors = try producers.map { try $0.descriptorCount() }
       var total = 0
@@ -84,8 +84,8 @@ extension OneAtATime {
     @Test(.onceIsEnough) func aProperEndIsSaidUntilTheNextDaemonIsThere() throws {
       let first = try Daemon(channel)
       let library = try Library.get()
-      let persist = try library.program("persist", Library.c, "persist.c")
-      let producer = try Producer([persist, "relay", "steady"], first, library)
+      let count = try library.program("count", Library.c, "count.c")
+      let producer = try Producer([count, "relay", "steady"], first, library)
       try eventually("it writes") { try first.statistic("records_written") > 10 }
       let daemon = try kill(first, SIGTERM)
       try eventually("it writes again") { try daemon.statistic("records_written") > 10 }

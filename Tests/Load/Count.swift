@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// A producer that goes on whatever becomes of its daemon.
+// A producer that goes on whatever becomes of its daemon, and counts.
 
 import ArgumentParser
 import Glibc
 import Relay
 import RelayControl
 
-struct Persist: ParsableCommand {
+struct Count: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Writes a record of 8 bytes each millisecond until its input ends.")
 
