@@ -60,10 +60,10 @@ stress: deps build ## kill writers by the ten thousand, and let some spoil their
 
 # Seconds for each target. Inputs that reach something new are kept for the next run.
 FUZZ_SECONDS ?= 60
-fuzz: deps ## feed the memory, the control socket and the configuration with what libFuzzer makes up
+fuzz: deps ## feed the memory, what is left of it, the control socket and the configuration with what libFuzzer makes up
 	RELAY_FUZZER=1 $(SWIFT) build --scratch-path $(BUILD)/fuzz -c release \
 	  -Xswiftc -sanitize=fuzzer -Xswiftc -use-ld=lld --product relay-fuzz
-	@for target in ring control configuration; do \
+	@for target in ring state control configuration; do \
 	  mkdir -p $(BUILD)/fuzz/found $(BUILD)/fuzz/inputs/$$target; \
 	  echo "fuzz $$target for $(FUZZ_SECONDS) s"; \
 	  SWIFT_BACKTRACE=enable=no $(BUILD)/fuzz/release/relay-fuzz $$target \

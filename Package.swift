@@ -44,12 +44,14 @@ let package = Package(
   targets: [
     .target(name: "CRelayABI", cSettings: c),
     .target(name: "CLinux", cSettings: c),
+    .target(name: "CRelayIoctl", cSettings: c),
     .target(
       name: "CFuse", cSettings: c + [.define("_FILE_OFFSET_BITS", to: "64")],
       linkerSettings: [.linkedLibrary("fuse3")]),
     .target(name: "LinuxIO", dependencies: ["CLinux"], swiftSettings: swift),
     .target(
-      name: "Relay", dependencies: ["CRelayABI", "CLinux", "LinuxIO"], swiftSettings: swift),
+      name: "Relay", dependencies: ["CRelayABI", "CRelayIoctl", "CLinux", "LinuxIO"],
+      swiftSettings: swift),
     .target(name: "RelayControl", dependencies: ["LinuxIO"], swiftSettings: swift),
     .target(name: "CRelay", cSettings: c),
     .target(
@@ -64,7 +66,8 @@ let package = Package(
         ])
       ]),
     .target(
-      name: "DeviceHost", dependencies: ["CFuse", "LinuxIO", "Relay"], swiftSettings: swift),
+      name: "DeviceHost", dependencies: ["CFuse", "CRelayIoctl", "LinuxIO", "Relay"],
+      swiftSettings: swift),
     .target(
       name: "RelayDaemon",
       dependencies: ["DeviceHost", "RelayControl", "Relay", "LinuxIO", logging, toml],
@@ -72,7 +75,8 @@ let package = Package(
     .executableTarget(
       name: "relayd", dependencies: ["RelayDaemon", arguments], swiftSettings: swift),
     .executableTarget(
-      name: "relayctl", dependencies: ["Relay", "RelayControl", "LinuxIO", arguments],
+      name: "relayctl",
+      dependencies: ["CRelayIoctl", "Relay", "RelayControl", "LinuxIO", arguments],
       swiftSettings: swift),
     .executableTarget(
       name: "relay-bench", dependencies: ["Relay", "RelayControl", "LinuxIO", arguments],
@@ -86,19 +90,21 @@ let package = Package(
     .executableTarget(
       name: "relay-model", dependencies: [arguments], path: "Tests/Model", swiftSettings: swift),
     .testTarget(name: "LinuxIOTests", dependencies: ["LinuxIO"], swiftSettings: swift),
-    .testTarget(name: "RelayTests", dependencies: ["Relay", "LinuxIO"], swiftSettings: swift),
+    .testTarget(
+      name: "RelayTests", dependencies: ["CRelayIoctl", "Relay", "LinuxIO"], swiftSettings: swift),
     .testTarget(
       name: "ModelTests", dependencies: ["relay-model", "LinuxIO"], swiftSettings: swift),
     .testTarget(
       name: "RelayControlTests", dependencies: ["RelayControl", "LinuxIO"], swiftSettings: swift),
     .testTarget(
-      name: "DeviceHostTests", dependencies: ["DeviceHost", "Relay", "LinuxIO"],
+      name: "DeviceHostTests", dependencies: ["CRelayIoctl", "DeviceHost", "Relay", "LinuxIO"],
       swiftSettings: swift),
     .testTarget(
       name: "RelayDaemonTests", dependencies: ["RelayDaemon", "RelayControl", "Relay", "LinuxIO"],
       swiftSettings: swift),
     .testTarget(
-      name: "EndToEnd", dependencies: ["LinuxIO"], path: "Tests/EndToEnd", swiftSettings: swift),
+      name: "EndToEnd", dependencies: ["CRelayIoctl", "LinuxIO"], path: "Tests/EndToEnd",
+      swiftSettings: swift),
     .target(
       name: "FuzzTargets", dependencies: ["Relay", "RelayControl", "RelayDaemon", "LinuxIO"],
       path: "Tests/Fuzz/Targets", swiftSettings: swift),

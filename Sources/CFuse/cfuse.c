@@ -3,6 +3,7 @@
 #define FUSE_USE_VERSION 314
 
 #include "cfuse.h"
+#include "refuse.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -76,6 +77,20 @@ static void on_release(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *f
   s->callbacks.release(s->context, opaque(req), fi->fh);
 }
 
+static void on_ioctl(
+    fuse_req_t req, fuse_ino_t node, unsigned command, void *argument, struct fuse_file_info *fi,
+    unsigned flags, const void *input, size_t input_size, size_t output_size) {
+  (void)node, (void)argument;
+  struct cfuse_session *s = session_of(req);
+  // A directory has no handle.
+  if (flags & FUSE_IOCTL_DIR) {
+    fuse_reply_err(req, ENOTTY);
+  } else {
+    s->callbacks.control(
+        s->context, opaque(req), fi->fh, command, input, input_size, output_size);
+  }
+}
+
 static void on_device_open(fuse_req_t req, struct fuse_file_info *fi) { on_open(req, 0, fi); }
 
 static void on_device_read(fuse_req_t req, size_t size, off_t offset, struct fuse_file_info *fi) {
@@ -89,6 +104,12 @@ static void on_device_poll(
 
 static void on_device_release(fuse_req_t req, struct fuse_file_info *fi) {
   on_release(req, 0, fi);
+}
+
+static void on_device_ioctl(
+    fuse_req_t req, int command, void *argument, struct fuse_file_info *fi, unsigned flags,
+    const void *input, size_t input_size, size_t output_size) {
+  on_ioctl(req, 0, (unsigned)command, argument, fi, flags, input, input_size, output_size);
 }
 
 static void on_lookup(fuse_req_t req, fuse_ino_t parent, const char *name) {
@@ -107,57 +128,6 @@ static void on_readdir(
   (void)fi;
   struct cfuse_session *s = session_of(req);
   s->callbacks.list(s->context, opaque(req), node, size, (uint64_t)offset);
-}
-
-// The daemon alone makes and removes files. Without these, libfuse would say ENOSYS.
-
-static void refuse(fuse_req_t req) { fuse_reply_err(req, EPERM); }
-
-static void refuse_setattr(
-    fuse_req_t req, fuse_ino_t node, struct stat *st, int what, struct fuse_file_info *fi) {
-  (void)node, (void)st, (void)what, (void)fi;
-  refuse(req);
-}
-
-static void refuse_mknod(
-    fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t device) {
-  (void)parent, (void)name, (void)mode, (void)device;
-  refuse(req);
-}
-
-static void refuse_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode) {
-  (void)parent, (void)name, (void)mode;
-  refuse(req);
-}
-
-static void refuse_name(fuse_req_t req, fuse_ino_t parent, const char *name) {
-  (void)parent, (void)name;
-  refuse(req);
-}
-
-static void refuse_symlink(
-    fuse_req_t req, const char *target, fuse_ino_t parent, const char *name) {
-  (void)target, (void)parent, (void)name;
-  refuse(req);
-}
-
-static void refuse_rename(
-    fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
-    const char *new_name, unsigned flags) {
-  (void)parent, (void)name, (void)new_parent, (void)new_name, (void)flags;
-  refuse(req);
-}
-
-static void refuse_link(
-    fuse_req_t req, fuse_ino_t node, fuse_ino_t parent, const char *name) {
-  (void)node, (void)parent, (void)name;
-  refuse(req);
-}
-
-static void refuse_create(
-    fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi) {
-  (void)parent, (void)name, (void)mode, (void)fi;
-  refuse(req);
 }
 
 // Sessions.
@@ -189,6 +159,7 @@ int cfuse_device_new(
       .read = on_device_read,
       .poll = on_device_poll,
       .release = on_device_release,
+      .ioctl = on_device_ioctl,
   };
   static const struct fuse_custom_io io = {.writev = write_channel, .read = read_channel};
   char device[300];
@@ -237,6 +208,7 @@ int cfuse_mount_new(
       .read = on_read,
       .poll = on_poll,
       .release = on_release,
+      .ioctl = on_ioctl,
   };
   char program[] = "relayd";
   char option[] = "-o";
@@ -329,6 +301,10 @@ int cfuse_reply_vectors(cfuse_request *req, const struct iovec *vectors, size_t 
 
 int cfuse_reply_poll(cfuse_request *req, unsigned events) {
   return fuse_reply_poll(request(req), events);
+}
+
+int cfuse_reply_control(cfuse_request *req, const void *output, size_t size) {
+  return fuse_reply_ioctl(request(req), 0, output, size);
 }
 
 static struct stat status(const struct cfuse_attributes *attributes) {

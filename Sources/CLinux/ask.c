@@ -44,7 +44,8 @@ static ssize_t exchange(
   if (result < 0) return result;
   size_t received;
   int truncated;
-  count = clinux_receive(socket, reply, capacity, fds, maxFds, &received, &truncated, 1);
+  count = clinux_receive(socket, reply, capacity, fds, maxFds, &received, &truncated, NULL,
+                         1);
   for (size_t i = received; i < maxFds; i++) fds[i] = -1;
   if (count < 0) return count;
   // From here on it is a connection like others.

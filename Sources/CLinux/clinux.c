@@ -28,6 +28,10 @@ int clinux_open(const char *path, int flags, mode_t mode) {
   return RETRY(open(path, flags | O_CLOEXEC, mode));
 }
 
+int clinux_open_path(const char *path) {
+  return RETRY(open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC));
+}
+
 ssize_t clinux_read(int fd, void *bytes, size_t count) { return RETRY(read(fd, bytes, count)); }
 
 const char *clinux_secure_getenv(const char *name) { return secure_getenv(name); }

@@ -6,6 +6,7 @@
 #include <linux/magic.h>
 #include <linux/netlink.h>
 #include <linux/sockios.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -140,9 +141,39 @@ int clinux_unread(int socket) {
   return result < 0 ? result : bytes;
 }
 
+int clinux_notify_connect(const char *name) {
+  struct sockaddr_un address;
+  int result = clinux_address(name, &address);
+  if (result < 0) return result;
+  if (name[0] == '@') address.sun_path[0] = '\0';
+  int fd = RETRY(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (fd < 0) return fd;
+  // The length counts: all that follows would be part of an abstract name.
+  socklen_t length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(name));
+  result = RETRY(connect(fd, (struct sockaddr *)&address, length));
+  if (result < 0) {
+    close(fd);
+    return result;
+  }
+  return fd;
+}
+
+int clinux_notify_socket(void) {
+  int fd = RETRY(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (fd < 0) return fd;
+  int yes = 1;
+  int result = RETRY(setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &yes, sizeof yes));
+  if (result < 0) {
+    close(fd);
+    return result;
+  }
+  return fd;
+}
+
 typedef union {
   struct cmsghdr header;
-  char bytes[CMSG_SPACE(sizeof(int) * CLINUX_MAX_DESCRIPTORS)];
+  char bytes
+      [CMSG_SPACE(sizeof(int) * CLINUX_MAX_DESCRIPTORS) + CMSG_SPACE(sizeof(struct ucred))];
 } clinux_control;
 
 ssize_t clinux_send(
@@ -166,16 +197,19 @@ ssize_t clinux_send(
 
 ssize_t clinux_receive(
     int socket, void *bytes, size_t capacity, int *fds, size_t maxFds, size_t *fdCount,
-    int *truncated, int dontWait) {
+    int *truncated, pid_t *sender, int dontWait) {
   *fdCount = 0;
   *truncated = 0;
+  if (sender != NULL) *sender = 0;
   if (maxFds > CLINUX_MAX_DESCRIPTORS) maxFds = CLINUX_MAX_DESCRIPTORS;
   struct iovec vector = {.iov_base = bytes, .iov_len = capacity};
   struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
   clinux_control control;
-  if (maxFds > 0) {
+  size_t room = maxFds > 0 ? CMSG_SPACE(sizeof(int) * maxFds) : 0;
+  if (sender != NULL) room += CMSG_SPACE(sizeof(struct ucred));
+  if (room > 0) {
     message.msg_control = control.bytes;
-    message.msg_controllen = CMSG_SPACE(sizeof(int) * maxFds);
+    message.msg_controllen = room;
   }
   int flags = MSG_CMSG_CLOEXEC | (dontWait ? MSG_DONTWAIT : 0);
   ssize_t result = RETRY(recvmsg(socket, &message, flags));
@@ -184,7 +218,13 @@ ssize_t clinux_receive(
   if (message.msg_flags & MSG_CTRUNC) *truncated |= 2;
   for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header != NULL;
        header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    if (header->cmsg_level != SOL_SOCKET) continue;
+    if (header->cmsg_type == SCM_CREDENTIALS && sender != NULL) {
+      struct ucred credentials;
+      memcpy(&credentials, CMSG_DATA(header), sizeof credentials);
+      *sender = credentials.pid;
+    }
+    if (header->cmsg_type != SCM_RIGHTS) continue;
     // CMSG_SPACE rounds up to 8 bytes, so one descriptor more than maxFds can arrive.
     size_t received = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
     for (size_t i = 0; i < received; i++) {

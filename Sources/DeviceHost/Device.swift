@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One served channel buffer: what open, read, poll and release mean, whichever front end they come
 // through. Nothing here waits: a blocking read is put aside and answered when there is something to
-// say.
+// say. Its ioctls are in DeviceControl.swift.
 
 internal import CFuse
 internal import Glibc
@@ -43,7 +43,11 @@ public final class Device: @unchecked Sendable {
   public let options: FileOptions
   let reader: Reader
   weak var keeper: (any DeviceKeeper)?
-  private var files: [OpenFile] = []
+  private(set) var files: [OpenFile] = []
+  /// The only file that may read, if somebody asked for that.
+  weak var soleReader: OpenFile?
+  /// Where frames are put together; its thread's, once it is served.
+  var frames = FrameBuffer()
   private var awaitedPolls = 0
   /// Reads that wait, first come, first served.
   private var parked: [Parked] = []
@@ -63,6 +67,7 @@ public final class Device: @unchecked Sendable {
 
   private struct Parked {
     let request: OpaquePointer
+    let file: OpenFile
     let size: Int
   }
 
@@ -72,8 +77,21 @@ public final class Device: @unchecked Sendable {
     /// The latest wish to be told, and whether it still is to be.
     fileprivate var poll: OpaquePointer?
     fileprivate var isAwaited = false
+    // What its ioctls chose.
+    var isFramed = false
+    /// nil: as the device's options have it.
+    var blocks: Bool?
+    /// The cursor of its own; nil: the shared one.
+    var peeker: Reader?
 
     init(_ device: Device) { self.device = device }
+
+    var reader: Reader { peeker ?? device.reader }
+
+    /// Whether the two take the same things from the same cursor.
+    fileprivate func competes(with other: OpenFile) -> Bool {
+      peeker == nil && other.peeker == nil && isFramed == other.isFramed
+    }
 
     deinit { if let poll { cfuse_poll_destroy(poll) } }
 
@@ -96,6 +114,7 @@ extension Device {
   ) {
     guard !isRemoved else { return cfuse_reply_error(request, ENOENT) }
     guard flags & O_ACCMODE == O_RDONLY else { return cfuse_reply_error(request, EACCES) }
+    guard soleReader == nil else { return cfuse_reply_error(request, EBUSY) }
     guard keeper?.admitReader(of: self) != false else {
       return cfuse_reply_error(request, EMFILE)
     }
@@ -115,6 +134,8 @@ extension Device {
   private func forget(_ file: OpenFile) {
     if file.isAwaited { awaitedPolls -= 1 }
     files.removeAll { $0 === file }
+    noteModes()
+    if soleReader === file { endSoleReading() }
     keeper?.releaseReader()
     if isRemoved, files.isEmpty { keeper?.lastFileClosed(of: self) }
     Device.OpenFile.of(file.handle).release()
@@ -140,6 +161,25 @@ extension Device {
     for file in files { forget(file) }
   }
 
+  /// After some file's cursor or form of reading changed.
+  func noteModes() {
+    reader.keepsEmptyRecords = files.contains { $0.isFramed && $0.peeker == nil }
+  }
+
+  /// Others may read again.
+  func endSoleReading() {
+    soleReader = nil
+    wake()
+  }
+
+  /// Who waits to read and may not any more is told.
+  func beginSoleReading(_ file: OpenFile) {
+    soleReader = file
+    wake()
+  }
+
+  private func mayRead(_ file: OpenFile) -> Bool { soleReader == nil || soleReader === file }
+
   var isOpen: Bool { !files.isEmpty }
 }
 
@@ -154,12 +194,16 @@ extension Device {
   ) {
     // Who waits comes first. A continuation is no exception: a read may be short.
     answerParked()
-    if parked.isEmpty, deliver(request, size) { return armIfAwaited() }
-    if let end { return cfuse_reply_error(request, end) }
-    guard options.blocks, !isContinuation else { return reply(nothing: request) }
+    if isContinuation, file.isFramed, size < Reader.smallestFrames {
+      return reply(nothing: request)
+    }
+    let isNext = !parked.contains { $0.file.competes(with: file) }
+    if isNext, deliver(request, file, size) { return armIfAwaited() }
+    if let end = end(for: file) { return cfuse_reply_error(request, end) }
+    guard file.blocks ?? options.blocks, !isContinuation else { return reply(nothing: request) }
     guard flags & O_NONBLOCK == 0 else { return cfuse_reply_error(request, EAGAIN) }
     guard cfuse_park(request, file.handle) == 0 else { return cfuse_reply_error(request, EINTR) }
-    parked.append(Parked(request: request, size: size))
+    parked.append(Parked(request: request, file: file, size: size))
     keeper?.startWaking(self)
     wake()
   }
@@ -172,16 +216,32 @@ extension Device {
   }
 
   /// False, and no answer given, when there is nothing to read.
-  private func deliver(_ request: OpaquePointer, _ size: Int) -> Bool {
-    let claim = reader.claim(limit: size)
-    guard claim.byteCount > 0 else {
+  private func deliver(_ request: OpaquePointer, _ file: OpenFile, _ size: Int) -> Bool {
+    guard mayRead(file) else {
+      cfuse_reply_error(request, EBUSY)
+      return true
+    }
+    guard !file.isFramed || size >= Reader.smallestFrames else {
+      cfuse_reply_error(request, EINVAL)
+      return true
+    }
+    let reader = file.reader
+    let result: CInt?
+    if file.isFramed {
+      let bytes = frames.bytes(size)
+      var vector = iovec(iov_base: bytes.baseAddress, iov_len: reader.claimFrames(into: bytes))
+      result = vector.iov_len > 0 ? cfuse_reply_vectors(request, &vector, 1) : nil
+    } else {
+      let claim = reader.claim(limit: size).vectors
+      result = claim.isEmpty ? nil : cfuse_reply_vectors(request, claim.baseAddress, claim.count)
+    }
+    guard let result else {
       reportCorruption()
       return false
     }
-    let result = cfuse_reply_vectors(request, claim.vectors.baseAddress, claim.vectors.count)
     if result == 0 {
       reader.consume()
-      keeper?.delivered()
+      if file.peeker == nil { keeper?.delivered() }
     } else {
       reader.giveBack()
     }
@@ -191,9 +251,9 @@ extension Device {
   private func reply(nothing request: OpaquePointer) { cfuse_reply_vectors(request, nil, 0) }
 
   /// What a read gets when nothing will ever come any more: 0, end of file, or EIO. nil: not so.
-  private var end: CInt? {
-    if reader.isCorrupt { return EIO }
-    return reader.isDrained ? 0 : nil
+  private func end(for file: OpenFile) -> CInt? {
+    if file.reader.isCorrupt { return EIO }
+    return file.reader.isDrained ? 0 : nil
   }
 
   private func reportCorruption() {
@@ -218,31 +278,64 @@ extension Device {
       file.isAwaited = true
       armIfAwaited()
     }
-    cfuse_reply_poll(request, events)
+    var look = Look()
+    cfuse_reply_poll(request, look.events(for: file))
     reportCorruption()
   }
 
-  /// POLLIN whenever a read would return data (or a whole sub-buffer, where it was so chosen);
-  /// POLLHUP once the channel is closed.
-  private var events: UInt32 {
-    let isClosed = reader.isClosed
-    if reader.hasData, isClosed || options.wakeup == .data || reader.hasFinishedSubbuf {
-      return UInt32(POLLIN | POLLRDNORM | (isClosed ? POLLHUP : 0))
+  /// What files would be told now. Those that share the cursor are told the same: it is looked at
+  /// once for bytes, and once for frames.
+  private struct Look {
+    private var bytes: UInt32?
+    private var frames: UInt32?
+
+    /// POLLIN whenever a read would return data (or a whole sub-buffer, where it was so chosen);
+    /// POLLHUP once the channel is closed.
+    mutating func events(for file: OpenFile) -> UInt32 {
+      guard file.device.mayRead(file) else { return UInt32(POLLERR) }
+      guard file.peeker == nil else { return Look.look(for: file) }
+      if let known = file.isFramed ? frames : bytes { return known }
+      let events = Look.look(for: file)
+      if file.isFramed { frames = events } else { bytes = events }
+      return events
     }
-    if reader.isCorrupt { return UInt32(POLLERR) }
-    return reader.isDrained ? UInt32(POLLHUP) : 0
+
+    private static func look(for file: OpenFile) -> UInt32 {
+      let reader = file.reader
+      let isClosed = reader.isClosed
+      let isThere = file.isFramed ? reader.hasFrames : reader.hasData
+      if isThere, isClosed || file.device.options.wakeup == .data || reader.isBehindWriters {
+        return UInt32(POLLIN | POLLRDNORM | (isClosed ? POLLHUP : 0))
+      }
+      if reader.isCorrupt { return UInt32(POLLERR) }
+      return reader.isDrained ? UInt32(POLLHUP) : 0
+    }
   }
 
   var isAwaited: Bool { awaitedPolls > 0 || !parked.isEmpty }
 
-  /// Makes sure that who waits will be told. Where there is data, who waits has seen it, and the
-  /// read that drains it comes here again.
+  /// How many of those who wait would find something now, and how many would not.
+  private func countWaiting() -> (ready: Int, unready: Int) {
+    var look = Look()
+    var count = (ready: 0, unready: 0)
+    func add(_ file: OpenFile) {
+      if look.events(for: file) != 0 { count.ready += 1 } else { count.unready += 1 }
+    }
+    for file in files where file.isAwaited { add(file) }
+    for read in parked { add(read.file) }
+    return count
+  }
+
+  /// Makes sure that who waits will be told. Where there is data, who waits for it has seen it, and
+  /// the read that drains it comes here again.
   private func armIfAwaited() {
     // Bounded: in hostile memory data may come and go with each look. The tick looks again.
     for _ in 0..<8 where isAwaited {
       keeper?.startWaking(self)
       // Looking first saves the barrier. Not armed: something came in between.
-      guard events == 0, !reader.arm(options.wakeup) else { return }
+      let before = countWaiting().unready
+      guard before > 0, !reader.arm(options.wakeup, unless: { countWaiting().unready < before })
+      else { return }
       tell()
     }
   }
@@ -250,7 +343,7 @@ extension Device {
   /// After a writer's signal, and from time to time in case one was lost.
   func wake() {
     guard isAwaited else { return }
-    if events != 0 {
+    if countWaiting().ready > 0 {
       tell()
       armIfAwaited()
     } else if !reader.isArmed(options.wakeup) {
@@ -258,31 +351,40 @@ extension Device {
     }
   }
 
+  /// Milliseconds until a stopped writer's record may be passed; nil: there is none.
+  var stallTimeLeft: Int? {
+    ([reader] + files.compactMap(\.peeker)).compactMap(\.stallTimeLeft).min()
+  }
+
   /// Answers the reads that wait and wakes the polls; who has to go on waiting will be told again.
   private func tell() {
     answerParked()
-    if awaitedPolls > 0, events != 0 { notifyPolls() }
+    if awaitedPolls > 0 { notifyPolls() }
   }
 
   /// In the order in which they came, as far as there is something for them.
   private func answerParked() {
-    var served = 0
-    while served < parked.count, answer(parked[served]) { served += 1 }
-    parked.removeFirst(served)
+    var left: [Parked] = []
+    for read in parked
+    where left.contains(where: { $0.file.competes(with: read.file) }) || !answer(read) {
+      left.append(read)
+    }
+    parked = left
   }
 
   /// Answers a waiting read; false when there is nothing left for it.
   private func answer(_ read: Parked) -> Bool {
-    if deliver(read.request, read.size) { return true }
-    guard let end else { return false }
+    if deliver(read.request, read.file, read.size) { return true }
+    guard let end = end(for: read.file) else { return false }
     cfuse_reply_error(read.request, end)
     return true
   }
 
   private func notifyPolls() {
-    awaitedPolls = 0
-    for file in files where file.isAwaited {
+    var look = Look()
+    for file in files where file.isAwaited && look.events(for: file) != 0 {
       file.isAwaited = false
+      awaitedPolls -= 1
       if let poll = file.poll { cfuse_poll_notify(poll) }
     }
   }

@@ -27,6 +27,8 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
   // Channels whose signals another thread took for devices here.
   private let signalled = Mutex<[CInt]>([])
   private var awaited: [Device] = []
+  // For all of its devices.
+  private let frames = FrameBuffer()
   // Removed, and not open any more; the owner collects them.
   private let left = Mutex<[Device]>([])
   private var isTicking = false
@@ -151,6 +153,7 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
 extension ServingThread {
   /// Wakes the device's readers from here on.
   func take(_ device: Device) {
+    device.frames = frames
     served[device.reader.channel.wakeDescriptor, default: []].append(device)
   }
 
@@ -235,7 +238,7 @@ extension ServingThread {
     guard isTicking else { return }
     tickMilliseconds = min(2 * tickMilliseconds, ServingThread.lastTickMilliseconds)
     // At once would be now: a record that was waited for long enough is passed at the next look.
-    let stall = awaited.compactMap(\.reader.stallTimeLeft).min() ?? tickMilliseconds
+    let stall = awaited.compactMap(\.stallTimeLeft).min() ?? tickMilliseconds
     tick.arm(onceAfterMilliseconds: max(1, min(stall, tickMilliseconds)))
   }
 }

@@ -118,6 +118,14 @@ final class Session: EventHandler {
       let file = Device.OpenFile.of(handle).takeUnretainedValue()
       file.device.release(request!, file)
     },
+    control: { _, request, handle, command, input, inputSize, outputSize in
+      Device.OpenFile.of(handle)._withUnsafeGuaranteedRef {
+        $0.device.control(
+          request!, $0, command: command,
+          input: UnsafeRawBufferPointer(start: input, count: input == nil ? 0 : inputSize),
+          outputSize: outputSize)
+      }
+    },
     lookup: { context, request, parent, name in
       Session.of(context).owner.lookup(request!, parent: parent, name: String(cString: name!))
     },

@@ -33,21 +33,58 @@ public struct ChildProcess: Sendable {
     sigemptyset(&none)
     posix_spawnattr_setsigmask(&attributes, &none)
     posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
-    var words: [String] = []
-    var variable = environ
-    while let entry = variable.pointee {
-      let word = String(cString: entry)
-      if environment[String(word.prefix { $0 != "=" })] == nil { words.append(word) }
-      variable += 1
-    }
-    words += environment.map { "\($0.key)=\($0.value)" }
     let argv = arguments.map { strdup($0) } + [nil]
-    let envp = words.map { strdup($0) } + [nil]
+    let envp = ChildProcess.environment(environment.mapValues { $0 }) + [nil]
     defer { for string in argv + envp { free(string) } }
     var pid: Int32 = 0
     let code = posix_spawnp(&pid, arguments[0], &actions, &attributes, argv, envp)
     guard code == 0 else { throw SystemError(code: code, operation: "start \(arguments[0])") }
     self.pid = pid
+  }
+
+  /// Starts `arguments[0]`, found through PATH, and hands it descriptors as sd_listen_fds(3) has
+  /// it: from 3 on, with their names in LISTEN_FDNAMES, for the process LISTEN_PID alone. It
+  /// inherits this process's blocked signals, too, and descriptors that are not close-on-exec.
+  /// - Parameters:
+  ///   - descriptors: in any order, 3 or higher; names without a colon.
+  ///   - environment: added to this process's; nil: taken out.
+  public init(
+    _ arguments: [String], handingOver descriptors: [(name: String, raw: CInt)],
+    environment: [String: String?]
+  ) throws(SystemError) {
+    // Then no place is needed before what stands there has gone to its own.
+    let descriptors = descriptors.sorted { $0.raw < $1.raw }
+    precondition(descriptors.allSatisfy { $0.raw >= 3 })
+    var changes = environment
+    let isEmpty = descriptors.isEmpty
+    changes["LISTEN_FDS"] = .some(isEmpty ? nil : "\(descriptors.count)")
+    changes["LISTEN_FDNAMES"] = .some(
+      isEmpty ? nil : descriptors.map(\.name).joined(separator: ":"))
+    changes["LISTEN_PID"] = .some(nil)
+    let argv = arguments.map { strdup($0) } + [nil]
+    let key = "LISTEN_PID="
+    let pid = strdup(key + String(repeating: " ", count: 12))
+    // Nobody who is handed nothing needs its number.
+    let envp = ChildProcess.environment(changes) + (isEmpty ? [nil, pid] : [pid, nil])
+    defer { for string in argv + envp { free(string) } }
+    self.pid = try check(
+      clinux_start(argv, envp, pid! + key.utf8.count, descriptors.map(\.raw), descriptors.count),
+      "start \(arguments[0])")
+  }
+
+  /// This process's environment with changes (nil: without that variable), for `free`.
+  private static func environment(_ changes: [String: String?]) -> [UnsafeMutablePointer<CChar>?] {
+    var strings: [UnsafeMutablePointer<CChar>?] = []
+    var variable = environ
+    while let entry = variable.pointee {
+      let name = String(cString: entry).prefix { $0 != "=" }
+      if changes.index(forKey: String(name)) == nil { strings.append(strdup(entry)) }
+      variable += 1
+    }
+    for (name, value) in changes {
+      if let value { strings.append(strdup("\(name)=\(value)")) }
+    }
+    return strings
   }
 
   public func signal(_ signal: CInt) { kill(pid, signal) }

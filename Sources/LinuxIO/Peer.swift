@@ -96,3 +96,17 @@ public struct ProcessHandle: ~Copyable, Sendable {
     ProcessHandle(try descriptor.duplicate())
   }
 }
+
+extension ProcessHandle {
+  /// When a process was started, in clock ticks since boot: with its number, it names it for good.
+  /// nil: there is no such process, or it cannot be looked at.
+  public static func startTime(pid: Int32) -> UInt64? {
+    guard let bytes = try? Files.contents(of: "/proc/\(pid)/stat", atMost: 4096),
+      // The name, in parentheses, may hold anything.
+      let nameEnd = bytes.lastIndex(of: UInt8(ascii: ")"))
+    else { return nil }
+    let fields = bytes[(nameEnd + 1)...].split(separator: UInt8(ascii: " "))
+    // Field 22 of proc(5); the first here is 3.
+    return fields.count > 19 ? UInt64(String(decoding: fields[19], as: UTF8.self)) : nil
+  }
+}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// SOCK_SEQPACKET Unix sockets: packets and descriptors. Knows nothing of what packets mean.
+// Unix sockets that keep packets apart: bytes and descriptors. Knows nothing of what packets mean.
 
 import CLinux
 import Glibc
@@ -12,6 +12,8 @@ public struct ReceivedPacket: ~Copyable, Sendable {
   public let isTruncated: Bool
   /// Descriptors did not come: they were more than wanted, or than this process may have.
   public let lacksDescriptors: Bool
+  /// The process that sent it; 0 where it was not asked for, or has no number here.
+  public let sender: Int32
   public var descriptors: DescriptorList
 
   /// Moves the descriptors out.
@@ -84,22 +86,26 @@ public enum UnixSocket {
 
   /// Receives one packet into `buffer`; nil when `dontWait` (or a non-blocking socket, or a
   /// time-out) and none is there. Descriptors beyond `maximumDescriptors` never reach this process.
+  /// `withSender` is for sockets that are told it (`NotifySocket`).
   public static func receive(
     _ socket: CInt, into buffer: UnsafeMutableRawBufferPointer, maximumDescriptors: Int = 0,
-    dontWait: Bool = false
+    withSender: Bool = false, dontWait: Bool = false
   ) throws(SystemError) -> ReceivedPacket? {
     precondition((0...UnixSocket.maximumDescriptors).contains(maximumDescriptors))
     var descriptors = [CInt](repeating: -1, count: maximumDescriptors)
     var count = 0
     var truncated: CInt = 0
-    let received = clinux_receive(
-      socket, buffer.baseAddress, buffer.count, &descriptors, maximumDescriptors, &count,
-      &truncated, dontWait ? 1 : 0)
+    var sender: Int32 = 0
+    let received = withUnsafeMutablePointer(to: &sender) {
+      clinux_receive(
+        socket, buffer.baseAddress, buffer.count, &descriptors, maximumDescriptors, &count,
+        &truncated, withSender ? $0 : nil, dontWait ? 1 : 0)
+    }
     if received == -EAGAIN { return nil }
     try check(received, "receive a packet")
     descriptors.removeLast(maximumDescriptors - count)
     return ReceivedPacket(
       count: received, isTruncated: truncated != 0, lacksDescriptors: truncated & 2 != 0,
-      descriptors: DescriptorList(owning: descriptors))
+      sender: sender, descriptors: DescriptorList(owning: descriptors))
   }
 }

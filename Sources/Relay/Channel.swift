@@ -132,6 +132,10 @@ public final class Channel: @unchecked Sendable {
       openerDescriptor = nil
       self.openerFile = nil
     }
+    if isOpener, geometry.clock == .tsc {
+      let base = LiveWords(page: self.page.base).clockBase
+      Timebase.shared.withLock { $0.begin(at: base) }
+    }
     connection = way?.connection
     guard let way, let descriptors else {
       lifeline = nil
@@ -285,7 +289,8 @@ extension Channel {
     era.pointee.layout.present.contains(cpu) ? era.buffer(cpu) : nil
   }
 
-  private func buffer(cpu: Int) -> ChannelBuffer { era.buffer(cpu) }
+  /// Also that of a CPU which has none yet: all zero.
+  package func buffer(cpu: Int) -> ChannelBuffer { era.buffer(cpu) }
 
   /// The memory that is written into now.
   var era: UnsafeMutablePointer<Era> { lifeline?.pointee.era ?? firstEra }

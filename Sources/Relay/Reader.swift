@@ -41,24 +41,36 @@ public final class Reader {
   /// Sub-buffers behind the position wait for a stopped writer, or for another pin.
   var mayReclaim = false
   var stall = Stall()
+  var teller = TimeTeller()
+  /// The time told of the last record that was consumed.
+  private(set) var lastTime: UInt64 = 0
+  /// Read by records: an empty one is data.
+  public var isRecordwise = false
   /// Another process wrote what no writer writes; nothing more is read.
   public internal(set) var isCorrupt = false
+  /// A reader of whole records goes on here: looking consumes no records without bytes, which only
+  /// that one can see.
+  public var keepsEmptyRecords = false
+  /// Consumes nothing: the buffer has another reader, which does.
+  let isPeeking: Bool
 
   /// The rest of a record whose beginning was delivered, kept aside so that overwriting cannot
   /// tear it.
   package internal(set) var rest: UnsafeMutableRawBufferPointer
+  /// Of which record that is the rest.
+  var restRecord = CutRecord()
   /// Two, of a sub-buffer's length: the one in use stays whole while the next one is filled. Where
   /// there is no store; most readers never need them.
   private var restAreas: UnsafeMutableRawPointer?
   var restArea = 0
   /// Where this is remembered; nil for a channel in private memory.
-  let store: ReaderStore?
+  package let store: ReaderStore?
   var generation: UInt64 = 0
 
   var plan = Plan(position: Position())
   /// Looks at all states that this claim may still take to find where to go on.
   var searchesLeft = 0
-  private(set) var hasClaim = false
+  package private(set) var hasClaim = false
   /// Whether the last consumed claim moved the position.
   private var hasAdvanced = false
   let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: Reader.vectorLimit)
@@ -75,8 +87,11 @@ public final class Reader {
     /// Where that sub-buffer probably is.
     var subbuf = 0
     var entry = 0
-    /// The payload offset at which that entry starts.
+    /// The payload offset there.
     var offset = 0
+    /// How many bytes of that entry's record are before it: of one that was delivered in part and
+    /// not kept aside.
+    var skipped = 0
     /// That entry's number, counted over the buffer's life.
     var record: UInt64 = 0
     /// lost_full when that sub-buffer was started.
@@ -84,9 +99,13 @@ public final class Reader {
     /// Every entry before this one was seen finished: the sub-buffer can be freed at its end.
     var walkedFromStart = true
 
+    /// Something of its sub-buffer was passed; or there is nothing before it.
+    var isInside: Bool { entry > 0 || skipped > 0 || seq == 1 }
+
     mutating func advance(by entries: Int, to end: Int) {
       entry += entries
       offset = end
+      if entries > 0 { skipped = 0 }
       record &+= UInt64(truncatingIfNeeded: entries)
     }
   }
@@ -97,6 +116,13 @@ public final class Reader {
     var isFinished: Bool
   }
 
+  /// A record that was delivered in part.
+  struct CutRecord {
+    var number: UInt64 = 0
+    var length = 0
+    var time: UInt64 = 0
+  }
+
   /// What consuming the claim will do.
   struct Plan {
     var position: Position
@@ -104,17 +130,26 @@ public final class Reader {
     var restTaken = 0
     /// The rest of a record that the claim's limit cuts.
     var cut = UnsafeRawBufferPointer(start: nil, count: 0)
+    var cutRecord = CutRecord()
     var totals = Totals()
+    /// Found and not told yet.
     var gap = Gap()
+    /// Losses stand in the stream as frames do, also behind bytes.
+    var isFramed = false
     /// Records gone past while somebody was writing them.
     var passed: [Stall.Passed] = []
   }
 
   /// - Precondition: no other reader serves this buffer.
-  public init(_ channel: Channel, _ buffer: ChannelBuffer) {
+  public convenience init(_ channel: Channel, _ buffer: ChannelBuffer) {
+    self.init(channel, buffer, isPeeking: false)
+  }
+
+  init(_ channel: Channel, _ buffer: ChannelBuffer, isPeeking: Bool) {
     self.channel = channel
     self.buffer = buffer
-    store = channel.readerStore(cpu: buffer.cpu)
+    self.isPeeking = isPeeking
+    store = isPeeking ? nil : channel.readerStore(cpu: buffer.cpu)
     rest = UnsafeMutableRawBufferPointer(start: nil, count: 0)
   }
 
@@ -137,50 +172,64 @@ extension Reader {
   /// Claims up to `limit` bytes and pins where they lie; `byteCount` 0 when there are none, and
   /// then nothing has to be given back. Ends early before a gap and after 64 pieces.
   public func claim(limit: Int) -> Claim {
-    precondition(!hasClaim && limit >= 0)
     // No claim is longer, and the sum with an offset cannot overflow.
     let limit = min(limit, 1 << 40)
+    var gap = Gap()
+    claimInRounds {
+      planBytes(limit)
+      gap = plan.gap
+      if plan.bytes > 0 { plan.gap = Gap() } else { consume() }
+      return plan.bytes > 0
+    }
+    return Claim(
+      vectors: UnsafeBufferPointer(start: vectors, count: plan.bytes == 0 ? 0 : vectorCount),
+      byteCount: plan.bytes, lostBefore: gap)
+  }
+
+  /// Claims by `once`, which says whether it found something to deliver and has consumed where it
+  /// did not: then what it passed were cancelled records and gaps, and there may be more behind.
+  func claimInRounds(_ once: () -> Bool) {
+    precondition(!hasClaim)
     if mayReclaim { reclaim() }
     if !stall.passed.isEmpty { settlePassed() }
     searchesLeft = Reader.searchLimit
     let first = position.seq
-    var claim = claimOnce(limit: limit)
-    // Nothing but cancelled records and gaps so far: what was passed is consumed. Each round passes
-    // `vectorLimit` sub-buffers or is the last but one; more of them than there are means that
-    // somebody plays with the words, and the next claim goes on from there.
+    var isFound = once()
+    // Each round passes `vectorLimit` sub-buffers or is the last but one; more of them than there
+    // are means that somebody plays with the words, and the next claim goes on from there.
     var roundsLeft = buffer.layout.subbufCount / Reader.vectorLimit + 2
-    while claim.byteCount == 0, limit > 0, hasAdvanced, roundsLeft > 0 {
-      claim = claimOnce(limit: limit)
+    while !isFound, hasAdvanced, roundsLeft > 0 {
+      isFound = once()
       roundsLeft -= 1
     }
     // Who finds nothing may not come again soon: what was left just now must not wait for that.
-    if claim.byteCount == 0, mayReclaim, position.seq > first { reclaim() }
-    return claim
+    if !isFound, mayReclaim, position.seq > first { reclaim() }
   }
 
-  private func claimOnce(limit: Int) -> Claim {
+  /// Begins a claim of nothing.
+  func beginPlan() {
     plan = Plan(position: position)
     plan.gap = pendingGap
     plan.totals.restart = Counters.restart(buffer).less(totals.restart)
     plan.gap.restart &+= plan.totals.restart
     vectorCount = 0
     pinCount = 0
+    hasClaim = true
+  }
+
+  /// Claims up to `limit` bytes in one round.
+  func planBytes(_ limit: Int) {
+    beginPlan()
     var room = limit
     if !rest.isEmpty {
       plan.restTaken = min(rest.count, room)
       append(UnsafeRawPointer(rest.baseAddress!), plan.restTaken)
       room -= plan.restTaken
     }
-    if plan.restTaken == rest.count, !isCorrupt {
-      while room > 0, vectorCount < Reader.vectorLimit, pinCount < Reader.vectorLimit,
-        enterSubbuf(), walk(&room)
-      {}
-    }
-    hasClaim = true
-    if plan.bytes == 0 { consume() }
-    return Claim(
-      vectors: UnsafeBufferPointer(start: vectors, count: plan.bytes == 0 ? 0 : vectorCount),
-      byteCount: plan.bytes, lostBefore: plan.gap)
+    guard plan.restTaken == rest.count, !isCorrupt else { return }
+    while room > 0, vectorCount < Reader.vectorLimit, pinCount < Reader.vectorLimit,
+      enterSubbuf(), walk(&room)
+    {}
   }
 
   /// The claimed bytes were delivered: the position moves past them, finished sub-buffers become
@@ -197,13 +246,15 @@ extension Reader {
       let area = restMemory
       area.copyMemory(from: source, byteCount: plan.cut.count)
       rest = UnsafeMutableRawBufferPointer(start: area, count: plan.cut.count)
+      restRecord = plan.cutRecord
     }
     let gapBefore = pendingGap
-    pendingGap = plan.bytes == 0 ? plan.gap : Gap()
+    pendingGap = plan.gap
     hasAdvanced = (plan.position.seq, plan.position.entry) != (position.seq, position.entry)
     position = plan.position
     totals.add(plan.totals)
     stall.note(plan.passed)
+    lastTime = teller.last
     totals.bytes &+= UInt64(plan.bytes)
     if hasAdvanced || plan.bytes > 0 || pendingGap != gapBefore { save() }
     var freed = false
@@ -221,6 +272,7 @@ extension Reader {
       _ = unpin(pinned[i])
     }
     pinCount = 0
+    teller.goBack(to: lastTime)
   }
 
   private var restMemory: UnsafeMutableRawPointer {
@@ -259,10 +311,10 @@ extension Reader {
     for _ in 0..<ChannelBuffer.stateAttempts {
       let state = buffer.loadState(pin.subbuf)
       guard state.isHeld, state.seq == pin.seq, state.pins > 0 else { break }
-      let free = pin.isFinished && state.pins == 1
+      let free = pin.isFinished && !isPeeking && state.pins == 1
       let next = free ? SubbufState(.free, seq: pin.seq) : state.with(pins: state.pins - 1)
       if buffer.exchangeState(pin.subbuf, state, next) {
-        if pin.isFinished, !free { mayReclaim = true }
+        if pin.isFinished, !free, !isPeeking { mayReclaim = true }
         return free
       }
     }
@@ -279,6 +331,7 @@ extension Reader {
   /// Frees what is behind the position and that no writer is inside of any more.
   func reclaim() {
     mayReclaim = false
+    guard !isPeeking else { return }
     var freed = false
     for subbuf in 0..<buffer.layout.subbufCount {
       let state = buffer.loadState(subbuf)

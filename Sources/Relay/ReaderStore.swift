@@ -6,12 +6,12 @@ internal import Synchronization
 
 /// The place of one reader's state: two copies, of which one is always whole, and two areas for the
 /// rest of a record that was cut.
-struct ReaderStore {
+package struct ReaderStore {
   /// One copy: generation, checksum, and the words between.
-  static let copyWords = 32
+  static let copyWords = 40
   static let bytes = 2 * copyWords * 8
-  static let words = copyWords - 2
-  typealias Values = InlineArray<30, UInt64>
+  package static let words = copyWords - 2
+  package typealias Values = InlineArray<38, UInt64>
 
   private let base: SharedWord
   private let areas: UnsafeMutableRawPointer
@@ -28,7 +28,7 @@ struct ReaderStore {
   func area(_ index: Int) -> UnsafeMutableRawPointer { areas + index * areaBytes }
 
   /// - Parameter generation: one more than at the last save; decides which copy it is.
-  func save(_ values: Values, generation: UInt64) {
+  package func save(_ values: Values, generation: UInt64) {
     let copy = base + Int(generation & 1) * ReaderStore.copyWords
     // Sequentially consistent: no word below is stored before the old copy is invalid.
     copy.pointee.store(0, ordering: .sequentiallyConsistent)
@@ -42,6 +42,9 @@ struct ReaderStore {
     // Release: pairs with the load in `newest`.
     copy.pointee.store(generation, ordering: .releasing)
   }
+
+  /// The newest, if one is whole.
+  package var latest: Values? { (try? newest())??.values }
 
   /// The newest whole copy; nil where none was ever saved.
   /// - Throws: `ChannelError.untrusted` where there are only damaged ones.
@@ -73,11 +76,17 @@ struct ReaderStore {
     return newest
   }
 
-  /// FNV-1a, by words: finds what was damaged, not who did it.
   private static func checksum(_ values: Values, _ generation: UInt64) -> UInt64 {
-    var sum: UInt64 = 0xcbf2_9ce4_8422_2325 ^ generation
-    for i in 0..<words {
-      sum ^= values[i]
+    Checksum.of((0..<words).lazy.map { values[$0] }, seed: generation)
+  }
+}
+
+/// FNV-1a, by words: finds what was damaged, not who did it.
+package enum Checksum {
+  package static func of(_ words: some Sequence<UInt64>, seed: UInt64 = 0) -> UInt64 {
+    var sum: UInt64 = 0xcbf2_9ce4_8422_2325 ^ seed
+    for word in words {
+      sum ^= word
       sum = sum &* 0x100_0000_01b3
       sum ^= sum >> 29
     }
@@ -121,6 +130,9 @@ extension Reader {
     v[27] = pendingGap.restart
     v[28] = totals.restart
     v[29] = origin.counters.restart
+    v[30] = restRecord.number
+    v[31] = UInt64(restRecord.length)
+    v[32] = restRecord.time
     store.save(v, generation: generation)
   }
 
@@ -133,7 +145,8 @@ extension Reader {
     let current = buffer.loadCurrent()
     guard v[0] >= 1, v[0] <= max(current.seq, 1), v[1] < layout.subbufCount,
       v[2] < layout.entryCount, v[3] <= layout.subbufSize, v[7] <= layout.subbufSize,
-      v[8] <= UInt64(layout.subbufSize) - v[7]
+      v[8] <= UInt64(layout.subbufSize) - v[7], v[31] <= layout.subbufSize,
+      v[8] <= v[31]
     else { throw .untrusted("its reader's position is not in the channel") }
     self.generation = generation
     position = Position(
@@ -141,6 +154,7 @@ extension Reader {
       lostBase: v[5], walkedFromStart: v[6] & 1 != 0)
     restArea = area
     rest = UnsafeMutableRawBufferPointer(start: store.area(area) + Int(v[7]), count: Int(v[8]))
+    restRecord = CutRecord(number: v[30], length: Int(v[31]), time: v[32])
     pendingGap.overwritten = v[9]
     pendingGap.full = v[10]
     pendingGap.stalled = v[11]

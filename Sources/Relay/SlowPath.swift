@@ -17,14 +17,14 @@ extension Channel {
     var looksForNext = true
     while true {
       let era = era
-      let buffer = thisSlot(of: era).home
-      switch buffer.walkAndReserve(
+      let slot = thisSlot(of: era)
+      switch slot.reserveOffPath(
         length, owner: era.pointee.owner, wakeFD: target, looksForNext ? era : nil, points)
       {
       case .reserved(let reservation): return .reserved(reservation)
       case .stopped(.orphaned):
         // Who finds nobody goes on here.
-        looksForNext = rejoin(from: era, buffer)
+        looksForNext = rejoin(from: era, slot.home)
       case .stopped(.closed):
         // Its writers may have been sent elsewhere just now.
         if self.era == era { return .stopped(.closed) }

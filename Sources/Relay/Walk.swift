@@ -26,7 +26,7 @@ extension Reader {
       // After many lost races with overwriting writers, take the one they cannot reach yet.
       let (subbuf, seq) = attempt < 12 ? locate(wanted, current) : (current.subbuf, current.seq)
       guard pin(subbuf, seq: seq) else { continue }
-      return seq == wanted && (plan.position.entry > 0 || wanted == 1) || arrive(subbuf, seq)
+      return seq == wanted && plan.position.isInside || arrive(subbuf, seq)
     }
     checkCurrent()
     return false
@@ -64,7 +64,7 @@ extension Reader {
     var gap = Gap()
     gap.overwritten = record.less(plan.position.record)
     gap.full = lost.less(plan.position.lostBase)
-    guard gap.isEmpty || plan.bytes == 0 else { return false }
+    guard gap.isEmpty || plan.bytes == 0 || plan.isFramed else { return false }
     plan.gap.overwritten &+= gap.overwritten
     plan.gap.full &+= gap.full
     plan.position = Position(
@@ -92,7 +92,10 @@ extension Reader {
       guard entry.end >= run.end, entry.end <= buffer.layout.subbufSize else { break }
       switch entry.tag {
       case .committed:
-        cut(payload, entry, take: room)
+        if room > 0, vectorCount < Reader.vectorLimit {
+          append(payload + plan.position.offset, room)
+          cut(payload, entry, take: room)
+        }
         room = 0
         return false
       case .cancelled, .discarded:
@@ -141,22 +144,29 @@ extension Reader {
     return run
   }
 
-  /// Takes the first `take` bytes of a record and keeps the rest for the next claim.
-  private func cut(_ payload: UnsafeRawPointer, _ entry: Entry, take: Int) {
-    guard take > 0, vectorCount < Reader.vectorLimit else { return }
-    let start = plan.position.offset
-    append(payload + start, take)
-    plan.cut = UnsafeRawBufferPointer(
-      start: payload + (start + take), count: entry.end - start - take)
+  /// Of a record the next `take` bytes, and not the last, were taken: keeps the rest for the next
+  /// claim. Who peeks keeps nothing, and may find it overwritten.
+  func cut(_ payload: UnsafeRawPointer, _ entry: Entry, take: Int) {
+    let position = plan.position
+    guard !isPeeking else {
+      plan.position.offset += take
+      plan.position.skipped += take
+      return
+    }
+    let next = position.offset + take
+    plan.cut = UnsafeRawBufferPointer(start: payload + next, count: entry.end - next)
+    plan.cutRecord = CutRecord(
+      number: position.record, length: entry.end - position.offset,
+      time: recordTime(subbuf: position.subbuf, entry: position.entry))
     plan.position.advance(by: 1, to: entry.end)
     plan.totals.records &+= 1
   }
 
   /// At the SEAL: moves on to the next sub-buffer once writers have.
-  private func finish() -> Bool {
+  func finish() -> Bool {
     guard buffer.loadCurrent().seq > plan.position.seq else { return false }
     pinned[pinCount - 1].isFinished = plan.position.walkedFromStart
-    if !plan.position.walkedFromStart { mayReclaim = true }
+    if !plan.position.walkedFromStart, !isPeeking { mayReclaim = true }
     plan.totals.padding &+= UInt64(buffer.layout.subbufSize - plan.position.offset)
     plan.totals.subbufs &+= 1
     let old = plan.position
@@ -176,11 +186,20 @@ public enum Wakeup: String, CaseIterable, Sendable {
 }
 
 extension Reader {
-  /// Whether a read would return at least one byte now.
+  /// Whether a read would return at least one byte now, or an empty record.
   public var hasData: Bool {
-    guard claim(limit: 1).byteCount > 0 else { return false }
+    if isRecordwise { return hasRecord }
+    guard keepsEmptyRecords else {
+      guard claim(limit: 1).byteCount > 0 else { return false }
+      giveBack()
+      return true
+    }
+    guard hasFrames else { return false }
+    // One round: bytes behind 64 sub-buffers without any wait for the reader of whole records.
+    planBytes(1)
+    let isThere = plan.bytes > 0
     giveBack()
-    return true
+    return isThere
   }
 
   /// Whether the channel takes no more records.
@@ -199,17 +218,24 @@ extension Reader {
   }
 
   /// Whether writers have left the sub-buffer that a read would start in: relay's rule for poll.
-  public var hasFinishedSubbuf: Bool { hasData && position.seq < buffer.loadCurrent().seq }
+  public var hasFinishedSubbuf: Bool { hasData && isBehindWriters }
+
+  /// Whether writers have left the sub-buffer at the position: exact after a look for data.
+  public var isBehindWriters: Bool { position.seq < buffer.loadCurrent().seq }
 
   /// Asks writers for one signal of `wakeDescriptor`, at the next commit or the next switch.
   /// False, and nothing asked, when what is waited for, or the end, is there already.
   public func arm(_ wakeup: Wakeup = .data) -> Bool {
+    arm(wakeup) { wakeup == .data ? hasData : hasFinishedSubbuf }
+  }
+
+  /// - Parameter isThere: whether what is waited for is there, but for the end.
+  public func arm(_ wakeup: Wakeup, unless isThere: () -> Bool) -> Bool {
     // Sequentially consistent, then the membarrier: a writer either sees the 1 after its commit
     // (or after its CAS of `current`), or what it did is seen by the look below.
     wish(wakeup).pointee.store(1, ordering: .sequentiallyConsistent)
     Wake.barrier()
-    let isThere = wakeup == .data ? hasData : hasFinishedSubbuf
-    guard isThere || isDrained else { return true }
+    guard isThere() || isDrained else { return true }
     disarm(wakeup)
     return false
   }

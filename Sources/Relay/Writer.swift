@@ -124,7 +124,9 @@ extension Writer {
       base: UnsafeMutableRawPointer(bitPattern: base).unsafelyUnwrapped, layout: layout)
     // Relaxed: the load of the base acquired it.
     let owner = UInt16(truncatingIfNeeded: slot.pointee.owner.load(ordering: .relaxed))
-    if let reserved = buffer.reserveAtHint(length, owner: owner, wakeFD: wakeTarget, points) {
+    if let reserved = buffer.reserveAtHint(
+      length, owner: owner, wakeFD: wakeTarget, points, NoStamps.self)
+    {
       return reserved
     }
     if P.self == NoTestPoints.self { return channel.reserveSlowly(length) }
@@ -193,16 +195,18 @@ extension ChannelBuffer {
   package func reserve<P: TestPoints>(
     _ length: Int, owner: UInt16, wakeFD: WakeTarget, _ points: P.Type
   ) -> Reserved {
-    if let reserved = reserveAtHint(length, owner: owner, wakeFD: wakeFD, points) {
+    if let reserved = reserveAtHint(
+      length, owner: owner, wakeFD: wakeFD, points, NoStamps.self)
+    {
       return reserved
     }
-    return reserveByWalking(length, owner: owner, wakeFD: wakeFD, points)
+    return reserveOffPath(length, owner: owner, wakeFD: wakeFD, points)
   }
 
   /// One try at the place the hint names; nil: whatever is unusual goes the long way.
   @inlinable @inline(__always)
-  func reserveAtHint<P: TestPoints>(
-    _ length: Int, owner: UInt16, wakeFD: WakeTarget, _ points: P.Type
+  func reserveAtHint<P: TestPoints, S: Stamps>(
+    _ length: Int, owner: UInt16, wakeFD: WakeTarget, _ points: P.Type, _ stamps: S.Type
   ) -> Reserved? {
     // Once: the compiler must load it again after every atomic access.
     let layout = layout
@@ -216,7 +220,8 @@ extension ChannelBuffer {
     // then the long way, which looks whether a daemon serves the memory.
     guard !current.isClosed, subbuf < layout.subbufCount, hint.isFor(current.seq),
       i & ChannelBuffer.lookMask != 0,
-      i < layout.entryCount &- 1, length <= layout.subbufSize &- hint.end
+      i < (S.areTaken ? layout.entryCount &- 1 : layout.fastLimit),
+      length <= layout.subbufSize &- hint.end
     else { return nil }
     let entry = word(layout.indexOffset &+ (subbuf &* layout.entryCount &+ i) &* 8)
     // The space starts where the hint says, so that no load stands between the hint and the
@@ -228,25 +233,19 @@ extension ChannelBuffer {
     guard P.reached(.sawFrontier) else { return .stopped(.killed) }
     let place = Place(
       entry: entry, committed: before.extended(by: length), hint: hint.advanced(by: length))
-    return take(place, length, current, seen, owner, wakeFD, points)
-  }
-
-  /// The general way: finds the right buffer, the frontier by walking, and switches where the
-  /// record doesn't fit.
-  @usableFromInline @inline(never)
-  func reserveByWalking<P: TestPoints>(
-    _ length: Int, owner: UInt16, wakeFD: WakeTarget, _ points: P.Type
-  ) -> Reserved {
-    home.walkAndReserve(length, owner: owner, wakeFD: wakeFD, nil, points)
+    return take(place, length, current, seen, owner, wakeFD, points, stamps)
   }
 
   /// Records between two looks at the daemon's life, less one: a power of two, less one.
   @inlinable static var lookMask: Int { 255 }
 
+  /// The general way: finds the frontier by walking, and switches where the record doesn't fit.
+  /// Not inlined: the way of records with times leads by here.
   /// - Parameter era: looked at now and then, and before a switch; `.orphaned` if nobody serves it.
-  func walkAndReserve<P: TestPoints>(
+  @inline(never)
+  func walkAndReserve<P: TestPoints, S: Stamps>(
     _ length: Int, owner: UInt16, wakeFD: WakeTarget, _ era: UnsafeMutablePointer<Era>?,
-    _ points: P.Type
+    _ points: P.Type, _ stamps: S.Type
   ) -> Reserved {
     guard length <= layout.subbufSize else { return .stopped(.tooBig) }
     var patience = Patience()
@@ -258,7 +257,9 @@ extension ChannelBuffer {
       if isTimeToLook, let era, era.pointee.isOrphaned { return .stopped(.orphaned) }
       if let place {
         guard P.reached(.sawFrontier) else { return .stopped(.killed) }
-        if let reserved = take(place.0, length, current, place.seen, owner, wakeFD, points) {
+        if let reserved = take(
+          place.0, length, current, place.seen, owner, wakeFD, points, stamps)
+        {
           return reserved
         }
       } else if let stop = switchSubbuf(
@@ -301,10 +302,12 @@ extension ChannelBuffer {
 
   /// Takes the frontier entry as it was seen: the one swap that reserves. nil: lost the race.
   @inlinable @inline(__always)
-  func take<P: TestPoints>(
+  func take<P: TestPoints, S: Stamps>(
     _ place: Place, _ length: Int, _ current: Current, _ seen: Entry, _ owner: UInt16,
-    _ wakeFD: WakeTarget, _ points: P.Type
+    _ wakeFD: WakeTarget, _ points: P.Type, _ stamps: S.Type
   ) -> Reserved? {
+    // After the frontier was seen, and anew for each try: who sees our entry takes a later time.
+    let time = S.now()
     // Relaxed: ordered after the frontier entry by that load's acquire. If `current` moved, the
     // EMPTY seen may belong to another lap.
     guard currentWord.pointee.load(ordering: .relaxed) == current.raw else { return nil }
@@ -317,6 +320,10 @@ extension ChannelBuffer {
       ).exchanged
     else { return nil }
     guard P.reached(.reserved) else { return .stopped(.killed) }
+    if S.areTaken {
+      // Relaxed: the commit publishes it.
+      (place.entry + layout.timeDistance).pointee.store(time, ordering: .relaxed)
+    }
     // Relaxed: the hint is validated by who uses it. Before the commit: until then our BUSY
     // keeps this sub-buffer from being recycled.
     hint.pointee.store(place.hint.raw, ordering: .relaxed)

@@ -74,6 +74,15 @@ struct Lock {
     return try body()
   }
 
+  /// nil, without waiting, where somebody holds it.
+  func lockedIfFree<R>(_ body: () -> R) -> R? {
+    // Acquire: as above.
+    guard word.pointee.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
+    else { return nil }
+    defer { unlock() }
+    return body()
+  }
+
   private func unlock() {
     // Release: pairs with the acquires of who comes next.
     if word.pointee.exchange(0, ordering: .releasing) == 2 {
@@ -179,7 +188,12 @@ final class Handle {
     guard (0..<bufferCount).contains(cpu), channel.bufferIfPresent(cpu: cpu) != nil else {
       return nil
     }
-    return OpaquePointer(buffers + (channel.geometry.isGlobal ? globalIndex : cpu))
+    return address(cpu: cpu)
+  }
+
+  /// The name of a buffer that may still come.
+  func address(cpu: Int) -> OpaquePointer {
+    OpaquePointer(buffers + (channel.geometry.isGlobal ? globalIndex : cpu))
   }
 
   /// Before anything was written: one buffer instead of many, which keeps the name that the one of

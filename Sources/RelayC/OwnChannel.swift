@@ -5,7 +5,6 @@ internal import CRelay
 internal import Glibc
 internal import LinuxIO
 internal import Relay
-internal import Synchronization
 
 /// The reading side of one own buffer, and its callback if it has one.
 final class OwnBuffer {
@@ -15,49 +14,45 @@ final class OwnBuffer {
   /// Readable when the reader has something to say; made when first asked for.
   private var wake: EventFD?
   private var wakeFD: CInt = -1
-  private let lockWord: UnsafeMutableRawPointer
-  /// The thread that holds the lock: a callback may call us again.
-  private let holder = Atomic<UInt>(0)
+  private let lock = CallbackLock()
 
   init(_ channel: Channel, _ buffer: ChannelBuffer, start: CallbackBuffer.Start?) {
     self.buffer = buffer
     reader = Reader(channel, buffer)
+    // Who wants times reads records, of which an empty one has a time, too.
+    reader.isRecordwise = channel.geometry.hasTimestamps
     callback = start.map { CallbackBuffer(channel, buffer, start: $0) }
-    lockWord = .allocate(byteCount: 4, alignment: 4)
-    lockWord.storeBytes(of: 0, as: UInt32.self)
   }
 
-  deinit { lockWord.deallocate() }
-
-  // Relaxed: only ever equal for the thread that stored it.
-  private var isHeldHere: Bool { holder.load(ordering: .relaxed) == UInt(pthread_self()) }
+  fileprivate var isHeldHere: Bool { lock.isHeldHere }
 
   private func locked<R: ~Copyable>(_ body: () throws(Failure) -> R) throws(Failure) -> R {
-    guard !isHeldHere else { throw Failure(EDEADLK) }
-    return try Lock(lockWord).locked { () throws(Failure) in
-      holder.store(UInt(pthread_self()), ordering: .relaxed)
-      defer { holder.store(0, ordering: .relaxed) }
-      return try body()
-    }
+    try lock.locked(body)
   }
 }
 
 // Writing, where there is a callback.
 extension OwnBuffer {
-  var isCalling: Bool { callback != nil }
-
-  /// - Precondition: it has a callback, as for all of these.
+  /// - Precondition: it has a callback.
   func reserve(_ length: Int) throws(Failure) -> ReserveResult {
     try locked { () throws(Failure) in callback!.reserve(length) }
   }
 
-  func begin() throws(Failure) { try locked { () throws(Failure) in callback!.begin() } }
+  /// The first thing that happens to it; who comes while `appear` makes it known waits.
+  func begin(_ appear: () -> Void = {}) throws(Failure) {
+    try locked { () throws(Failure) in
+      appear()
+      callback?.begin()
+    }
+  }
 
+  /// - Precondition: it has a callback.
   func flush() throws(Failure) -> FlushResult {
     try locked { () throws(Failure) in callback!.flush() }
   }
 
   /// Leaves the current sub-buffer, even if it is empty.
+  /// - Precondition: it has a callback.
   func leave() throws(Failure) -> Bool {
     try locked { () throws(Failure) in callback!.switchSubbuf() == .flushed }
   }
@@ -74,6 +69,20 @@ extension OwnBuffer {
       rearm()
       if count == 0, reader.isCorrupt { throw Failure(EIO) }
       return count
+    }
+  }
+
+  func readRecord(_ target: UnsafeMutableRawBufferPointer) throws(Failure) -> RecordInfo {
+    try locked { () throws(Failure) in
+      let result = reader.readRecord(into: target)
+      rearm()
+      switch result {
+      case .record(let info): return info
+      case .none: throw Failure(EAGAIN)
+      case .end: throw Failure(EPIPE)
+      case .tooLong: throw Failure(EMSGSIZE)
+      case .corrupt: throw Failure(EIO)
+      }
     }
   }
 
@@ -157,34 +166,70 @@ final class OwnChannel {
   private let callbacks: relay_callbacks
   private var baseName: String?
   private var isClosed = false
-  /// By CPU; set once the channel is what it will be.
-  private var buffers: [OwnBuffer?] = []
+  /// By CPU; of those that have a buffer, each is here before the channel says so.
+  private var buffers: UnsafeMutableBufferPointer<OwnBuffer?>
   private var channel: Channel?
+  /// Held by who names, closes, or adds buffers.
+  private let lock = CallbackLock()
 
-  init(_ callbacks: relay_callbacks) { self.callbacks = callbacks }
+  init(_ callbacks: relay_callbacks) {
+    self.callbacks = callbacks
+    buffers = .init(start: nil, count: 0)
+  }
+
+  deinit {
+    buffers.deinitialize()
+    buffers.deallocate()
+  }
 
   var hasCallback: Bool { callbacks.subbuf_start != nil }
 
   subscript(cpu: Int) -> OwnBuffer { buffers[cpu]! }
 
-  private var all: [OwnBuffer] { buffers.compactMap(\.self) }
+  private var all: [OwnBuffer] { channel?.cpus.map { self[$0] } ?? [] }
 
   /// - Parameter handle: with its final channel.
   func setUp(_ handle: Handle) {
+    buffers = .allocate(capacity: handle.channel.geometry.slotCount)
+    buffers.initialize(repeating: nil)
+    for cpu in handle.channel.cpus { setUp(cpu, handle) }
     channel = handle.channel
-    buffers = Array(repeating: nil, count: handle.channel.geometry.slotCount)
-    for buffer in handle.channel.buffers {
-      let name = handle.name(cpu: buffer.cpu)
-      var start: CallbackBuffer.Start?
-      if let subbufStart = callbacks.subbuf_start {
-        start = { subbufStart(name, $0, $1, $2) != 0 }
+  }
+
+  private func setUp(_ cpu: Int, _ handle: Handle) {
+    let name = handle.address(cpu: cpu)
+    var start: CallbackBuffer.Start?
+    if let subbufStart = callbacks.subbuf_start {
+      start = { subbufStart(name, $0, $1, $2) != 0 }
+    }
+    let buffer = handle.channel.buffer(cpu: cpu)
+    buffers[cpu] = OwnBuffer(handle.channel, buffer, start: start)
+  }
+
+  func begin() throws(Failure) { for buffer in all { try buffer.begin() } }
+
+  /// Gives the CPUs that came up a buffer and, where the channel has a name, a file. Where that
+  /// cannot be made, and while another thread is at it, they go on without: their records go into
+  /// the lowest CPU's buffer, and the next look tries again.
+  func addCPUs(_ handle: Handle) {
+    let channel = handle.channel
+    guard !channel.geometry.isGlobal, let online = try? Processors.online() else { return }
+    let new = online.cpus.filter {
+      $0 < buffers.count && channel.bufferIfPresent(cpu: $0) == nil
+    }
+    guard !new.isEmpty else { return }
+    lock.lockedIfFree {
+      for cpu in new where !isClosed && channel.bufferIfPresent(cpu: cpu) == nil {
+        try? add(cpu, handle)
       }
-      buffers[buffer.cpu] = OwnBuffer(handle.channel, buffer, start: start)
     }
   }
 
-  func begin() throws(Failure) {
-    for buffer in all where buffer.isCalling { try buffer.begin() }
+  private func add(_ cpu: Int, _ handle: Handle) throws(Failure) {
+    var isGlobal: CInt = 0
+    if let baseName { try createFile(baseName, cpu, handle, &isGlobal) }
+    setUp(cpu, handle)
+    try self[cpu].begin { _ = handle.channel.addBuffer(cpu: cpu) }
   }
 
   /// One record, through the callback's lock. A refusal is counted if so wished.
@@ -211,13 +256,21 @@ final class OwnChannel {
 
   func reset() throws(Failure) { for buffer in all { try buffer.reset() } }
 
+  /// EDEADLK from inside any callback: another thread may wait for its buffer in here.
+  private func locked(_ body: () throws(Failure) -> Void) throws(Failure) {
+    guard !all.contains(where: \.isHeldHere) else { throw Failure(EDEADLK) }
+    try lock.locked(body)
+  }
+
   func close(_ handle: Handle) throws(Failure) {
-    guard !isClosed else { return }
-    for buffer in all { try buffer.close() }
-    handle.channel.close()
-    isClosed = true
-    for buffer in all { try buffer.closed() }
-    removeFiles(handle.channel.cpus, handle)
+    try locked { () throws(Failure) in
+      guard !isClosed else { return }
+      for buffer in all { try buffer.close() }
+      handle.channel.close()
+      isClosed = true
+      for buffer in all { try buffer.closed() }
+      removeFiles(handle.channel.cpus, handle)
+    }
   }
 }
 
@@ -229,16 +282,20 @@ extension OwnChannel {
     _ name: String?, _ handle: Handle, becomeGlobal: ((Int) throws(Failure) -> Void)? = nil
   ) throws(Failure) {
     guard let name, !name.isEmpty else { throw Failure(EINVAL) }
+    try locked { () throws(Failure) in try setName(name, handle, becomeGlobal) }
+  }
+
+  private func setName(
+    _ name: String, _ handle: Handle, _ becomeGlobal: ((Int) throws(Failure) -> Void)?
+  ) throws(Failure) {
     guard baseName == nil else { throw Failure(EEXIST) }
     guard !isClosed else { throw Failure(EPIPE) }
     baseName = name
-    guard let create = callbacks.create_buf_file else { return }
     var made: [Int] = []
     do throws(Failure) {
       for cpu in handle.channel.cpus where made.isEmpty || !handle.channel.geometry.isGlobal {
         var isGlobal: CInt = handle.channel.geometry.isGlobal ? 1 : 0
-        let code = create("\(name)\(cpu)", handle.name(cpu: cpu), &isGlobal)
-        guard code == 0 else { throw Failure(code < 0 && code > CInt.min ? 0 - code : EINVAL) }
+        try createFile(name, cpu, handle, &isGlobal)
         made.append(cpu)
         if isGlobal != 0, made.count == 1, !handle.channel.geometry.isGlobal {
           try becomeGlobal?(cpu)
@@ -249,6 +306,14 @@ extension OwnChannel {
       baseName = nil
       throw error
     }
+  }
+
+  private func createFile(
+    _ name: String, _ cpu: Int, _ handle: Handle, _ isGlobal: inout CInt
+  ) throws(Failure) {
+    guard let create = callbacks.create_buf_file else { return }
+    let code = create("\(name)\(cpu)", handle.address(cpu: cpu), &isGlobal)
+    guard code == 0 else { throw Failure(code < 0 && code > CInt.min ? 0 - code : EINVAL) }
   }
 
   private func removeFiles(_ cpus: [Int], _ handle: Handle) {

@@ -10,10 +10,9 @@ internal import RelayControl
 
 final class ChannelTable {
   private let host: DeviceHost
-  private let log: (Level, String) -> Void
+  let kept: KeptState
+  let log: (Level, String) -> Void
   var limits: Limits
-  /// Of the daemon, as its life page counts them.
-  var generation: UInt64 = 0
   /// By name, and in the order in which they came.
   private var byName: [String: ServedChannel] = [:]
   private(set) var channels: [ServedChannel] = []
@@ -29,8 +28,11 @@ final class ChannelTable {
     case info, warning
   }
 
-  init(host: DeviceHost, limits: Limits, log: @escaping (Level, String) -> Void) {
+  init(
+    host: DeviceHost, kept: KeptState, limits: Limits, log: @escaping (Level, String) -> Void
+  ) {
     self.host = host
+    self.kept = kept
     self.limits = limits
     self.log = log
   }
@@ -52,9 +54,12 @@ final class ChannelTable {
     return (closed, true)
   }
 
-  /// Opens a channel and serves it; throws why it cannot be, and leaves nothing of it.
+  /// Opens a channel and serves it, with what the relayd before left of it; throws why it cannot
+  /// be, and leaves nothing of it.
+  /// - Parameter left: what was left of it, if that is known already.
   func open(
-    _ options: ChannelOptions, _ origin: ServedChannel.Origin, _ identity: Identity
+    _ options: ChannelOptions, _ origin: ServedChannel.Origin, _ identity: Identity,
+    left: KeptState.Left? = nil
   ) throws(ControlRefusal) {
     try checkName(options.name)
     guard channels.count < limits.channels else {
@@ -64,10 +69,22 @@ final class ChannelTable {
     }
     let geometry = try geometry(options)
     try checkMemory(options.name, additional: geometry.bufferBytes * geometry.initialCPUs.count)
-    let channel = try openShared(options.name, geometry)
-    let served = ServedChannel(
-      options, origin, channel, identity, pathPrefix: host.pathPrefix + options.name)
+    let pathPrefix = host.pathPrefix + options.name
+    let left = left ?? kept.takeChannel(options.name)
+    let adopted = left.flatMap { adopt($0, options, origin, identity, pathPrefix: pathPrefix) }
+    let served: ServedChannel
+    if let adopted {
+      served = adopted
+    } else {
+      served = ServedChannel(
+        options, origin, try openShared(options.name, geometry), identity, pathPrefix: pathPrefix)
+    }
+    served.channel.setGeneration(kept.life.nextGeneration)
+    let isAdopted = adopted != nil
+    if let left, !isAdopted { retire(left.channel, into: served.channel) }
     if isServing { try serve(served) }
+    ChannelNotes(served.channel)?.store(options, origin)
+    if !isAdopted { kept.keep(served.channel) }
     served.serial = nextSerial
     nextSerial += 1
     byName[options.name] = served
@@ -81,7 +98,6 @@ final class ChannelTable {
     let limit = DescriptorLimit.current
     do throws(ChannelError) {
       let channel = try Channel.openShared(name, geometry)
-      channel.setGeneration(generation)
       // The lowest free number is given first: the latest one tells how many are taken.
       if Int(channel.descriptors!.wake) + nodes < limit - DescriptorLimit.spare { return channel }
     } catch {
@@ -219,8 +235,10 @@ extension ChannelTable {
   /// Finalizes a channel: writers are refused from here on, who has a device open reads what is
   /// left and then gets the end, and the name is free.
   func close(_ served: ServedChannel) {
+    guard byName[served.channel.name] === served else { return }
     byName[served.channel.name] = nil
     channels.removeAll { $0 === served }
+    kept.drop(served.channel.name)
     served.channel.end()
     closing.append(served)
     host.remove(served.devices.map(\.device))
@@ -233,15 +251,16 @@ extension ChannelTable {
     let gone = closing.filter { !$0.devices.contains { host.isServed($0.device) } }
     closing.removeAll { served in gone.contains { $0 === served } }
     for served in gone {
-      reportUnread(served)
+      reportLosses(served)
       onGone(served.channel)
     }
   }
 
-  /// What nobody read is said before it is lost.
-  private func reportUnread(_ served: ServedChannel) {
+  /// What nobody read is said before it is lost, and what could not be written.
+  private func reportLosses(_ served: ServedChannel) {
     for (cpu, device) in served.devices {
       let statistics = host.use(device) { $0.statistics() }
+      reportTooBig(statistics.lostTooBig, served, cpu)
       let unread = statistics.recordsUnread
       guard unread > 0 || statistics.bytesUnread > 0 else { continue }
       // One that was begun counts as read.
@@ -250,8 +269,30 @@ extension ChannelTable {
     }
   }
 
-  /// Finalizes all of them, for a daemon that ends.
-  func closeAll() { for served in channels { served.channel.close() } }
+  /// As relay does: who wrote them may have looked at no result.
+  private func reportTooBig(_ count: UInt64, _ served: ServedChannel, _ cpu: Int) {
+    guard count > 0 else { return }
+    let what = count == 1 ? "1 record was" : "\(count) records were"
+    log(
+      .warning,
+      "\(what) longer than a sub-buffer of \(served.path(cpu: cpu)), which is "
+        + "\(served.channel.geometry.subbufSize) bytes, and refused")
+  }
 
-  func reportUnread() { for served in channels + closing { reportUnread(served) } }
+  /// Finalizes all of them, for a daemon that ends.
+  func closeAll() {
+    for served in channels {
+      kept.drop(served.channel.name)
+      served.channel.close()
+    }
+  }
+
+  /// Records that the next relayd will have.
+  var unreadCount: UInt64 {
+    channels.reduce(0) { sum, served in
+      served.devices.reduce(sum) { $0 + host.use($1.device) { $0.statistics().recordsUnread } }
+    }
+  }
+
+  func reportLosses() { for served in channels + closing { reportLosses(served) } }
 }

@@ -37,6 +37,7 @@ final class ControlRequests: ControlHandler {
       served.channel, limit: served.options.maximumProducers, process: process,
       peer: client.peer)
     served.attached.insert(client.connection)
+    served.silent.remove(owner)
     let files = served.channel.descriptors!
     return Attachment(
       owner: owner, geometry: files.geometry, ring: files.ring, wake: files.wake,
@@ -46,7 +47,7 @@ final class ControlRequests: ControlHandler {
   func disconnected(_ connection: ConnectionID) {
     for served in table.channels where served.attached.remove(connection) != nil {
       // The last detach. Who wrote may live on, with memory that nobody reads any more.
-      if served.isTemporary, served.attached.isEmpty { table.close(served) }
+      if served.isAbandoned { table.close(served) }
     }
   }
 
@@ -58,7 +59,7 @@ final class ControlRequests: ControlHandler {
     return ChannelDescription(
       name: served.channel.name, subbufSize: geometry.subbufSize,
       subbufCount: geometry.subbufCount, isOverwrite: geometry.mode == .overwrite,
-      isGlobal: geometry.isGlobal, cpus: cpus,
+      isGlobal: geometry.isGlobal, hasTimestamps: geometry.hasTimestamps, cpus: cpus,
       frontEnd: host.backend.rawValue, pathPrefix: served.pathPrefix,
       readMode: served.options.read.rawValue, wakeup: served.options.wakeup.rawValue,
       isTemporary: served.isTemporary, isClosed: isClosed, serial: served.serial)

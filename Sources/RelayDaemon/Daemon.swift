@@ -24,7 +24,12 @@ public final class Daemon {
   private let host: DeviceHost
   private let table: ChannelTable
   private let producers: Producers
-  private let life: LifePage
+  private let kept: KeptState
+  /// Channels for as long as somebody writes, whose last writers ended while there was no relayd.
+  private var abandoned: [ServedChannel] = []
+  private let abandonment: TimerFD
+  /// The next relayd is to go on where this one stops.
+  private var isToBeContinued = false
   private var watch: MachineWatch?
   private var server: ControlServer?
 
@@ -51,6 +56,8 @@ public final class Daemon {
     self.configuration = configuration
     self.sources = sources
     self.logger = logger
+    // Before there is a second thread: it changes the environment.
+    let store = DescriptorStore { [logger] in logger.warning("\($0)") }
     // Before any thread, so that every thread has them blocked.
     signals = try SignalFD([SIGTERM, SIGINT, SIGHUP])
     // A reader or client that goes away is an error code, not a signal.
@@ -59,21 +66,23 @@ public final class Daemon {
     umask(0o022)
     DescriptorLimit.raise()
     loop = try EventLoop()
+    abandonment = try TimerFD()
     let backend = Daemon.backend(configuration)
     if backend == .fuse { createMountPoint(configuration.mountPoint) }
     host = try DeviceHost(
       backend: backend, mountPoint: resolved(configuration.mountPoint),
       threadCount: min(try Processors.online().cpus.count, 16),
       readerLimit: configuration.limits.readers, log: { [logger] in logger.warning("\($0)") })
-    table = ChannelTable(host: host, limits: configuration.limits) { [logger] level, message in
+    let log: (ChannelTable.Level, String) -> Void = { [logger] level, message in
       logger.log(level: level == .info ? .info : .warning, "\(message)")
     }
-    producers = Producers(loop: loop, limits: configuration.limits) { [logger] in
+    kept = try KeptState(store, log: log)
+    table = ChannelTable(host: host, kept: kept, limits: configuration.limits, log: log)
+    producers = Producers(loop: loop, kept: kept, limits: configuration.limits) { [logger] in
       logger.notice("\($0)")
     }
-    life = try LifePage.create()
-    table.generation = life.nextGeneration
     table.onGone = { [producers] in producers.forget($0) }
+    producers.onGone = { [table] in table.forget(owner: $0) }
   }
 
   private static func backend(_ configuration: Configuration) -> HostBackend {
@@ -85,12 +94,12 @@ public final class Daemon {
   }
 
   private func serve() throws {
-    for options in configuration.channels { try open(options) }
-    // Before anybody can ask, so that who asks sees whether memory is served.
-    try life.begin()
+    try openChannels()
+    // After it, so that writers find their channels served; before they can ask.
+    try kept.life.begin()
     try createParent(of: configuration.socketPath)
     let requests = ControlRequests(
-      table: table, host: host, producers: producers, life: life,
+      table: table, host: host, producers: producers, life: kept.life,
       access: Access(createGroup: try configuration.createGroup.map(Group.init(named:))),
       reload: { [unowned self] in reload() })
     // The socket first: it decides which of two daemons goes on.
@@ -99,6 +108,12 @@ public final class Daemon {
     defer { server.stop() }
     let changes = Handler { [table] in table.collect() }
     try loop.add(host.changeDescriptor, .read, changes)
+    let closer = Handler { [unowned self] in
+      abandonment.drain()
+      for served in abandoned where served.isAbandoned { table.close(served) }
+      abandoned = []
+    }
+    try loop.add(abandonment.raw, .read, closer)
     let watch = try MachineWatch(
       loop: loop, waitsForCUSE: configuration.waitsForCUSE,
       onCPUs: { [unowned self] in addCPUs() },
@@ -131,6 +146,18 @@ public final class Daemon {
         description: "\(error); name another socket with --socket, in a directory that is there "
           + "and that relayd may write to")
     }
+  }
+
+  /// Those of the configuration, and what the relayd before left.
+  private func openChannels() throws {
+    for options in configuration.channels { try open(options) }
+    table.adoptCreated()
+    producers.adopt(table.channels)
+    kept.dropUnclaimed()
+    abandoned = table.channels.filter { ChannelNotes($0.channel)?.wasAttached == true }
+      .filter(\.isAbandoned)
+    // Who read them has to come back first.
+    if !abandoned.isEmpty { abandonment.arm(onceAfterMilliseconds: 10_000) }
   }
 
   private func open(_ options: ChannelOptions) throws {
@@ -173,6 +200,7 @@ public final class Daemon {
         logger.notice("SIGHUP: reloading")
         _ = reload()
       case let signal:
+        isToBeContinued = signal == SIGTERM && kept.isThere
         logger.notice("\(signal == SIGTERM ? "SIGTERM" : "SIGINT"): ending")
         loop.stop()
       }
@@ -183,9 +211,14 @@ public final class Daemon {
   }
 
   /// Writers and clients are refused from here on, readers are told and may drain; what nobody read
-  /// is said.
+  /// is said. Where the next relayd goes on, nothing of that: writers notice nothing, and readers
+  /// find what is left there.
   private func shutDown() throws {
     ServiceManager.notify("STOPPING=1")
+    if isToBeContinued {
+      logger.notice("\(table.unreadCount) unread records are kept for the next relayd")
+      return
+    }
     table.closeAll()
     // Nothing that clients do may take of the readers' time.
     server?.stop()
@@ -201,7 +234,7 @@ public final class Daemon {
       }
       if now - lastDelivery > Daemon.readersPause || now - start > Daemon.readersTime { break }
     }
-    table.reportUnread()
+    table.reportLosses()
   }
 
   /// At the end a reader that has a device open may take its time, and be slow within it.

@@ -16,11 +16,11 @@ final class Producers: EventHandler {
     let uid: UInt32
     var channels: [Channel] = []
 
-    init(owner: UInt16, process: consuming ProcessHandle, peer: PeerCredentials) {
+    init(owner: UInt16, process: consuming ProcessHandle, pid: Int32, uid: UInt32) {
       self.owner = owner
       self.process = process
-      pid = peer.pid
-      uid = peer.uid
+      self.pid = pid
+      self.uid = uid
     }
   }
 
@@ -32,7 +32,11 @@ final class Producers: EventHandler {
   /// Those of one user but root and the daemon's own.
   var limitPerUser: Int
 
+  /// All of a process's channels were swept.
+  var onGone: (UInt16) -> Void = { _ in }
+
   private let loop: EventLoop
+  private let kept: KeptState
   private let log: (String) -> Void
   private var byHandle: [CInt: Producer] = [:]
   // A pid is not reused while its handle shows it alive; looked at before each use.
@@ -40,8 +44,9 @@ final class Producers: EventHandler {
   private var lastOwner: UInt16 = 0
   private var owners: Set<UInt16> = []
 
-  init(loop: EventLoop, limits: Limits, log: @escaping (String) -> Void) {
+  init(loop: EventLoop, kept: KeptState, limits: Limits, log: @escaping (String) -> Void) {
     self.loop = loop
+    self.kept = kept
     limit = min(limits.producers, Int(Channel.highestOwner) - 1)
     limitPerUser = limits.producersPerUser
     self.log = log
@@ -66,17 +71,47 @@ final class Producers: EventHandler {
       throw ControlRefusal(code: ESRCH, message: "the process that asked is gone")
     }
     let pid = peer.pid
-    let producer = Producer(owner: freeOwner(), process: process, peer: peer)
-    try add(channel, limit: channelLimit, to: producer)
-    do throws(SystemError) {
-      try loop.add(producer.process.raw, .read, self)
+    let producer = Producer(owner: freeOwner(), process: process, pid: pid, uid: peer.uid)
+    remember(producer)
+    do throws(ControlRefusal) {
+      try add(channel, limit: channelLimit, to: producer)
+      try watchOrRefuse(producer)
     } catch {
-      throw ControlRefusal(code: error.code, message: "cannot watch process \(pid): \(error)")
+      forget(producer)
+      throw error
     }
-    byHandle[producer.process.raw] = producer
-    if pid > 0 { byPID[pid] = producer }
-    owners.insert(producer.owner)
     return producer.owner
+  }
+
+  private func watchOrRefuse(_ producer: Producer) throws(ControlRefusal) {
+    do throws(SystemError) {
+      try watch(producer)
+    } catch {
+      throw ControlRefusal(
+        code: error.code, message: "cannot watch process \(producer.pid): \(error)")
+    }
+  }
+
+  private func watch(_ producer: Producer) throws(SystemError) {
+    try loop.add(producer.process.raw, .read, self)
+    byHandle[producer.process.raw] = producer
+    if producer.pid > 0 { byPID[producer.pid] = producer }
+    owners.insert(producer.owner)
+  }
+
+  /// For the next relayd, before the process can write.
+  private func remember(_ producer: Producer) {
+    let startTime = producer.pid > 0 ? ProcessHandle.startTime(pid: producer.pid) : 0
+    kept.owners[producer.owner] = .used(
+      OwnerTable.Entry(pid: producer.pid, uid: producer.uid, startTime: startTime ?? 0))
+    if producer.pid == 0 { kept.keep(producer.process, owner: producer.owner) }
+  }
+
+  /// Nothing writes under its owner id any more.
+  private func forget(_ producer: Producer) {
+    for channel in producer.channels { ChannelNotes(channel)?[producer.owner] = false }
+    kept.owners[producer.owner] = .free
+    if producer.pid == 0 { kept.drop(owner: producer.owner) }
   }
 
   /// The process, if it has attached before.
@@ -120,6 +155,9 @@ final class Producers: EventHandler {
           """)
     }
     producer.channels.append(channel)
+    let notes = ChannelNotes(channel)
+    notes?[producer.owner] = true
+    notes?.wasAttached = true
   }
 
   /// A channel is gone: nobody reads it any more, so nobody has to be swept out of it.
@@ -140,17 +178,72 @@ final class Producers: EventHandler {
     bury(producer)
   }
 
+  private func sweep(_ channel: Channel, _ owner: UInt16, _ pid: Int32) {
+    let count = channel.sweep(owner: owner)
+    guard count > 0 else { return }
+    log(
+      "process \(pid) died while it wrote to channel \(channel.name): "
+        + "\(count) unfinished record\(count == 1 ? "" : "s") discarded")
+  }
+
   private func bury(_ producer: Producer) {
     loop.remove(producer.process.raw)
-    for channel in producer.channels {
-      let count = channel.sweep(owner: producer.owner)
-      guard count > 0 else { continue }
-      log(
-        "process \(producer.pid) died while it wrote to channel \(channel.name): "
-          + "\(count) unfinished record\(count == 1 ? "" : "s") discarded")
-    }
+    for channel in producer.channels { sweep(channel, producer.owner, producer.pid) }
+    forget(producer)
     byHandle[producer.process.raw] = nil
     if byPID[producer.pid] === producer { byPID[producer.pid] = nil }
     owners.remove(producer.owner)
+    onGone(producer.owner)
+  }
+}
+
+// Those that attached to the relayd before.
+extension Producers {
+  /// Watches those that live, and sweeps after the others; `served` are the channels that are gone
+  /// on with.
+  func adopt(_ served: [ServedChannel]) {
+    for owner in 1...Channel.highestOwner {
+      switch kept.owners[owner] {
+      case .free: continue
+      case .damaged:
+        owners.insert(owner)
+        log("who writes as owner \(owner) is not known any more: its unfinished records are passed")
+      case .used(let entry): adopt(owner, entry, served)
+      }
+    }
+  }
+
+  private func adopt(_ owner: UInt16, _ entry: OwnerTable.Entry, _ served: [ServedChannel]) {
+    guard let process = process(entry, owner) else {
+      for served in served { sweep(served.channel, owner, entry.pid) }
+      kept.owners[owner] = .free
+      for served in served { ChannelNotes(served.channel)?[owner] = false }
+      return
+    }
+    let producer = Producer(owner: owner, process: process, pid: entry.pid, uid: entry.uid)
+    for served in served where ChannelNotes(served.channel)?[owner] == true {
+      producer.channels.append(served.channel)
+      served.silent.insert(owner)
+    }
+    do throws(SystemError) {
+      try watch(producer)
+    } catch {
+      owners.insert(owner)
+      log("process \(entry.pid) cannot be watched, its unfinished records are passed: \(error)")
+    }
+  }
+
+  /// The living process of an entry.
+  private func process(_ entry: OwnerTable.Entry, _ owner: UInt16) -> ProcessHandle? {
+    guard entry.pid > 0 else { return living(kept.takeProcess(owner: owner)) }
+    let process = try? ProcessHandle(pid: entry.pid)
+    // Looked at after there is a handle: then it is the handle's.
+    guard ProcessHandle.startTime(pid: entry.pid) == entry.startTime else { return nil }
+    return living(process)
+  }
+
+  private func living(_ process: consuming ProcessHandle?) -> ProcessHandle? {
+    guard let process = process.take(), !process.hasExited else { return nil }
+    return process
   }
 }

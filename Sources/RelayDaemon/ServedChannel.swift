@@ -26,21 +26,45 @@ final class ServedChannel {
   private(set) var devices: [(cpu: Int, device: Device)] = []
   /// Connections that attached and are still there.
   var attached: Set<ConnectionID> = []
+  /// Owner ids of processes that attached to the relayd before and have not asked this one.
+  var silent: Set<UInt16> = []
 
-  init(
+  private init(
     _ options: ChannelOptions, _ origin: Origin, _ channel: Channel, _ identity: Identity,
-    pathPrefix: String
+    _ readers: [Reader], pathPrefix: String
   ) {
     self.options = options
     self.origin = origin
     self.channel = channel
     self.identity = identity
     self.pathPrefix = pathPrefix
-    for buffer in channel.buffers { _ = addDevice(for: buffer) }
+    for reader in readers { _ = addDevice(reader) }
   }
 
-  func addDevice(for buffer: ChannelBuffer) -> Device {
-    let reader = Reader(channel, buffer)
+  convenience init(
+    _ options: ChannelOptions, _ origin: Origin, _ channel: Channel, _ identity: Identity,
+    pathPrefix: String
+  ) {
+    self.init(
+      options, origin, channel, identity, channel.buffers.map { Reader(channel, $0) },
+      pathPrefix: pathPrefix)
+  }
+
+  /// One that another process opened, read on where it stopped.
+  /// - Throws: what is wrong with the stored positions.
+  convenience init(
+    adopting channel: Channel, _ options: ChannelOptions, _ origin: Origin, _ identity: Identity,
+    pathPrefix: String
+  ) throws(ChannelError) {
+    var readers: [Reader] = []
+    for buffer in channel.buffers { readers.append(try Reader(adopting: channel, buffer)) }
+    self.init(options, origin, channel, identity, readers, pathPrefix: pathPrefix)
+  }
+
+  func addDevice(for buffer: ChannelBuffer) -> Device { addDevice(Reader(channel, buffer)) }
+
+  private func addDevice(_ reader: Reader) -> Device {
+    let buffer = reader.buffer
     reader.stallTimeout = options.stallTimeout
     let device = Device(
       name: "\(channel.name)\(buffer.cpu)", reader: reader,
@@ -56,6 +80,9 @@ final class ServedChannel {
     if case .created(_, isKept: false) = origin { return true }
     return false
   }
+
+  /// It is for as long as somebody writes, and nobody does any more.
+  var isAbandoned: Bool { isTemporary && attached.isEmpty && silent.isEmpty }
 
   var creator: UInt32? {
     if case .created(let uid, _) = origin { return uid }

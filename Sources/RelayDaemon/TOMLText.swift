@@ -40,14 +40,14 @@ enum TOMLText {
     }
   }
 
-  static func size(_ bytes: Int) -> String {
-    guard let (number, suffix) = ByteSize.shortest(bytes) else { return "\(bytes)" }
-    return "\"\(number)\(suffix)\""
+  /// nil: a plain number says it best.
+  static func size(_ bytes: Int) -> String? {
+    ByteSize.shortest(bytes).map { "\($0.number)\($0.suffix)" }
   }
 
   static func permissions(_ mode: UInt32) -> String {
     let octal = String(mode, radix: 8)
-    return "\"" + String(repeating: "0", count: max(0, 4 - octal.count)) + octal + "\""
+    return String(repeating: "0", count: max(0, 4 - octal.count)) + octal
   }
 }
 
@@ -66,7 +66,9 @@ extension Configuration {
       "max_producers_per_user = \(limits.producersPerUser)",
       "max_readers = \(limits.readers)",
     ]
-    if let memory = limits.memory { lines.append("max_memory = \(TOMLText.size(memory))") }
+    if let memory = limits.memory {
+      lines.append("max_memory = " + (TOMLText.size(memory).map { "\"\($0)\"" } ?? "\(memory)"))
+    }
     for channel in channels {
       lines += ["", "[channel.\(TOMLText.key(channel.name))]"] + channel.toml
     }
@@ -76,20 +78,49 @@ extension Configuration {
 
 extension ChannelOptions {
   fileprivate var toml: [String] {
-    var lines = [
-      "subbuf_size = \(TOMLText.size(subbufSize))",
-      "n_subbufs = \(subbufCount)",
-      "mode = \"\(mode.rawValue)\"",
-      "global = \(isGlobal)",
-      "read = \"\(read.rawValue)\"",
-      "wakeup = \"\(wakeup.rawValue)\"",
-      "stall_timeout = \"\(TimeSpan.format(stallTimeout))\"",
+    values.map { key, value in
+      switch value {
+      case .text(let text): "\(key) = \(TOMLText.string(text))"
+      case .number(let number): "\(key) = \(number)"
+      case .flag(let flag): "\(key) = \(flag)"
+      }
+    }
+  }
+
+  /// As `init(parsing:)` takes it behind the name and the colon.
+  var text: String {
+    values.compactMap { key, value in
+      switch value {
+      case .text(let text): "\(key)=\(text)"
+      case .number(let number): "\(key)=\(number)"
+      case .flag(let flag): flag ? key : nil
+      }
+    }.joined(separator: ",")
+  }
+
+  private enum Value {
+    case text(String)
+    case number(Int)
+    case flag(Bool)
+  }
+
+  /// Every key that has a value, in the order of the manual.
+  private var values: [(key: String, value: Value)] {
+    var values: [(String, Value)] = [
+      ("subbuf_size", TOMLText.size(subbufSize).map(Value.text) ?? .number(subbufSize)),
+      ("n_subbufs", .number(subbufCount)),
+      ("mode", .text(mode.rawValue)),
+      ("global", .flag(isGlobal)),
+      ("timestamps", .flag(hasTimestamps)),
+      ("read", .text(read.rawValue)),
+      ("wakeup", .text(wakeup.rawValue)),
+      ("stall_timeout", .text(TimeSpan.format(stallTimeout))),
     ]
-    if let owner { lines.append("owner = \(TOMLText.string(owner))") }
-    if let group { lines.append("group = \(TOMLText.string(group))") }
-    lines.append("permissions = \(TOMLText.permissions(permissions))")
-    if let writers { lines.append("writers = \(TOMLText.string(writers))") }
-    if let maximumProducers { lines.append("max_producers = \(maximumProducers)") }
-    return lines
+    if let owner { values.append(("owner", .text(owner))) }
+    if let group { values.append(("group", .text(group))) }
+    values.append(("permissions", .text(TOMLText.permissions(permissions))))
+    if let writers { values.append(("writers", .text(writers))) }
+    if let maximumProducers { values.append(("max_producers", .number(maximumProducers))) }
+    return values
   }
 }

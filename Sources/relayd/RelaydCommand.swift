@@ -62,6 +62,15 @@ struct RelaydCommand: ParsableCommand {
       valueName: "name[:subbuf_size=256KiB,n_subbufs=8,mode=discard|overwrite,global]"))
   var channels: [String] = []
 
+  @Flag(
+    help: ArgumentHelp(
+      "For a machine without systemd: start relayd again whenever it ends, with all it had.",
+      discussion: """
+        Keeps what channels live in while relayd itself may be killed or replaced. SIGTERM or \
+        SIGINT to this process end both for good; SIGHUP goes to relayd.
+        """))
+  var hold = false
+
   func validate() throws {
     guard waitForCUSE, backend == .fuse else { return }
     throw ValidationError("--wait-for-cuse is for CUSE; use it with --backend auto or cuse.")
@@ -73,6 +82,11 @@ struct RelaydCommand: ParsableCommand {
       socketPath: socket, waitsForCUSE: waitForCUSE)
     let logger = Logger(label: "relayd") { _ in SystemdLog() }
     do {
+      if hold && !check {
+        let status = try Holder.run(
+          CommandLine.arguments.filter { $0 != "--hold" }, logger: logger)
+        throw ExitCode(Int32(status))
+      }
       let configuration = try sources.load()
       if check {
         print(configuration.toml, terminator: "")

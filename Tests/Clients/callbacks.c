@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Own channels with callbacks.
+// Own channels with subbuf_start.
+#include <limits.h>
 #include <pthread.h>
 
 #include "test.h"
@@ -205,6 +206,56 @@ static int reenter(relay_buf *buf, void *subbuf, void *previous, size_t padding)
   return 1;
 }
 
+static int start_with_nonsense(relay_buf *buf, void *subbuf, void *previous, size_t padding) {
+  static const int nonsense[] = {-1, 2, INT_MIN, INT_MAX};
+  (void)buf, (void)subbuf, (void)previous, (void)padding;
+  return nonsense[seen.starts++ % 4];
+}
+
+TEST(anything_but_0_goes_on) {
+  relay_chan *chan = open_with((relay_callbacks){.subbuf_start = start_with_nonsense}, 4, 4);
+  for (int i = 0; i < 9; i++) EQUAL(relay_printf(chan, "%04d", i), 0);
+  EQUAL(seen.starts, 9);
+  CHECK(!strcmp(drain(relay_buffer(chan, 0)), "0005000600070008"));
+  relay_detach(chan);
+}
+
+static int start_and_scribble(relay_buf *buf, void *subbuf, void *previous, size_t padding) {
+  (void)previous, (void)padding;
+  seen.starts++;
+  memset(subbuf, '!', 8);
+  relay_subbuf_start_reserve(buf, seen.starts % 2 ? 1 : SIZE_MAX);
+  return 1;
+}
+
+TEST(what_a_callback_writes_past_its_header_is_overwritten) {
+  relay_chan *chan = open_with((relay_callbacks){.subbuf_start = start_and_scribble}, 8, 4);
+  EQUAL(relay_write(chan, "abc", 3), 0);
+  EQUAL(relay_write(chan, "def", 3), 0);
+  // The next one is all header, which leaves no room for a record.
+  EQUAL(relay_write(chan, "ghi", 3), -EMSGSIZE);
+  CHECK(!strcmp(drain(relay_buffer(chan, 0)), "!abcdef"));
+  EQUAL(relay_write(chan, "ghi", 3), 0);
+  EQUAL(relay_flush(chan), 0);
+  CHECK(!strcmp(drain(relay_buffer(chan, 0)), "!!!!!!!!!ghi"));
+  relay_detach(chan);
+}
+
+static int start_on_zeroes(relay_buf *buf, void *subbuf, void *previous, size_t padding) {
+  static const char zeroes[5000];
+  (void)buf, (void)previous, (void)padding;
+  CHECK(!memcmp(subbuf, zeroes, sizeof zeroes));
+  seen.starts++;
+  return 1;
+}
+
+TEST(a_new_buffer_is_zeroed) {
+  relay_chan *chan = open_with((relay_callbacks){.subbuf_start = start_on_zeroes}, 5000, 3);
+  for (int i = 0; i < 2; i++) EQUAL(relay_switch_subbuf(relay_buffer(chan, 0), 1), 1);
+  EQUAL(seen.starts, 3);
+  relay_detach(chan);
+}
+
 TEST(a_callback_that_calls_back_is_refused) {
   reentered = open_with((relay_callbacks){.subbuf_start = reenter}, 4, 3);
   EQUAL(relay_write(reentered, "abcd", 4), 0);
@@ -257,93 +308,4 @@ TEST(threads_take_turns_in_a_callback) {
   EQUAL(stat.records_read + stat.lost_overwritten, stat.records_written);
   EQUAL(stat.cancelled, 200);
   relay_detach(chan);
-}
-
-static struct {
-  char made[1000], removed[1000];
-  relay_buf *first;
-  int fails_at, makes_global, count;
-} files;
-
-static int create(const char *name, relay_buf *buf, int *is_global) {
-  if (files.fails_at && ++files.count == files.fails_at) return -EROFS;
-  strcat(strcat(files.made, name), " ");
-  if (!files.first) files.first = buf;
-  if (files.makes_global) *is_global = 1;
-  return 0;
-}
-
-static void delete(const char *name, relay_buf *buf) {
-  CHECK(buf);
-  strcat(strcat(files.removed, name), " ");
-}
-
-static const relay_callbacks file_callbacks = {
-    .size = sizeof file_callbacks, .create_buf_file = create, .remove_buf_file = delete};
-
-static relay_chan *open_files(const char *name) {
-  return relay_open(name, 64, 2, 0, &file_callbacks, NULL);
-}
-
-static void expect_one_file_each(relay_chan *chan) {
-  char names[1000] = "", name[20];
-  for (unsigned cpu = 0; cpu < relay_buffers(chan); cpu++) {
-    if (!relay_buffer(chan, cpu)) continue;
-    snprintf(name, sizeof name, "base%u ", cpu);
-    strcat(names, name);
-  }
-  CHECK(!strcmp(files.made, names));
-  EQUAL(relay_close(chan), 0);
-  CHECK(!strcmp(files.removed, names));
-  relay_detach(chan);
-  CHECK(!strcmp(files.removed, names));
-}
-
-TEST(each_buffer_gets_a_file_and_loses_it) {
-  relay_chan *chan = open_files("base");
-  CHECK(chan && files.first == relay_buffer(chan, 0));
-  expect_one_file_each(chan);
-}
-
-TEST(files_may_come_late) {
-  relay_chan *chan = open_files(NULL);
-  CHECK(chan && !*files.made);
-  EQUAL(relay_write(chan, "early", 5), 0);
-  EQUAL(relay_late_setup_files(chan, "base"), 0);
-  EQUAL(relay_late_setup_files(chan, "base"), -EEXIST);
-  expect_one_file_each(chan);
-}
-
-TEST(a_file_that_cannot_be_made_undoes_everything) {
-  files.fails_at = 1;
-  CHECK(!open_files("base"));
-  EQUAL(errno, EROFS);
-  CHECK(!*files.made && !*files.removed);
-  relay_chan *chan = open_files(NULL);
-  CHECK(chan);
-  files.count = 0;
-  EQUAL(relay_late_setup_files(chan, "base"), -EROFS);
-  files.fails_at = 0;
-  EQUAL(relay_late_setup_files(chan, "base"), 0);
-  if (relay_buffers(chan) > 1) {
-    files.fails_at = 2;
-    files.count = 0;
-    *files.made = 0;
-    CHECK(!open_files("base"));
-    CHECK(*files.made && !strcmp(files.made, files.removed));
-  }
-  relay_detach(chan);
-}
-
-TEST(a_file_can_make_the_channel_global) {
-  files.makes_global = 1;
-  relay_chan *chan = open_files("base");
-  CHECK(chan);
-  CHECK(!strcmp(files.made, "base0 "));
-  EQUAL(relay_buffers(chan), 1);
-  CHECK(relay_buffer(chan, 0) == files.first);
-  EQUAL(relay_write(chan, "ab", 2), 0);
-  CHECK(!strcmp(drain(files.first), "ab"));
-  relay_detach(chan);
-  CHECK(!strcmp(files.removed, "base0 "));
 }

@@ -33,6 +33,7 @@ final class FakeKernel: SessionOwner {
     case read = 15
     case release = 18
     case interrupt = 36
+    case ioctl = 39
     case poll = 40
     case initialize = 4096
   }
@@ -141,6 +142,26 @@ extension FakeKernel {
       .poll, bytes(file, pollHandle ?? 0, UInt32(pollHandle == nil ? 0 : 1), UInt32(POLLIN)))
     #expect(answer.code == 0)
     return answer.body.withUnsafeBytes { $0.load(as: CInt.self) }
+  }
+
+  /// An ioctl as the kernel passes it on: with what the command's number says.
+  /// - Parameter output: bytes that the answer may have; nil: as the number says.
+  func ask(
+    _ file: UInt64, _ command: UInt32, _ input: [UInt8] = [], output: Int? = nil
+  ) throws -> Message {
+    let isRead = command >> 31 == 1
+    let size = output ?? (isRead ? Int(command >> 16 & 0x3fff) : 0)
+    return try ask(
+      .ioctl,
+      bytes(file, UInt32(0), command, UInt64(0), UInt32(input.count), UInt32(size)) + input)
+  }
+
+  /// What it answers: 0, or an errno value.
+  func control(_ file: UInt64, _ command: UInt32, _ value: CInt? = nil) throws -> CInt {
+    let answer = try ask(file, command, value.map { bytes($0) } ?? [])
+    // The result and what retries would need: all zero.
+    #expect(answer.code != 0 || answer.body == [UInt8](repeating: 0, count: 16))
+    return -answer.code
   }
 
   func release(_ file: UInt64) throws {

@@ -105,6 +105,16 @@ extension OneAtATime {
       #expect(try daemon.statistic("records_read") == 2)
     }
 
+    @Test(arguments: try LibraryTests.hotplug.get())
+    func aLibraryChannelGetsItsBuffer(_ test: String) throws {
+      let library = try Library.get()
+      let program = try library.program("hotplug", Library.c, "test.c", "hotplug.c")
+      try set(online: [1])
+      let bringUp = "echo 1 >/sys/devices/system/cpu/cpu3/online"
+      let finished = try library.start(["env", "CPU=3", "BRING_UP=\(bringUp)", program, test])
+      #expect(finished.status == 0, "\(finished.error)")
+    }
+
     @Test func aFollowingReaderFindsTheNewCPU() throws {
       try set(online: [])
       let daemon = try Daemon("relay")

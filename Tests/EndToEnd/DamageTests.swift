@@ -68,6 +68,17 @@ extension OneAtATime {
       #expect(try run("cat", daemon.device("relay0")).output == "fine\n")
     }
 
+    /// Only the daemon closes a channel; a producer can make its own look like one.
+    @Test func aChannelThatAProducerMarkedAsClosedIsSaidToBe() throws {
+      let daemon = try Daemon("bad:global,subbuf_size=4096,n_subbufs=2")
+      try daemon.write("one\n", to: "bad")
+      try damage("bad", daemon, "\\x00\\x00\\x18\\x00\\x00\\x00\\x00\\x00")
+      let refused = try daemon.relayctl("flush", "bad")
+      #expect(refused.status == 1)
+      #expect(refused.error == "relayctl: channel bad is closed\n")
+      #expect(try run("timeout", "20", "cat", daemon.device("bad0")).output == "one\n")
+    }
+
     /// Stopped, it finds the signal first, and the request that came after it in its last moments:
     /// clients have no time of the readers'.
     @Test(.onceIsEnough, arguments: [SIGTERM, SIGINT])

@@ -2,11 +2,13 @@
 // librelay: what is installed, own channels in C, and clients in several languages.
 
 import Glibc
+import LinuxIO
 import Testing
 
 extension OneAtATime {
   @Suite struct LibraryTests {
-    static let own = Result { try Library.tests("own.c", "life.c", "callbacks.c") }
+    static let hotplug = Result { try Library.tests("hotplug.c") }
+    static let own = Result { try Library.tests("own.c", "life.c", "callbacks.c", "files.c", "records.c") }
 
     @Test(.onceIsEnough) func exportsNothingButRelay() throws {
       let library = try Library.get()
@@ -66,8 +68,27 @@ extension OneAtATime {
     func ownChannel(_ test: String) throws {
       let library = try Library.get()
       let program = try library.program(
-        "own", Library.c, "test.c", "own.c", "life.c", "callbacks.c")
+        "own", Library.c, "test.c", "own.c", "life.c", "callbacks.c", "files.c", "records.c")
       let finished = try library.start([program, test])
+      #expect(finished.status == 0, "\(finished.error)")
+    }
+
+    /// The kernel's list of CPUs is a file of ours there, and first says that CPU 0 is alone.
+    /// CPUTests has real ones.
+    @Test(
+      .onceIsEnough, .enabled(if: (try? Processors.online().contains(1)) == true, "needs 2 CPUs"),
+      arguments: try hotplug.get())
+    func ownChannelWhoseCPUsComeUp(_ test: String) throws {
+      let library = try Library.get()
+      let program = try library.program("hotplug", Library.c, "test.c", "hotplug.c")
+      let scratch = try Scratch()
+      let list = "\(scratch.path)/online"
+      let finished = try library.start(
+        [
+          "env", "CPU=1", "BRING_UP=echo 0-1 >\(list)", "unshare", "--mount", "bash", "-c",
+          "echo 0 >$0 && mount --bind $0 /sys/devices/system/cpu/online && exec \"$@\"", list,
+          program, test,
+        ])
       #expect(finished.status == 0, "\(finished.error)")
     }
 

@@ -165,6 +165,17 @@ extension OneAtATime {
       #expect(try daemon.statistic("lost_too_big") == 1)
     }
 
+    @Test func recordsThatWereTooBigAreReportedAtTheClose() throws {
+      let daemon = try Daemon("relay:global,subbuf_size=16,n_subbufs=4")
+      let long = "echo a line too long for this channel; echo short"
+      for _ in 0..<2 { try daemon.shell("(\(long)) | $BIN/relayctl write relay") }
+      try daemon.require("close", "relay")
+      let said =
+        "<4>2 records were longer than a sub-buffer of \(daemon.device("relay0")), which is 16 "
+        + "bytes, and refused\n"
+      try eventually("it is said: \(daemon.logText)") { daemon.logText.contains(said) }
+    }
+
     @Test func exitStatusesSayWhatIsWrong() throws {
       let daemon = try Daemon("relay:global")
       #expect(try daemon.relayctl("list").status == 0)

@@ -19,16 +19,16 @@ extension OneAtATime {
       return finished.output
     }
 
-    @Test func theServiceStartsReloadsRestartsAndStops() throws {
+    private func install(_ configuration: String) throws {
       let root = "/" + "\(#filePath)".split(separator: "/").dropLast(3).joined(separator: "/")
       try shell("make --no-print-directory -C \(root) install BUILD=\(try build(root))")
       try shell("systemd-sysusers && systemctl daemon-reload && udevadm control --reload")
-      try shell(
-        """
-        mkdir -p /etc/relayd
-        printf '[channel.audit]\\nglobal = true\\npermissions = "0440"\\ngroup = "adm"\\n' \
-          > /etc/relayd/relayd.toml
-        """)
+      try shell("mkdir -p /etc/relayd && cat > /etc/relayd/relayd.toml <<'EOF'\n\(configuration)EOF")
+    }
+
+    @Test func theServiceStartsReloadsRestartsAndStops() throws {
+      try install(
+        "[channel.audit]\nglobal = true\npermissions = \"0440\"\ngroup = \"adm\"\n")
       // Nobody tells systemctl of another socket.
       try shell("sed -i '1i socket = \"/run/relayd/other\"' /etc/relayd/relayd.toml")
       setenv("RELAY_SOCKET", "/run/relayd/other", 1)
@@ -54,6 +54,30 @@ extension OneAtATime {
       try shell("systemctl stop relayd")
       #expect(access("/dev/audit0", F_OK) != 0)
       #expect(try shell("systemctl show -P Result relayd") == "success\n")
+    }
+
+    @Test func writersAndAFollowerSeeEveryRecordThroughTwentyRestarts() throws {
+      try install("[channel.relay]\nglobal = true\nsubbuf_size = \"1MiB\"\n")
+      try shell("systemctl start relayd")
+      let survivors = try Survivors(environment: [:])
+      for i in 0..<20 {
+        try survivors.awaitProgress()
+        // So many in so short a time are more than its limit.
+        try shell("systemctl reset-failed relayd")
+        if i % 2 == 0 {
+          try shell("systemctl restart relayd")
+        } else {
+          let before = try shell("systemctl show -P MainPID relayd")
+          try shell("kill -KILL \(before.dropLast())")
+          try eventually("Restart= brings it back") {
+            let now = try shell("systemctl show -P MainPID relayd")
+            return now != before && now != "0\n"
+          }
+        }
+      }
+      try survivors.awaitProgress()
+      try survivors.check()
+      try shell("systemctl stop relayd")
     }
 
     /// The build directory below the project, from where the programs under test are.

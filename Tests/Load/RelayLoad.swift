@@ -10,7 +10,7 @@ struct RelayLoad: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "relay-load", abstract: "Makes, awaits and checks the records of the tests.",
     subcommands: [
-      Generate.self, Verify.self, Wait.self, Reader.self, Scribble.self, Insist.self,
+      Generate.self, Verify.self, Wait.self, Reader.self, Scribble.self, Insist.self, Persist.self,
       Count.self,
     ])
 }

@@ -22,10 +22,11 @@ import Testing
       ))
   }
 
-  private func producers(limit: Int) -> Producers {
+  private func producers(limit: Int) throws -> Producers {
     var limits = Limits()
     limits.producers = limit
-    return Producers(loop: loop, limits: limits, log: { _ in })
+    let kept = try KeptState(DescriptorStore(.init(), log: { _ in }), log: { _, _ in })
+    return Producers(loop: loop, kept: kept, limits: limits, log: { _ in })
   }
 
   /// Attaches this process under some number.
@@ -36,7 +37,7 @@ import Testing
   }
 
   @Test func aProcessHasOneOwnerID() throws {
-    let producers = producers(limit: 1)
+    let producers = try producers(limit: 1)
     let owner = try attach(producers, pid: 7)
     #expect(try attach(producers, pid: 7, limit: 1) == owner)
     #expect(throws: ControlRefusal.self) { try attach(producers, pid: 8) }
@@ -44,7 +45,7 @@ import Testing
 
   /// Before Linux 6.9 each attach would be a producer of its own.
   @Test func withoutANumberItsHandleSaysWhichItIs() throws {
-    let producers = producers(limit: 2)
+    let producers = try producers(limit: 2)
     let owner = try attach(producers, pid: 0)
     #expect(try attach(producers, pid: 0) == owner)
     let child = try ChildProcess(["sleep", "1000"])
@@ -72,7 +73,7 @@ import Testing
     let child = try ChildProcess(["true"])
     let handle = try ProcessHandle(pid: child.pid)
     #expect(child.wait() == 0)
-    let producers = producers(limit: 1)
+    let producers = try producers(limit: 1)
     #expect(
       refusal(producers, handle)
         == ControlRefusal(code: ESRCH, message: "the process that asked is gone"))
@@ -80,7 +81,7 @@ import Testing
   }
 
   @Test func whoCannotBeWatchedIsNotAttached() throws {
-    let producers = producers(limit: 1)
+    let producers = try producers(limit: 1)
     let handle = try ProcessHandle(pid: getpid())
     let number = handle.raw
     // The kernel refuses what is watched already.
@@ -94,7 +95,7 @@ import Testing
   }
 
   @Test func aChannelsLimitIsItsOwn() throws {
-    let producers = producers(limit: 10)
+    let producers = try producers(limit: 10)
     _ = try attach(producers, pid: 1)
     #expect(throws: ControlRefusal.self) { try attach(producers, pid: 2, limit: 1) }
     _ = try attach(producers, pid: 2, limit: 2)
@@ -102,9 +103,9 @@ import Testing
     _ = try attach(producers, pid: 3, limit: 1)
   }
 
-  @Test func oneOwnerIDAlwaysStaysFree() {
+  @Test func oneOwnerIDAlwaysStaysFree() throws {
     let highest = Int(Channel.highestOwner) - 1
-    let producers = producers(limit: .max)
+    let producers = try producers(limit: .max)
     #expect(producers.limit == highest)
     producers.limit = 5
     #expect(producers.limit == 5)

@@ -38,6 +38,13 @@ import Testing
     #expect(largest.totalBytes < 1 << 57)
   }
 
+  @Test(arguments: [1, 3, 4095, 4096, 4097]) func buffersAreWholePages(_ subbufSize: Int) throws {
+    let geometry = try Geometry(
+      subbufSize: subbufSize, subbufCount: 3, entryCount: nil, cpus: [0, 1], slotCount: 2)
+    #expect(geometry.payloadOffset % 4096 == 0 && geometry.bufferBytes % 4096 == 0)
+    #expect(geometry.bufferBytes - geometry.payloadOffset >= 3 * subbufSize)
+  }
+
   @Test func refusesMoreThanTheMachineHas() {
     let text = refusal(1 << 20, 1024, memory: 1 << 30)
     #expect(text?.contains("2 × 1024 sub-buffers of 1048576 bytes") == true)

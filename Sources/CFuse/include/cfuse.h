@@ -28,6 +28,11 @@ struct cfuse_callbacks {
   // poll is NULL when the reader doesn't wait.
   void (*poll)(void *context, cfuse_request *, uint64_t handle, cfuse_poll *poll);
   void (*release)(void *context, cfuse_request *, uint64_t handle);
+  // A restricted ioctl(2): the command's own direction and size say what comes with it, and how
+  // much the answer may have.
+  void (*control)(
+      void *context, cfuse_request *, uint64_t handle, uint32_t command, const void *input,
+      size_t input_size, size_t output_size);
   // File systems only.
   void (*lookup)(void *context, cfuse_request *, uint64_t parent, const char *name);
   void (*attributes)(void *context, cfuse_request *, uint64_t node);
@@ -68,6 +73,8 @@ int cfuse_reply_open_file(cfuse_request *, uint64_t handle);
 // 0 when the kernel took the bytes, -ENOENT when the reader is gone.
 int cfuse_reply_vectors(cfuse_request *, const struct iovec *, size_t count);
 int cfuse_reply_poll(cfuse_request *, unsigned events);
+// An ioctl that succeeds; size is 0, or the answer's.
+int cfuse_reply_control(cfuse_request *, const void *output, size_t size);
 struct cfuse_attributes {
   uint64_t node;
   uint32_t mode;

@@ -13,6 +13,8 @@
 #define CLINUX_MAX_DESCRIPTORS 16
 
 int clinux_open(const char *path, int flags, mode_t mode);
+// Stands for the file itself, whatever it is; a link is not followed.
+int clinux_open_path(const char *path);
 ssize_t clinux_read(int fd, void *bytes, size_t count);
 
 // NULL too where the program has more rights than its user.
@@ -91,10 +93,22 @@ int clinux_unread(int socket);
 ssize_t clinux_send(
     int socket, const void *bytes, size_t count, const int *fds, size_t fdCount, int dontWait);
 // One packet. Received descriptors are close-on-exec; those beyond maxFds the kernel closes.
-// *truncated: bit 0 bytes were cut off, bit 1 descriptors were.
+// *truncated: bit 0 bytes were cut off, bit 1 descriptors were. *sender: the process that sent it,
+// where the socket asks for that (clinux_notify_socket), else 0; NULL where it does not.
 ssize_t clinux_receive(
     int socket, void *bytes, size_t capacity, int *fds, size_t maxFds, size_t *fdCount,
-    int *truncated, int dontWait);
+    int *truncated, pid_t *sender, int dontWait);
+
+// A datagram socket connected to what $NOTIFY_SOCKET names: a path, or @ and an abstract name.
+int clinux_notify_connect(const char *name);
+// The other side's: it is told who sent what.
+int clinux_notify_socket(void);
+
+// Starts argv[0], found through PATH, with fds[i] as descriptor 3 + i; fds ascends, from 3 on at
+// least. The child's number is written, as decimal text, to `pid` in one of envp's strings, which
+// has room for 12 bytes there. Blocked signals stay blocked. -errno, too, where exec fails.
+pid_t clinux_start(
+    char *const argv[], char *const envp[], char *pid, const int *fds, size_t count);
 
 // A request to the server of a Unix socket, ready to be sent.
 struct clinux_question {

@@ -21,6 +21,8 @@ private struct RingRun: ~Copyable {
   var reservation: Reservation?
   /// Nothing was damaged so far, and so nothing may be found damaged.
   var isHonest = true
+  /// Of the last record that was read, in nanoseconds.
+  private var lastTime: UInt64 = 0
   private let sink = UnsafeMutableRawPointer.allocate(byteCount: 1 << 16, alignment: 16)
 
   private static let owner: UInt16 = 5
@@ -28,11 +30,13 @@ private struct RingRun: ~Copyable {
   init(_ script: inout Script) throws(Finding) {
     let choice = script.byte()
     let entryCounts = [nil, 2, 3, 9]
+    let clocks: [RecordClock?] = [nil, .monotonic, .tsc, nil]
     do {
       let geometry = try Geometry(
         subbufSize: [8, 24, 1, 700][choice & 3], subbufCount: [2, 3, 4, 70][choice >> 2 & 3],
         entryCount: entryCounts[choice >> 4 & 3],
-        mode: choice >> 6 & 1 == 0 ? .discard : .overwrite, isGlobal: true)
+        mode: choice >> 6 & 1 == 0 ? .discard : .overwrite, isGlobal: true,
+        clock: clocks[choice >> 2 & 3])
       daemon = try Channel.openShared("fuzz", geometry)
       reader = Reader(daemon, daemon.buffers[0])
       if choice >> 7 == 1 { reader.stallTimeout = 0 }
@@ -50,13 +54,14 @@ private struct RingRun: ~Copyable {
 
   mutating func step(_ script: inout Script) throws(Finding) {
     let operation = script.byte() % 32
-    let start = RingRun.threadMilliseconds()
+    let start = threadMilliseconds()
     switch operation {
     case 0...5: try write(&script)
     case 6...8: try reserve(&script)
     case 9: reservation.take()?.commit()
     case 10: reservation.take()?.cancel()
-    case 11...14: try claim(&script)
+    case 11...13: try claim(&script)
+    case 14: try readRecord(&script)
     case 15: _ = reader.statistics()
     case 16: reader.reset()
     case 17: try look(&script)
@@ -66,7 +71,7 @@ private struct RingRun: ~Copyable {
     case 21: if script.byte() % 4 == 0 { daemon.close() }
     default: damage(&script)
     }
-    let milliseconds = RingRun.threadMilliseconds() - start
+    let milliseconds = threadMilliseconds() - start
     // Patience is 100 ms.
     guard milliseconds < 1000 else {
       throw Finding("operation \(operation) took \(milliseconds) ms")
@@ -74,12 +79,6 @@ private struct RingRun: ~Copyable {
     guard !isHonest || !reader.isCorrupt && reader.statistics().corrupt == 0 else {
       throw Finding("operation \(operation) found damage where there is none")
     }
-  }
-
-  private static func threadMilliseconds() -> Int {
-    var now = timespec()
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now)
-    return now.tv_sec * 1000 + now.tv_nsec / 1_000_000
   }
 
   private mutating func damage(_ script: inout Script) {
@@ -141,6 +140,22 @@ private struct RingRun: ~Copyable {
     let damages = script.byte()
     if damages % 4 == 3 { damage(&script) }
     if damages >> 7 == 0 { reader.consume() } else { reader.giveBack() }
+  }
+
+  private mutating func readRecord(_ script: inout Script) throws(Finding) {
+    let target = UnsafeMutableRawBufferPointer(start: sink, count: script.byte() * 4)
+    guard case .record(let info) = reader.readRecord(into: target) else { return }
+    guard info.byteCount <= target.count else { throw Finding("a record beyond its target") }
+    guard info.time >= lastTime else { throw Finding("a record from before the previous one") }
+    lastTime = info.time
+    // By what the counter's line may be ahead.
+    guard info.time <= RingRun.monotonic() + 1_000_000 else { throw Finding("a future record") }
+  }
+
+  private static func monotonic() -> UInt64 {
+    var now = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return UInt64(now.tv_sec) * 1_000_000_000 + UInt64(now.tv_nsec)
   }
 
   private func look(_ script: inout Script) throws(Finding) {

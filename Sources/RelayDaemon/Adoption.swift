@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// Going on with the channels that the relayd before left in the store. What cannot be gone on with
+// is said by name, and its writers are sent to what comes instead.
+
+internal import Relay
+internal import RelayControl
+
+extension ChannelTable {
+  /// The channel as it was left, with its readers where they were; nil, and said why, where that
+  /// cannot be.
+  func adopt(
+    _ left: KeptState.Left, _ options: ChannelOptions, _ origin: ServedChannel.Origin,
+    _ identity: Identity, pathPrefix: String
+  ) -> ServedChannel? {
+    let channel = left.channel
+    if let reason = left.obstacle ?? obstacle(channel, options) {
+      log(.warning, kept.refusal(options.name, reason))
+      return nil
+    }
+    do throws(ChannelError) {
+      return try ServedChannel(
+        adopting: channel, options, origin, identity, pathPrefix: pathPrefix)
+    } catch {
+      log(.warning, kept.refusal(options.name, "\(error)"))
+      return nil
+    }
+  }
+
+  private func obstacle(_ channel: Channel, _ options: ChannelOptions) -> String? {
+    let geometry = channel.geometry
+    if channel.isEnded { return "it was closed" }
+    if geometry.subbufSize != options.subbufSize {
+      return "its subbuf_size was \(geometry.subbufSize), and now is \(options.subbufSize)"
+    }
+    if geometry.subbufCount != options.subbufCount {
+      return "its n_subbufs was \(geometry.subbufCount), and now is \(options.subbufCount)"
+    }
+    if geometry.mode != options.mode {
+      return "its mode was \(geometry.mode.rawValue), and now is \(options.mode.rawValue)"
+    }
+    if geometry.isGlobal != options.isGlobal {
+      return "it was \(geometry.isGlobal ? "" : "not ")global"
+    }
+    if geometry.hasTimestamps != options.hasTimestamps {
+      return "its records \(geometry.hasTimestamps ? "had" : "did not have") their time"
+    }
+    return nil
+  }
+
+  /// Sends the writers of memory that is not gone on with to the channel that comes instead.
+  func retire(_ channel: Channel, into successor: Channel) {
+    let lost = channel.retire(into: successor)
+    if lost > 0 {
+      log(.warning, "channel \(channel.name): \(lost) unread records are lost by this restart")
+    }
+  }
+
+  /// Opens the channels that were created at run time; what is left then is of channels that are
+  /// not there any more.
+  func adoptCreated() {
+    for name in kept.channelNames {
+      guard let left = kept.takeChannel(name) else { continue }
+      guard let (options, origin) = ChannelNotes(left.channel)?.load(name: name) else {
+        log(.warning, kept.refusal(name, "what it was is damaged"))
+        left.channel.end()
+        continue
+      }
+      adoptCreated(left, options, origin)
+    }
+  }
+
+  private func adoptCreated(
+    _ left: KeptState.Left, _ options: ChannelOptions, _ origin: ServedChannel.Origin
+  ) {
+    do {
+      guard origin != .configured else {
+        throw OptionError("it is not configured any more")
+      }
+      try open(options, origin, Identity(options), left: left)
+    } catch {
+      log(.warning, kept.refusal(left.channel.name, "\(error)"))
+      left.channel.end()
+    }
+  }
+
+  /// A process that attached to the relayd before, and not to this one, has ended.
+  func forget(owner: UInt16) {
+    for served in channels where served.silent.remove(owner) != nil {
+      if served.isAbandoned { close(served) }
+    }
+  }
+}

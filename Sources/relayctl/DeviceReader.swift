@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// One open device of a channel, read frame by frame.
+
+import CRelayIoctl
+import Glibc
+import LinuxIO
+import RelayControl
+
+/// Where in the stream of one buffer printing is.
+final class StreamProgress {
+  let incarnation: UInt64
+  /// The record that is printed next.
+  var next: UInt64 = 0
+  /// How much of it was printed already.
+  var offset = 0
+
+  init(incarnation: UInt64) { self.incarnation = incarnation }
+}
+
+/// A device, and what was read from it and not printed yet.
+final class DeviceReader {
+  let cpu: Int
+  let path: String
+  private let channel: String
+  private(set) var fd: CInt
+  /// False: a relayd that knows no frames, whose reads return bytes.
+  let isFramed: Bool
+  let incarnation: UInt64
+  let hasTimes: Bool
+  /// What read(2) says of a daemon that is gone.
+  private(set) var isDead = false
+  /// Reads until it is another device's turn.
+  var readsLeft = 0
+  private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 128 << 10, alignment: 4096)
+  /// What of the buffer was read and not taken.
+  private var unread = 0..<0
+  /// Set by who prints it.
+  var progress: StreamProgress
+
+  /// Non-blocking, so that a channel with blocking reads says when it is drained.
+  init(_ channel: ChannelDescription, cpu: Int) throws {
+    self.cpu = cpu
+    self.channel = channel.name
+    path = channel.pathPrefix + "\(cpu)"
+    let device = try FileDescriptor.open(path, O_RDONLY | O_NONBLOCK)
+    var on: CInt = 1
+    isFramed = try DeviceReader.ask(device, path, crelay_ioc_frames, &on)
+    var geometry = relay_geometry()
+    _ = try DeviceReader.ask(device, path, crelay_ioc_geometry, &geometry)
+    incarnation = geometry.incarnation
+    hasTimes = geometry.flags & RELAY_GEOMETRY_TIMESTAMPS != 0
+    progress = StreamProgress(incarnation: incarnation)
+    fd = device.take()
+  }
+
+  /// False: the device does not know the command.
+  private static func ask<Argument>(
+    _ device: borrowing FileDescriptor, _ path: String, _ command: UInt32,
+    _ argument: inout Argument
+  ) throws -> Bool {
+    let code = withUnsafeMutableBytes(of: &argument) {
+      crelay_ioctl(device.raw, command, $0.baseAddress)
+    }
+    if code == -ENOTTY || code == -ENOSYS { return false }
+    guard code >= 0 else { throw SystemError(code: -code, operation: "read \(path)") }
+    return true
+  }
+
+  deinit {
+    end()
+    buffer.deallocate()
+  }
+}
+
+/// What a device gives.
+enum Piece {
+  case bytes(UnsafeRawBufferPointer)
+  case record(relay_frame, UnsafeRawBufferPointer)
+  case loss(relay_frame, relay_loss)
+}
+
+extension DeviceReader {
+  /// For poll; ignored there once the device is at its end.
+  var poller: pollfd { pollfd(fd: fd, events: Int16(POLLIN), revents: 0) }
+
+  func end() {
+    if fd >= 0 { close(fd) }
+    fd = -1
+    isDead = false
+  }
+
+  /// poll(2) said so.
+  func noteError() { isDead = true }
+
+  /// Reads if nothing is left of the last read. False: there is nothing now, or it is another
+  /// device's turn.
+  func fill() throws -> Bool {
+    if !unread.isEmpty { return true }
+    // A record that is printed in part goes on, or other devices' would come in between.
+    guard fd >= 0, !isDead, readsLeft > 0 || progress.offset > 0 else { return false }
+    readsLeft -= 1
+    while true {
+      let count = read(fd, buffer.baseAddress, buffer.count)
+      if count >= 0 {
+        unread = 0..<count
+        if count == 0 { readsLeft = 0 }
+        return count > 0
+      }
+      switch errno {
+      case EINTR: continue
+      case EAGAIN:
+        readsLeft = 0
+        return false
+      case ENOTCONN, ECONNABORTED, ENODEV:
+        isDead = true
+        return false
+      case EIO:
+        throw CommandFailure.failed("\(path): the shared memory of channel \(channel) is damaged")
+      default: throw SystemError(code: errno, operation: "read \(path)")
+      }
+    }
+  }
+
+  /// The time of what comes next.
+  /// - Precondition: `fill` said that something does.
+  var time: UInt64 {
+    guard isFramed, unread.count >= MemoryLayout<relay_frame>.size else { return 0 }
+    return buffer.loadUnaligned(fromByteOffset: unread.lowerBound, as: relay_frame.self).time
+  }
+
+  /// Takes what comes next; nil: nothing is left of the last read. Valid until the next `fill`.
+  func take() throws -> Piece? {
+    let rest = UnsafeRawBufferPointer(rebasing: buffer[unread])
+    guard !rest.isEmpty else { return nil }
+    guard isFramed else {
+      unread = 0..<0
+      return .bytes(rest)
+    }
+    guard rest.count >= MemoryLayout<relay_frame>.size else { throw noFrame }
+    let frame = rest.loadUnaligned(as: relay_frame.self)
+    let start = Int(frame.size)
+    let end = start + Int(frame.length)
+    guard start >= MemoryLayout<relay_frame>.size, end <= rest.count else { throw noFrame }
+    unread = min(unread.lowerBound + (end + 7) & ~7, unread.upperBound)..<unread.upperBound
+    let payload = UnsafeRawBufferPointer(rebasing: rest[start..<end])
+    switch frame.type {
+    case UInt32(RELAY_FRAME_RECORD): return .record(frame, payload)
+    case UInt32(RELAY_FRAME_LOST) where payload.count >= MemoryLayout<relay_loss>.size:
+      return .loss(frame, payload.loadUnaligned(as: relay_loss.self))
+    default: return try take()
+    }
+  }
+
+  private var noFrame: CommandFailure {
+    .failed("\(path) returned what is no frame; are relayd and relayctl of one release?")
+  }
+}
