@@ -216,8 +216,8 @@ extension Channel {
   }
 
   /// Attaches to a channel of a daemon through what it sent. Each descriptor is checked: an
-  /// unsealed file could be cut short under us. When the daemon dies, what is written goes on into this
-  /// memory, or, from some point on, into that of the daemon that comes next.
+  /// unsealed file could be cut short under us. When the daemon dies, what is written goes on into
+  /// this memory, or, from some point on, into that of the daemon that comes next.
   public static func attach(_ attached: consuming AttachedChannel) throws(ChannelError) -> Channel {
     let (name, owner, way) = (attached.name, attached.owner, attached.way)
     return try attached.take { geometry, ring, wake, life throws(ChannelError) in
@@ -342,7 +342,7 @@ extension Channel {
   public func rejoin() -> Bool {
     let era = era
     guard let lifeline, era.pointee.isOrphaned else { return isServed }
-    return lifeline.pointee.rejoin(from: era, isUrgent: true)
+    return lifeline.pointee.rejoin(from: era, .asked)
   }
 
   /// Puts the data of every buffer that holds any into a sub-buffer of its own. Returns the worst

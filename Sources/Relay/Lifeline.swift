@@ -49,8 +49,8 @@ struct Lifeline: ~Copyable, @unchecked Sendable {
   let connection: CInt
   /// The thread that looks for the next memory; 0: none does.
   let holder = Atomic<UInt32>(0)
-  /// When to try next, by the monotonic clock, in milliseconds.
-  let nextTry = Atomic<Int>(0)
+  /// When that was tried last, by the monotonic clock, in milliseconds.
+  let lastTry = Atomic<Int>(-Urgency.none.rawValue)
   /// The last try met a daemon, and was refused.
   let wasRefused = Atomic<Bool>(false)
 

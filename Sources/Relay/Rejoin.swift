@@ -8,54 +8,63 @@ internal import Glibc
 internal import LinuxIO
 internal import Synchronization
 
+/// How soon the next try may come.
+enum Urgency: Int {
+  /// Writing goes on anyway.
+  case none = 1000
+  /// Nothing can be written, as far as is known by anybody's will.
+  case closed = 100
+  /// Somebody asked.
+  case asked = 20
+  /// Nothing can be written, because others have found the next daemon: worth waiting for.
+  case left = 0
+}
+
 extension Lifeline {
-  private static var pauseMilliseconds: Int { 1000 }
-  /// Where somebody else has found the next daemon already.
-  private static var shortPauseMilliseconds: Int { 20 }
+  /// Of a writer whose memory was left by others, before it is refused.
+  private static var waitMilliseconds: Int { 500 }
 
   /// Whether nobody serves the memory; looks for the next, then.
   func isCut() -> Bool {
     let era = era
     guard era.pointee.isOrphaned else { return false }
-    _ = rejoin(from: era, isUrgent: false)
+    _ = rejoin(from: era, .none)
     return true
   }
 
-  /// Looks for the next daemon's memory where nobody serves this one's, not too often.
-  /// - Parameter isUrgent: nothing can be written here any more.
-  /// - Returns: whether there is another memory now than `seen`.
-  func rejoin(from seen: UnsafeMutablePointer<Era>, isUrgent: Bool) -> Bool {
+  /// Looks for the next daemon's memory where nobody serves this one's, not too often. Returns
+  /// whether there is another memory now than `seen`.
+  func rejoin(from seen: UnsafeMutablePointer<Era>, _ urgency: Urgency) -> Bool {
     let saved = errno
     defer { errno = saved }
-    guard era == seen else { return true }
+    let end = Clock.milliseconds() + (urgency == .left ? Lifeline.waitMilliseconds : 0)
+    while true {
+      guard era == seen else { return true }
+      let isOver = tryOnce(from: seen, urgency)
+      guard era == seen else { return true }
+      // Relaxed: all that can be missed is a turn.
+      if isOver || Clock.milliseconds() >= end || wasRefused.load(ordering: .relaxed) {
+        return false
+      }
+      _ = poll(nil, 0, 5)
+    }
+  }
+
+  /// True: another try now would be in vain.
+  private func tryOnce(from seen: UnsafeMutablePointer<Era>, _ urgency: Urgency) -> Bool {
     let thread = UInt32(truncatingIfNeeded: clinux_thread())
     // Acquire, with the release at the end: a holder sees what the one before did.
     let (isMine, other) = holder.compareExchange(
       expected: 0, desired: thread, ordering: .acquiring)
-    guard isMine else {
-      // Where this interrupted the holder itself, waiting would be for ever.
-      return isUrgent && other != thread && awaitAnother(than: seen)
-    }
+    // Where this interrupted the holder itself, waiting would be for ever.
+    guard isMine else { return other == thread }
     defer { holder.store(0, ordering: .releasing) }
-    guard era == seen else { return true }
+    guard era == seen, seen.pointee.isOrphaned else { return true }
     let now = Clock.milliseconds()
     // Relaxed, both: for the holder alone.
-    let pause =
-      isUrgent && !wasRefused.load(ordering: .relaxed)
-      ? Lifeline.pauseMilliseconds - Lifeline.shortPauseMilliseconds : 0
-    guard now >= nextTry.load(ordering: .relaxed) - pause else { return false }
-    // Relaxed: as above.
-    nextTry.store(now + Lifeline.pauseMilliseconds, ordering: .relaxed)
+    guard now >= lastTry.load(ordering: .relaxed) + urgency.rawValue else { return false }
+    lastTry.store(now, ordering: .relaxed)
     return ask(from: seen)
-  }
-
-  /// Another thread is on the way.
-  private func awaitAnother(than seen: UnsafeMutablePointer<Era>) -> Bool {
-    let end = Clock.milliseconds() + 2 * Int(Lifeline.replyMilliseconds)
-    while era == seen, holder.load(ordering: .acquiring) != 0, Clock.milliseconds() < end {
-      _ = poll(nil, 0, 1)
-    }
-    return era != seen
   }
 
   private func ask(from old: UnsafeMutablePointer<Era>) -> Bool {
@@ -93,7 +102,7 @@ extension Lifeline {
     }
     follow(era, new)
     // Relaxed: for the holder alone. The new one's end is another matter.
-    nextTry.store(0, ordering: .relaxed)
+    lastTry.store(-Urgency.none.rawValue, ordering: .relaxed)
     return true
   }
 

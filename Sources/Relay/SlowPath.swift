@@ -24,7 +24,7 @@ extension Channel {
       case .reserved(let reservation): return .reserved(reservation)
       case .stopped(.orphaned):
         // Who finds nobody goes on here.
-        looksForNext = rejoin(from: era, isClosed: slot.home.loadCurrent().isClosed)
+        looksForNext = rejoin(from: era, slot.home)
       case .stopped(.closed):
         // Its writers may have been sent elsewhere just now.
         if self.era == era { return .stopped(.closed) }
@@ -34,9 +34,12 @@ extension Channel {
     }
   }
 
-  private func rejoin(from seen: UnsafeMutablePointer<Era>, isClosed: Bool) -> Bool {
+  private func rejoin(from seen: UnsafeMutablePointer<Era>, _ buffer: ChannelBuffer) -> Bool {
     guard let lifeline else { return false }
-    return lifeline.pointee.rejoin(from: seen, isUrgent: isClosed)
+    guard buffer.loadCurrent().isClosed else { return lifeline.pointee.rejoin(from: seen, .none) }
+    // Acquire: pairs with the exchange by which somebody left it.
+    let isLeft = buffer.orphaned.pointee.load(ordering: .acquiring) != 0
+    return lifeline.pointee.rejoin(from: seen, isLeft ? .left : .closed)
   }
 
   /// Counts a refused record where it would have gone.

@@ -216,8 +216,10 @@ extension ChannelBuffer {
     let hint = Hint(raw: self.hint.pointee.load(ordering: .relaxed))
     let i = hint.count
     let subbuf = current.subbuf
-    // Not closed, and a sub-buffer that exists; more than zero records, so it was used.
-    guard !current.isClosed, subbuf < layout.subbufCount, hint.isFor(current.seq), i > 0,
+    // Not closed, and a sub-buffer that exists; more than zero records, so it was used. Now and
+    // then the long way, which looks whether a daemon serves the memory.
+    guard !current.isClosed, subbuf < layout.subbufCount, hint.isFor(current.seq),
+      i & ChannelBuffer.lookMask != 0,
       i < (S.areTaken ? layout.entryCount &- 1 : layout.fastLimit),
       length <= layout.subbufSize &- hint.end
     else { return nil }
@@ -234,9 +236,12 @@ extension ChannelBuffer {
     return take(place, length, current, seen, owner, wakeFD, points, stamps)
   }
 
+  /// Records between two looks at the daemon's life, less one: a power of two, less one.
+  @inlinable static var lookMask: Int { 255 }
+
   /// The general way: finds the frontier by walking, and switches where the record doesn't fit.
   /// Not inlined: the way of records with times leads by here.
-  /// - Parameter era: looked at before a switch; `.orphaned` if nobody serves it.
+  /// - Parameter era: looked at now and then, and before a switch; `.orphaned` if nobody serves it.
   @inline(never)
   func walkAndReserve<P: TestPoints, S: Stamps>(
     _ length: Int, owner: UInt16, wakeFD: WakeTarget, _ era: UnsafeMutablePointer<Era>?,
@@ -247,15 +252,16 @@ extension ChannelBuffer {
     while patience.lasts() {
       let current = loadCurrent()
       guard P.reached(.loadedCurrent) else { return .stopped(.killed) }
-      if let place = nextPlace(length, in: current) {
+      let place = nextPlace(length, in: current)
+      let isTimeToLook = ((place?.0.hint.count ?? 1) - 1) & ChannelBuffer.lookMask == 0
+      if isTimeToLook, let era, era.pointee.isOrphaned { return .stopped(.orphaned) }
+      if let place {
         guard P.reached(.sawFrontier) else { return .stopped(.killed) }
         if let reserved = take(
           place.0, length, current, place.seen, owner, wakeFD, points, stamps)
         {
           return reserved
         }
-      } else if let era, era.pointee.isOrphaned {
-        return .stopped(.orphaned)
       } else if let stop = switchSubbuf(
         from: current, owner: owner, wakeFD: wakeFD, &patience, points)
       {

@@ -35,6 +35,23 @@ import Testing
     #expect(try client.describe("nothing") == nil)
   }
 
+  @Test func aConnectionThatEndedIsRenewedUnderItsNumber() throws {
+    let live = try LiveServer()
+    let client = try live.client()
+    let number = client.raw
+    _ = try client.list()
+    shutdown(number, CInt(SHUT_RDWR))
+    #expect(throws: ControlError.self) { _ = try client.list() }
+    #expect(!client.isConnected)
+    try client.renew()
+    #expect(client.isConnected && client.raw == number)
+    #expect(try client.list() == someChannels)
+    let calls = live.channels.calls.withLock { $0.map(\.client.connection) }
+    try client.renew()
+    _ = try client.list(index: 0)
+    #expect(live.channels.calls.withLock { $0.last!.client.connection } == calls.last!)
+  }
+
   @Test func aRefusalOfSeveralLinesArrivesWhole() throws {
     let live = try LiveServer()
     let client = try live.client()

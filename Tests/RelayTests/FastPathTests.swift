@@ -207,6 +207,10 @@
       #expect(Listing(code(afterSwap: added)).breaches.contains(breach))
     }
 
+    @Test func aJumpAwayThatIsNotTakenCostsNothing() {
+      #expect(Listing(code(beforeSwap: "jne 900 <slowly>")).breaches == [])
+    }
+
     @Test func aWayAroundTheSwapIsFound() {
       let listing = Listing(code(beforeSwap: "je 1c <f+0xc>"))
       #expect(listing.breaches == ["a fast way that reserves nothing"])

@@ -100,8 +100,11 @@ relay_chan *relay_open(const char *base_filename, size_t subbuf_size, size_t n_s
 int relay_late_setup_files(relay_chan *chan, const char *base_filename);
 
 /* A daemon's channel, to write into. socket_path NULL: $RELAY_SOCKET (not in set-user-ID programs),
- * else /run/relayd/control. When the daemon ends, records still go into memory that nobody reads;
- * what asks the daemon, as relay_statistics, fails then: attach again. errno: ECONNREFUSED nobody
+ * else /run/relayd/control. When the daemon dies, records still go into the memory there is. The
+ * next one at that socket goes on with it, or the channel follows to the next one's memory by
+ * itself: inside a call that writes, for at most a few tenths of a second, also in a handler. What
+ * nobody had read is then lost_restart. When it ends properly, writing fails with -EPIPE until
+ * then; for good if the channel has other sizes or was closed. errno: ECONNREFUSED nobody
  * serves the socket; EACCES the socket may not be used; ENOENT no such channel; EINVAL no name;
  * EPERM its writers are others; EMFILE too many producers, or descriptors; ENAMETOOLONG the
  * socket's path is over 107 bytes; ETIMEDOUT no answer in 10 s; EPROTO not a relayd, or of another
@@ -121,7 +124,7 @@ void relay_detach(relay_chan *chan);
 
 /* Finalizes the channel for everyone: later writes get -EPIPE, readers drain what is left and get
  * end of file. chan stays valid until relay_detach. A daemon's channel: only for its creator, root
- * and the daemon's user, else -EPERM. -ECONNRESET and more: the daemon is gone. */
+ * and the daemon's user, else -EPERM. -ECONNREFUSED and more: the daemon is gone. */
 int relay_close(relay_chan *chan);
 
 /* Writing. A record is at most one sub-buffer; 0 bytes are a record, too. Results:
@@ -145,7 +148,7 @@ int relay_writev(relay_chan *chan, const struct iovec *pieces, int count);
 
 /* As relay_write, but sleeps while the channel is full, for at most timeout_ms (negative: without
  * limit). -ENOBUFS then is not counted: try again, or lose it with relay_write, which counts. Comes
- * back early with it if the daemon is gone: nobody makes room any more. Not for handlers. */
+ * back early with it if the daemon has been gone for 5 s: nobody makes room. Not for handlers. */
 int relay_write_wait(relay_chan *chan, const void *data, size_t length, int timeout_ms);
 
 /* Space for a record of `length` bytes that the caller fills, then ends by relay_commit or
