@@ -105,7 +105,8 @@ let package = Package(
       name: "EndToEnd", dependencies: ["CRelayIoctl", "LinuxIO"], path: "Tests/EndToEnd",
       swiftSettings: swift),
     .target(
-      name: "FuzzTargets", dependencies: ["Relay", "RelayControl", "RelayDaemon", "LinuxIO"],
+      name: "FuzzTargets",
+      dependencies: ["CRelayIoctl", "Relay", "RelayControl", "RelayDaemon", "LinuxIO"],
       path: "Tests/Fuzz/Targets", swiftSettings: swift),
     .testTarget(
       name: "FuzzTests", dependencies: ["FuzzTargets", "LinuxIO"], path: "Tests/Fuzz/Tests",

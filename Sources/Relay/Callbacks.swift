@@ -61,8 +61,8 @@ public final class CallbackBuffer {
 
   private func take(_ length: Int, in current: Current) -> Reservation? {
     guard let (place, seen) = buffer.nextPlace(length, in: current),
-      case .reserved(let reservation) = buffer.take(
-        place, length, current, seen, owner, wakeFD, NoTestPoints.self)
+      case .reserved(let reservation) = buffer.takeStamped(
+        place, length, current, seen, owner, wakeFD)
     else { return nil }
     return reservation
   }

@@ -117,6 +117,10 @@ public final class Channel: @unchecked Sendable {
     self.slots = slots
     self.layout = layout
     self.owner = owner
+    if isOpener, geometry.clock == .tsc {
+      let base = LiveWords(page: self.page.base).clockBase
+      Timebase.shared.withLock { $0.begin(at: base) }
+    }
   }
 
   deinit {

@@ -32,8 +32,14 @@ public struct ChannelBuffer: @unchecked Sendable {
     @usableFromInline let subbufCount: Int
     @usableFromInline let entryCount: Int
     @usableFromInline let indexOffset: Int
+    /// Below this many records the next one may be tried where the hint says; 0 for a channel with
+    /// times, so that without them they cost nothing there.
+    @usableFromInline let fastLimit: Int
     @usableFromInline let payloadOffset: Int
     @usableFromInline let overwrites: Bool
+    /// From an index word to its record's time, in words.
+    @usableFromInline let timeDistance: Int
+    @usableFromInline let clock: RecordClock?
     /// Where the first slot's buffer is, and how far apart they are.
     @usableFromInline let memory: UnsafeMutableRawPointer
     @usableFromInline let stride: Int
@@ -44,8 +50,11 @@ public struct ChannelBuffer: @unchecked Sendable {
       subbufCount = geometry.subbufCount
       entryCount = geometry.entryCount
       indexOffset = geometry.indexOffset
+      fastLimit = geometry.hasTimestamps ? 0 : geometry.entryCount - 1
       payloadOffset = geometry.payloadOffset
       overwrites = geometry.mode == .overwrite
+      timeDistance = (geometry.timeOffset - geometry.indexOffset) / 8
+      clock = geometry.clock
       self.memory = memory
       stride = geometry.stride
       self.present = present

@@ -29,6 +29,10 @@ public struct Geometry: Equatable, Sendable {
   public let mode: ChannelMode
   /// One buffer for all CPUs instead of one each.
   public let isGlobal: Bool
+  /// What the records' times are taken from; nil where they carry none.
+  package let clock: RecordClock?
+  /// Each record carries the time at which it was reserved.
+  public var hasTimestamps: Bool { clock != nil }
   /// The CPUs that had a buffer of their own when the channel was opened, or when this process
   /// attached, ascending; [0] for a global channel. `Channel.cpus` are those that have one now.
   public let initialCPUs: [Int]
@@ -47,11 +51,12 @@ public struct Geometry: Equatable, Sendable {
   /// - Throws: `GeometryError` that names the limit.
   public init(
     subbufSize: Int, subbufCount: Int, mode: ChannelMode = .discard, isGlobal: Bool = false,
-    online: CPUSet, possible: CPUSet, memory: Int? = Geometry.physicalMemory
+    hasTimestamps: Bool = false, online: CPUSet, possible: CPUSet,
+    memory: Int? = Geometry.physicalMemory
   ) throws(GeometryError) {
     try self.init(
       subbufSize: subbufSize, subbufCount: subbufCount, entryCount: nil, mode: mode,
-      isGlobal: isGlobal, cpus: isGlobal ? [0] : online.cpus,
+      isGlobal: isGlobal, clock: hasTimestamps ? .best : nil, cpus: isGlobal ? [0] : online.cpus,
       slotCount: isGlobal ? 1 : (possible.highest ?? 0) + 1)
     guard let memory, worstCaseBytes > memory else { return }
     throw GeometryError(
@@ -63,7 +68,7 @@ public struct Geometry: Equatable, Sendable {
 
   package init(
     subbufSize: Int, subbufCount: Int, entryCount: Int?, mode: ChannelMode = .discard,
-    isGlobal: Bool = false, cpus: [Int] = [0], slotCount: Int = 1
+    isGlobal: Bool = false, clock: RecordClock? = nil, cpus: [Int] = [0], slotCount: Int = 1
   ) throws(GeometryError) {
     func refuse(_ reason: String) -> GeometryError { GeometryError(description: reason) }
     guard subbufSize > 0 else {
@@ -96,6 +101,7 @@ public struct Geometry: Equatable, Sendable {
     self.entryCount = entryCount
     self.mode = mode
     self.isGlobal = isGlobal
+    self.clock = clock
     initialCPUs = cpus
     self.slotCount = slotCount
   }
@@ -118,7 +124,10 @@ public struct Geometry: Equatable, Sendable {
       MemoryLayout<relay_abi_header>.size
         + subbufCount * MemoryLayout<relay_abi_descriptor>.size)
   }
-  var payloadOffset: Int { roundUp(indexOffset + subbufCount * entryCount * 8) }
+  var timeOffset: Int { roundUp(indexOffset + subbufCount * entryCount * 8) }
+  var payloadOffset: Int {
+    roundUp(timeOffset + (hasTimestamps ? subbufCount * entryCount * 8 : 0))
+  }
   /// Bytes from one buffer to the next.
   var stride: Int { roundUp(payloadOffset + subbufCount * subbufSize) }
   /// Bytes of the ring file: all limits together keep them below 2^57.
@@ -150,6 +159,7 @@ extension Geometry {
     words.version = RELAY_ABI_VERSION
     words.flags =
       (mode == .overwrite ? RELAY_ABI_OVERWRITE : 0) | (isGlobal ? RELAY_ABI_GLOBAL : 0)
+      | (clock?.flags ?? 0)
     words.subbuf_size = UInt32(subbufSize)
     words.n_subbufs = UInt32(subbufCount)
     words.n_entries = UInt32(entryCount)
@@ -158,6 +168,7 @@ extension Geometry {
     let present = PresentCPUs(page: page, slotCount: slotCount)
     for cpu in initialCPUs { present.insert(cpu) }
     LiveWords(page: page).setIncarnation(UInt64.random(in: 1...UInt64.max))
+    if let clock { LiveWords(page: page).setClockBase(ClockSample(of: clock)) }
   }
 
   /// Reads what another process stored, and trusts none of it.
@@ -173,7 +184,9 @@ extension Geometry {
           """)
     }
     let isGlobal = words.flags & RELAY_ABI_GLOBAL != 0
-    let known = RELAY_ABI_OVERWRITE | RELAY_ABI_GLOBAL
+    let clockFlags = words.flags & (RELAY_ABI_TIMESTAMPS | RELAY_ABI_TSC)
+    let clock = RecordClock.allCases.first { $0.flags == clockFlags }
+    let known = RELAY_ABI_OVERWRITE | RELAY_ABI_GLOBAL | (clock?.flags ?? 0)
     guard words.flags & ~known == 0, words.n_entries >= 2, words.n_entries <= 1 << 24,
       !isGlobal || words.n_slots == 1, words.n_slots <= RELAY_ABI_CPU_WORDS * 64
     else { throw GeometryError(description: "a damaged geometry") }
@@ -185,6 +198,6 @@ extension Geometry {
       subbufSize: Int(words.subbuf_size), subbufCount: Int(words.n_subbufs),
       entryCount: Int(words.n_entries),
       mode: words.flags & RELAY_ABI_OVERWRITE != 0 ? .overwrite : .discard,
-      isGlobal: isGlobal, cpus: cpus, slotCount: Int(words.n_slots))
+      isGlobal: isGlobal, clock: clock, cpus: cpus, slotCount: Int(words.n_slots))
   }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The words of a geometry page that say whose memory this is and who serves it.
+// The words of a geometry page that say whose memory this is, who serves it, and how late it was
+// when it began.
 
 internal import Synchronization
 
@@ -29,6 +30,20 @@ struct LiveWords {
 
   /// Closed for good. Acquire: pairs with `setEnded`.
   var isEnded: Bool { word(560).pointee.load(ordering: .acquiring) != 0 }
+
+  /// When the channel was opened.
+  var clockBase: ClockSample {
+    // Relaxed, both: as `incarnation`.
+    ClockSample(
+      ticks: word(568).pointee.load(ordering: .relaxed),
+      nanoseconds: word(576).pointee.load(ordering: .relaxed))
+  }
+
+  func setClockBase(_ sample: ClockSample) {
+    // Relaxed, both: as `incarnation`.
+    word(568).pointee.store(sample.ticks, ordering: .relaxed)
+    word(576).pointee.store(sample.nanoseconds, ordering: .relaxed)
+  }
 
   func setEnded() { word(560).pointee.store(1, ordering: .releasing) }
 }

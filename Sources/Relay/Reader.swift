@@ -41,6 +41,11 @@ public final class Reader {
   /// Sub-buffers behind the position wait for a stopped writer, or for another pin.
   var mayReclaim = false
   var stall = Stall()
+  var teller = TimeTeller()
+  /// The time told of the last record that was consumed.
+  private(set) var lastTime: UInt64 = 0
+  /// Read by records: an empty one is data.
+  public var isRecordwise = false
   /// Another process wrote what no writer writes; nothing more is read.
   public internal(set) var isCorrupt = false
   /// A reader of whole records goes on here: looking consumes no records without bytes, which only
@@ -67,7 +72,7 @@ public final class Reader {
   var searchesLeft = 0
   private(set) var hasClaim = false
   /// Whether the last consumed claim moved the position.
-  private var hasAdvanced = false
+  private(set) var hasAdvanced = false
   let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: Reader.vectorLimit)
   let pinned = UnsafeMutablePointer<Pin>.allocate(capacity: Reader.vectorLimit)
   var vectorCount = 0
@@ -201,8 +206,8 @@ extension Reader {
     if !isFound, mayReclaim, position.seq > first { reclaim() }
   }
 
-  /// Begins a claim of nothing.
-  func beginPlan() {
+  /// An empty claim, to be consumed or given back.
+  func beginClaim() {
     plan = Plan(position: position)
     plan.gap = pendingGap
     plan.totals.restart = Counters.restart(buffer).less(totals.restart)
@@ -214,7 +219,7 @@ extension Reader {
 
   /// Claims up to `limit` bytes in one round.
   func planBytes(_ limit: Int) {
-    beginPlan()
+    beginClaim()
     var room = limit
     if !rest.isEmpty {
       plan.restTaken = min(rest.count, room)
@@ -249,6 +254,7 @@ extension Reader {
     position = plan.position
     totals.add(plan.totals)
     stall.note(plan.passed)
+    lastTime = teller.last
     totals.bytes &+= UInt64(plan.bytes)
     if hasAdvanced || plan.bytes > 0 || pendingGap != gapBefore { save() }
     var freed = false
@@ -266,6 +272,7 @@ extension Reader {
       _ = unpin(pinned[i])
     }
     pinCount = 0
+    teller.goBack(to: lastTime)
   }
 
   private var restMemory: UnsafeMutableRawPointer {

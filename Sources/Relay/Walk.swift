@@ -186,8 +186,9 @@ public enum Wakeup: String, CaseIterable, Sendable {
 }
 
 extension Reader {
-  /// Whether a read would return at least one byte now.
+  /// Whether a read would return at least one byte now, or an empty record.
   public var hasData: Bool {
+    if isRecordwise { return hasRecord }
     guard keepsEmptyRecords else {
       guard claim(limit: 1).byteCount > 0 else { return false }
       giveBack()

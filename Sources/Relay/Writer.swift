@@ -157,53 +157,58 @@ extension ChannelBuffer {
     case corrupt
   }
 
-  /// One try at the place the hint names; whatever is unusual goes the long way.
   @inlinable @inline(__always)
   package func reserve<P: TestPoints>(
     _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type
   ) -> Reserved {
-    fast: do {
-      // Once: the compiler must load it again after every atomic access.
-      let layout = layout
-      let current = loadCurrent()
-      guard P.reached(.loadedCurrent) else { return .stopped(.killed) }
-      // Relaxed: the entry before it is what counts, and that is loaded with acquire.
-      let hint = Hint(raw: self.hint.pointee.load(ordering: .relaxed))
-      let i = hint.count
-      let subbuf = current.subbuf
-      // Not closed, and a sub-buffer that exists; more than zero records, so it was used.
-      guard !current.isClosed, subbuf < layout.subbufCount, hint.isFor(current.seq), i > 0,
-        i < layout.entryCount &- 1, length <= layout.subbufSize &- hint.end
-      else { break fast }
-      let entry = word(layout.indexOffset &+ (subbuf &* layout.entryCount &+ i) &* 8)
-      // The space starts where the hint says, so that no load stands between the hint and the
-      // swap but the entry's own; that the record before ends there is checked beside it.
-      let before = Entry(.committed, seq: current.seq, end: hint.end)
-      guard loadEntry(entry, -1) == before else { break fast }
-      let seen = loadEntry(entry, 0)
-      guard seen.isSurelyEmpty(inLapOf: before) else { break fast }
-      guard P.reached(.sawFrontier) else { return .stopped(.killed) }
-      let place = Place(
-        entry: entry, committed: before.extended(by: length), hint: hint.advanced(by: length))
-      guard let reserved = take(place, length, current, seen, owner, wakeFD, points) else {
-        break fast
-      }
+    if let reserved = reserveAtHint(
+      length, owner: owner, wakeFD: wakeFD, points, NoStamps.self)
+    {
       return reserved
     }
-    return reserveByWalking(length, owner: owner, wakeFD: wakeFD, points)
+    // Not generic where it is called from elsewhere: that costs nanoseconds with times.
+    if P.self == NoTestPoints.self {
+      return reserveOffPath(length, owner: owner, wakeFD: wakeFD)
+    }
+    return reserveOffPath(length, owner: owner, wakeFD: wakeFD, points)
   }
 
-  /// The general way: finds the right buffer, the frontier by walking, and switches where the
-  /// record doesn't fit.
-  @usableFromInline @inline(never)
-  func reserveByWalking<P: TestPoints>(
-    _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type
-  ) -> Reserved {
-    home.walkAndReserve(length, owner: owner, wakeFD: wakeFD, points)
+  /// One try at the place the hint names; nil: whatever is unusual goes the long way.
+  @inlinable @inline(__always)
+  func reserveAtHint<P: TestPoints, S: Stamps>(
+    _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type, _ stamps: S.Type
+  ) -> Reserved? {
+    // Once: the compiler must load it again after every atomic access.
+    let layout = layout
+    let current = loadCurrent()
+    guard P.reached(.loadedCurrent) else { return .stopped(.killed) }
+    // Relaxed: the entry before it is what counts, and that is loaded with acquire.
+    let hint = Hint(raw: self.hint.pointee.load(ordering: .relaxed))
+    let i = hint.count
+    let subbuf = current.subbuf
+    // Not closed, and a sub-buffer that exists; more than zero records, so it was used.
+    guard !current.isClosed, subbuf < layout.subbufCount, hint.isFor(current.seq), i > 0,
+      i < (S.areTaken ? layout.entryCount &- 1 : layout.fastLimit),
+      length <= layout.subbufSize &- hint.end
+    else { return nil }
+    let entry = word(layout.indexOffset &+ (subbuf &* layout.entryCount &+ i) &* 8)
+    // The space starts where the hint says, so that no load stands between the hint and the
+    // swap but the entry's own; that the record before ends there is checked beside it.
+    let before = Entry(.committed, seq: current.seq, end: hint.end)
+    guard loadEntry(entry, -1) == before else { return nil }
+    let seen = loadEntry(entry, 0)
+    guard seen.isSurelyEmpty(inLapOf: before) else { return nil }
+    guard P.reached(.sawFrontier) else { return .stopped(.killed) }
+    let place = Place(
+      entry: entry, committed: before.extended(by: length), hint: hint.advanced(by: length))
+    return take(place, length, current, seen, owner, wakeFD, points, stamps)
   }
 
-  private func walkAndReserve<P: TestPoints>(
-    _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type
+  /// The general way: finds the frontier by walking, and switches where the record doesn't fit.
+  /// Not inlined: the way of records with times leads by here.
+  @inline(never)
+  func walkAndReserve<P: TestPoints, S: Stamps>(
+    _ length: Int, owner: UInt16, wakeFD: CInt, _ points: P.Type, _ stamps: S.Type
   ) -> Reserved {
     guard length <= layout.subbufSize else { return .stopped(.tooBig) }
     var patience = Patience()
@@ -212,7 +217,9 @@ extension ChannelBuffer {
       guard P.reached(.loadedCurrent) else { return .stopped(.killed) }
       if let place = nextPlace(length, in: current) {
         guard P.reached(.sawFrontier) else { return .stopped(.killed) }
-        if let reserved = take(place.0, length, current, place.seen, owner, wakeFD, points) {
+        if let reserved = take(
+          place.0, length, current, place.seen, owner, wakeFD, points, stamps)
+        {
           return reserved
         }
       } else if let stop = switchSubbuf(
@@ -255,10 +262,12 @@ extension ChannelBuffer {
 
   /// Takes the frontier entry as it was seen: the one swap that reserves. nil: lost the race.
   @inlinable @inline(__always)
-  func take<P: TestPoints>(
+  func take<P: TestPoints, S: Stamps>(
     _ place: Place, _ length: Int, _ current: Current, _ seen: Entry, _ owner: UInt16,
-    _ wakeFD: CInt, _ points: P.Type
+    _ wakeFD: CInt, _ points: P.Type, _ stamps: S.Type
   ) -> Reserved? {
+    // After the frontier was seen, and anew for each try: who sees our entry takes a later time.
+    let time = S.now()
     // Relaxed: ordered after the frontier entry by that load's acquire. If `current` moved, the
     // EMPTY seen may belong to another lap.
     guard currentWord.pointee.load(ordering: .relaxed) == current.raw else { return nil }
@@ -271,6 +280,10 @@ extension ChannelBuffer {
       ).exchanged
     else { return nil }
     guard P.reached(.reserved) else { return .stopped(.killed) }
+    if S.areTaken {
+      // Relaxed: the commit publishes it.
+      (place.entry + layout.timeDistance).pointee.store(time, ordering: .relaxed)
+    }
     // Relaxed: the hint is validated by who uses it. Before the commit: until then our BUSY
     // keeps this sub-buffer from being recycled.
     hint.pointee.store(place.hint.raw, ordering: .relaxed)

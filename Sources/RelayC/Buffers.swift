@@ -159,6 +159,33 @@ public func relay_read(
 }
 
 @c @implementation
+public func relay_read_record(
+  _ buf: OpaquePointer?, _ data: UnsafeMutableRawPointer?, _ size: Int,
+  _ record: UnsafeMutablePointer<relay_record>?, _ recordSize: Int
+) -> Int {
+  do throws(Failure) {
+    let buffer = try own(buf)
+    guard size >= 0, size == 0 || data != nil, recordSize >= 0, recordSize == 0 || record != nil
+    else { throw Failure(EINVAL) }
+    let info = try buffer.readRecord(UnsafeMutableRawBufferPointer(start: data, count: size))
+    if let record {
+      var known = relay_record(info)
+      fill(UnsafeMutableRawPointer(record), recordSize, from: &known)
+    }
+    return info.byteCount
+  } catch { return Int(0 - error.code) }
+}
+
+/// The first `size` bytes of what a caller has room for; zeroes for what only it knows.
+private func fill<T: BitwiseCopyable>(
+  _ target: UnsafeMutableRawPointer, _ size: Int, from value: inout T
+) {
+  let known = min(size, MemoryLayout<T>.size)
+  memcpy(target, &value, known)
+  memset(target + known, 0, size - known)
+}
+
+@c @implementation
 public func relay_poll(_ buf: OpaquePointer?) -> Int16 {
   do throws(Failure) {
     return Int16(try own(buf).events())
@@ -179,9 +206,7 @@ public func relay_statistics(
   code { () throws(Failure) in
     guard let buf, let stat, size >= 0 else { throw Failure(EINVAL) }
     var account = try account(of: buf)
-    let known = min(size, MemoryLayout<relay_stat>.size)
-    memcpy(stat, &account, known)
-    memset(UnsafeMutableRawPointer(stat) + known, 0, size - known)
+    fill(UnsafeMutableRawPointer(stat), size, from: &account)
   }
 }
 
@@ -195,6 +220,15 @@ private func account(of buf: OpaquePointer) throws(Failure) -> relay_stat {
     }
     guard let found else { throw Failure(ENXIO) }
     return relay_stat(found)
+  }
+}
+
+extension relay_record {
+  fileprivate init(_ info: RecordInfo) {
+    let lost = info.lostBefore
+    self.init(
+      sequence: info.sequence, time: info.time, lost_full: lost.full,
+      lost_overwritten: lost.overwritten, lost_stalled: lost.stalled, lost_restart: lost.restart)
   }
 }
 

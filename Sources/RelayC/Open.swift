@@ -32,7 +32,6 @@ private let knownFlags = UInt32(RELAY_OVERWRITE | RELAY_GLOBAL | RELAY_TIMESTAMP
 
 private func check(_ flags: UInt32) throws(Failure) {
   guard flags & ~knownFlags == 0 else { throw Failure(EINVAL) }
-  guard flags & RELAY_TIMESTAMPS == 0 else { throw Failure(EOPNOTSUPP) }
 }
 
 @c @implementation
@@ -46,7 +45,9 @@ public func relay_open(
     // A callback decides by itself whether to overwrite.
     let overwrites = flags & RELAY_OVERWRITE != 0 || callbacks.subbuf_start != nil
     func open(isGlobal: Bool) throws(Failure) -> Channel {
-      try openOwn(subbufSize, subbufCount, overwrites ? .overwrite : .discard, isGlobal)
+      try openOwn(
+        subbufSize, subbufCount, overwrites ? .overwrite : .discard, isGlobal,
+        hasTimestamps: flags & RELAY_TIMESTAMPS != 0)
     }
     let own = OwnChannel(callbacks)
     let handle = try Handle(
@@ -69,13 +70,14 @@ public func relay_open(
 }
 
 private func openOwn(
-  _ subbufSize: Int, _ subbufCount: Int, _ mode: ChannelMode, _ isGlobal: Bool
+  _ subbufSize: Int, _ subbufCount: Int, _ mode: ChannelMode, _ isGlobal: Bool,
+  hasTimestamps: Bool
 ) throws(Failure) -> Channel {
   let geometry: Geometry
   do {
     geometry = try Geometry(
       subbufSize: subbufSize, subbufCount: subbufCount, mode: mode, isGlobal: isGlobal,
-      online: Processors.online(), possible: Processors.possible())
+      hasTimestamps: hasTimestamps, online: Processors.online(), possible: Processors.possible())
   } catch let error as SystemError {
     throw Failure(error.code)
   } catch { throw Failure(EINVAL) }
@@ -131,6 +133,7 @@ public func relay_create(
     options += ",n_subbufs=\(UInt(bitPattern: subbufCount))"
     if flags & RELAY_OVERWRITE != 0 { options += ",mode=overwrite" }
     if flags & RELAY_GLOBAL != 0 { options += ",global" }
+    if flags & RELAY_TIMESTAMPS != 0 { options += ",timestamps" }
     return try attach(path, name) { (client, name) throws(ControlError) in
       // Kept: who detaches last must not take it away from its readers.
       try client.create(name, options: options, keep: true)

@@ -22,6 +22,8 @@ final class OwnBuffer {
   init(_ channel: Channel, _ buffer: ChannelBuffer, start: CallbackBuffer.Start?) {
     self.buffer = buffer
     reader = Reader(channel, buffer)
+    // Who wants times reads records, of which an empty one has a time, too.
+    reader.isRecordwise = channel.geometry.hasTimestamps
     callback = start.map { CallbackBuffer(channel, buffer, start: $0) }
     lockWord = .allocate(byteCount: 4, alignment: 4)
     lockWord.storeBytes(of: 0, as: UInt32.self)
@@ -74,6 +76,20 @@ extension OwnBuffer {
       rearm()
       if count == 0, reader.isCorrupt { throw Failure(EIO) }
       return count
+    }
+  }
+
+  func readRecord(_ target: UnsafeMutableRawBufferPointer) throws(Failure) -> RecordInfo {
+    try locked { () throws(Failure) in
+      let result = reader.readRecord(into: target)
+      rearm()
+      switch result {
+      case .record(let info): return info
+      case .none: throw Failure(EAGAIN)
+      case .end: throw Failure(EPIPE)
+      case .tooLong: throw Failure(EMSGSIZE)
+      case .corrupt: throw Failure(EIO)
+      }
     }
   }
 

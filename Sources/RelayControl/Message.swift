@@ -58,6 +58,8 @@ public struct ChannelDescription: Equatable, Sendable {
   public var isOverwrite: Bool
   /// One buffer for all CPUs.
   public var isGlobal: Bool
+  /// Each record carries its time.
+  public var hasTimestamps: Bool
   /// The CPUs whose buffer has a file now, ascending; each below `ControlLimits.cpus`.
   public var cpus: [Int]
   /// What serves the files: "cuse" or "fuse".
@@ -78,14 +80,15 @@ public struct ChannelDescription: Equatable, Sendable {
 
   public init(
     name: String, subbufSize: Int, subbufCount: Int, isOverwrite: Bool, isGlobal: Bool,
-    cpus: [Int], frontEnd: String, pathPrefix: String, readMode: String, wakeup: String,
-    isTemporary: Bool, isClosed: Bool, serial: Int
+    hasTimestamps: Bool, cpus: [Int], frontEnd: String, pathPrefix: String, readMode: String,
+    wakeup: String, isTemporary: Bool, isClosed: Bool, serial: Int
   ) {
     self.name = name
     self.subbufSize = subbufSize
     self.subbufCount = subbufCount
     self.isOverwrite = isOverwrite
     self.isGlobal = isGlobal
+    self.hasTimestamps = hasTimestamps
     self.cpus = cpus
     self.frontEnd = frontEnd
     self.pathPrefix = pathPrefix
@@ -136,7 +139,7 @@ public struct BufferStatistics: Equatable, Sendable {
 
 /// The protocol's bounds.
 public enum ControlLimits {
-  public static let version: UInt8 = 2
+  public static let version: UInt8 = 3
   /// Longest packet, both ways.
   public static let packetBytes = 4096
   /// Longest channel name.

@@ -214,6 +214,7 @@ private struct Encoder {
     integer(UInt64(channel.subbufCount))
     flag(channel.isOverwrite)
     flag(channel.isGlobal)
+    flag(channel.hasTimestamps)
     try string(channel.frontEnd, limit: ControlLimits.nameBytes)
     try string(channel.pathPrefix, limit: ControlLimits.pathBytes)
     // A bit for each CPU: UInt16 byte count, then the bytes.
@@ -339,7 +340,8 @@ private struct Decoder {
   mutating func channelDescription(_ bytes: RawSpan) throws(WireError) -> ChannelDescription {
     var channel = ChannelDescription(
       name: try name(bytes), subbufSize: try size(bytes), subbufCount: try size(bytes),
-      isOverwrite: try flag(bytes), isGlobal: try flag(bytes), cpus: [],
+      isOverwrite: try flag(bytes), isGlobal: try flag(bytes), hasTimestamps: try flag(bytes),
+      cpus: [],
       frontEnd: try string(bytes, limit: ControlLimits.nameBytes),
       pathPrefix: try string(bytes, limit: ControlLimits.pathBytes), readMode: "", wakeup: "",
       isTemporary: false, isClosed: false, serial: 0)

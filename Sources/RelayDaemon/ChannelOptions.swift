@@ -21,6 +21,8 @@ public struct ChannelOptions: Equatable, Sendable {
   public var mode = ChannelMode.discard
   /// One buffer for all CPUs.
   public var isGlobal = false
+  /// Each record carries its time.
+  public var hasTimestamps = false
   public var read = ReadMode.eof
   public var wakeup = Wakeup.data
   /// How long a record that is being written may hold back what is behind it, in milliseconds; nil:
@@ -69,7 +71,7 @@ public struct ChannelOptions: Equatable, Sendable {
 
   /// Every key, in the order of the manual.
   static let keys = [
-    "subbuf_size", "n_subbufs", "mode", "global", "read", "wakeup", "stall_timeout",
+    "subbuf_size", "n_subbufs", "mode", "global", "timestamps", "read", "wakeup", "stall_timeout",
     "owner", "group", "permissions", "writers", "max_producers",
   ]
 
@@ -85,6 +87,7 @@ public struct ChannelOptions: Equatable, Sendable {
       subbufCount = count
     case "mode": mode = try setting.choice(of: ChannelMode.self)
     case "global": isGlobal = try setting.flag()
+    case "timestamps": hasTimestamps = try setting.flag()
     case "read": read = try setting.choice(of: ReadMode.self)
     case "wakeup": wakeup = try setting.choice(of: Wakeup.self)
     case "stall_timeout": stallTimeout = try setting.timeout()
@@ -189,6 +192,7 @@ extension ChannelOptions {
     let values: [(String, (ChannelOptions) -> String)] = [
       ("subbuf_size", { "\($0.subbufSize)" }), ("n_subbufs", { "\($0.subbufCount)" }),
       ("mode", { $0.mode.rawValue }), ("global", { "\($0.isGlobal)" }),
+      ("timestamps", { "\($0.hasTimestamps)" }),
       ("read", { $0.read.rawValue }), ("wakeup", { $0.wakeup.rawValue }),
       ("stall_timeout", { TimeSpan.format($0.stallTimeout) }),
       ("owner", { "\($0.owner ?? "")" }), ("group", { "\($0.group ?? "")" }),

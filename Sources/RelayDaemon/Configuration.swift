@@ -100,7 +100,7 @@ extension ChannelOptions {
     do throws(GeometryError) {
       return try Geometry(
         subbufSize: subbufSize, subbufCount: subbufCount, mode: mode, isGlobal: isGlobal,
-        online: online, possible: possible)
+        hasTimestamps: hasTimestamps, online: online, possible: possible)
     } catch { throw OptionError("channel \(name): \(error)") }
   }
 }

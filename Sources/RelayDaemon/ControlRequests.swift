@@ -55,7 +55,7 @@ final class ControlRequests: ControlHandler {
     return ChannelDescription(
       name: served.channel.name, subbufSize: geometry.subbufSize,
       subbufCount: geometry.subbufCount, isOverwrite: geometry.mode == .overwrite,
-      isGlobal: geometry.isGlobal, cpus: cpus,
+      isGlobal: geometry.isGlobal, hasTimestamps: geometry.hasTimestamps, cpus: cpus,
       frontEnd: host.backend.rawValue, pathPrefix: served.pathPrefix,
       readMode: served.options.read.rawValue, wakeup: served.options.wakeup.rawValue,
       isTemporary: served.isTemporary, isClosed: isClosed, serial: served.serial)

@@ -81,6 +81,7 @@ extension ChannelOptions {
       "n_subbufs = \(subbufCount)",
       "mode = \"\(mode.rawValue)\"",
       "global = \(isGlobal)",
+      "timestamps = \(hasTimestamps)",
       "read = \"\(read.rawValue)\"",
       "wakeup = \"\(wakeup.rawValue)\"",
       "stall_timeout = \"\(TimeSpan.format(stallTimeout))\"",

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Nanoseconds per record written: relay, a bare memcpy, LTTng-UST; one writer, and one per CPU.
+// Nanoseconds per record written: relay without and with times, a bare memcpy, LTTng-UST (always
+// with); one writer, and one per CPU.
 
 import LinuxIO
 import Relay
@@ -22,6 +23,7 @@ struct WriteBench {
     let cpus: [Int]
     let bytes: Int
     var relay = Samples()
+    var timed = Samples()
     var memcpy = Samples()
     var lttng = Samples()
   }
@@ -33,11 +35,8 @@ struct WriteBench {
       Writing, ns per record: \(WriteBench.subbufCount) × \(WriteBench.subbufSize >> 10) KiB \
       per CPU, overwrite mode; pinned threads
       """)
-    let channel = try Channel.open(
-      "bench",
-      Geometry(
-        subbufSize: WriteBench.subbufSize, subbufCount: WriteBench.subbufCount, mode: .overwrite,
-        online: Processors.online(), possible: Processors.possible()))
+    let channel = try Self.open(hasTimestamps: false)
+    let timed = try Self.open(hasTimestamps: true)
     let lttng = try LTTngSession.start()
     let name: String
     switch lttng {
@@ -58,6 +57,7 @@ struct WriteBench {
         var row = rows[index]
         row.memcpy.add(try Self.memcpyTime(row.bytes, row.cpus, rings))
         row.relay.add(try Self.relayTime(row.bytes, row.cpus, channel))
+        row.timed.add(try Self.relayTime(row.bytes, row.cpus, timed))
         if case .running(let session) = lttng {
           row.lttng.add(try session.time(row.bytes, WriteBench.lttngCount, row.cpus))
         }
@@ -65,6 +65,15 @@ struct WriteBench {
       }
     }
     report(rows, lttngName: name)
+  }
+
+  private static func open(hasTimestamps: Bool) throws -> Channel {
+    try Channel.open(
+      "bench",
+      Geometry(
+        subbufSize: WriteBench.subbufSize, subbufCount: WriteBench.subbufCount, mode: .overwrite,
+        hasTimestamps: hasTimestamps, online: Processors.online(),
+        possible: Processors.possible()))
   }
 
   private static func memcpyTime(
@@ -112,15 +121,19 @@ struct WriteBench {
 
   private func report(_ rows: [Row], lttngName: String) {
     var table = Table(
-      ["writers", "bytes", "relay", "memcpy", lttngName, "relay/memcpy", "LTTng/relay", "target"])
+      [
+        "writers", "bytes", "relay", "with times", "memcpy", lttngName, "relay/memcpy",
+        "LTTng/with times", "target",
+      ])
     for row in rows {
       let hasLTTng = !row.lttng.values.isEmpty
       let target = row.cpus.count == 1 ? WriteBench.targets[row.bytes] : nil
       table.add([
-        "\(row.cpus.count)", "\(row.bytes)", row.relay.summary(1), row.memcpy.summary(1),
+        "\(row.cpus.count)", "\(row.bytes)", row.relay.summary(1), row.timed.summary(1),
+        row.memcpy.summary(1),
         hasLTTng ? row.lttng.summary(0) : "–",
         row.relay.ratios(to: row.memcpy).median.text(1),
-        hasLTTng ? row.lttng.ratios(to: row.relay).median.text(1) : "–",
+        hasLTTng ? row.lttng.ratios(to: row.timed).median.text(1) : "–",
         target.map { "≤ \($0.text(0)): \(row.relay.median <= $0 ? "met" : "missed")" } ?? "",
       ])
     }

@@ -52,6 +52,7 @@ private struct ListedChannel: Encodable {
   let subbufSize: Int
   let nSubbufs: Int
   let global: Bool
+  let timestamps: Bool
   let read: String
   let wakeup: String
   let temporary: Bool
@@ -65,6 +66,7 @@ private struct ListedChannel: Encodable {
     subbufSize = channel.subbufSize
     nSubbufs = channel.subbufCount
     global = channel.isGlobal
+    timestamps = channel.hasTimestamps
     read = channel.readMode
     wakeup = channel.wakeup
     temporary = channel.isTemporary

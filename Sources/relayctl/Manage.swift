@@ -24,6 +24,7 @@ struct CreateCommand: ParsableCommand {
   @Option(help: "Sub-buffers of each buffer.") var nSubbufs: Int?
   @Option(help: "What a full buffer loses: new records or its oldest.") var mode: Mode?
   @Flag(name: .customLong("global"), help: "One buffer for all CPUs.") var isGlobal = false
+  @Flag(help: "Each record carries its time.") var timestamps = false
   @Option(help: "What a read does when there is nothing: end or wait.") var read: ReadMode?
   @Option(help: "What wakes a reader: any data or a whole sub-buffer.") var wakeup: Wakeup?
   @Option(help: "How long a stopped writer holds others up, such as 500ms, 1s or never.")
@@ -55,7 +56,9 @@ struct CreateCommand: ParsableCommand {
   }
 
   func run() throws {
-    let options = given.map { "\($0.key)=\($0.value)" } + (isGlobal ? ["global"] : [])
+    let options =
+      given.map { "\($0.key)=\($0.value)" } + (isGlobal ? ["global"] : [])
+      + (timestamps ? ["timestamps"] : [])
     try reporting {
       do {
         try ControlClient().create(channel, options: options.joined(separator: ","), keep: keep)

@@ -26,7 +26,10 @@ final class RecordOutput {
   func begin(_ device: DeviceReader) throws {
     guard !showsTimes || device.hasTimes else {
       throw CommandFailure.failed(
-        "--time: the records of this channel have no times; create it with timestamps")
+        """
+        --time: the records of this channel have no times; create it with --timestamps, or \
+        configure timestamps = true
+        """)
     }
     if let known = progress[device.cpu], known.incarnation == device.incarnation {
       device.progress = known

@@ -6,7 +6,7 @@ import Testing
 
 extension OneAtATime {
   @Suite struct LibraryTests {
-    static let own = Result { try Library.tests("own.c", "life.c", "callbacks.c") }
+    static let own = Result { try Library.tests("own.c", "life.c", "callbacks.c", "records.c") }
 
     @Test(.onceIsEnough) func exportsNothingButRelay() throws {
       let library = try Library.get()
@@ -41,11 +41,13 @@ extension OneAtATime {
         ["cc", "-std=c99"], ["cc", "-std=c11"], ["cc", "-std=gnu17"], ["c++", "-std=c++11"],
         ["c++", "-std=c++20"],
       ])
-    func theHeaderIsCleanByItself(_ compiler: [String]) throws {
+    func eachHeaderIsCleanByItself(_ compiler: [String]) throws {
       let library = try Library.get()
-      try library.must(
-        compiler + ["-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only", "-x"]
-          + [compiler[0] == "cc" ? "c" : "c++", "\(library.directory)/usr/include/relay.h"])
+      for header in ["relay.h", "relay_ioctl.h"] {
+        try library.must(
+          compiler + ["-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only", "-x"]
+            + [compiler[0] == "cc" ? "c" : "c++", "\(library.directory)/usr/include/\(header)"])
+      }
     }
 
     @Test(.onceIsEnough) func aWrongFormatIsAWarning() throws {
@@ -66,7 +68,7 @@ extension OneAtATime {
     func ownChannel(_ test: String) throws {
       let library = try Library.get()
       let program = try library.program(
-        "own", Library.c, "test.c", "own.c", "life.c", "callbacks.c")
+        "own", Library.c, "test.c", "own.c", "life.c", "callbacks.c", "records.c")
       let finished = try library.start([program, test])
       #expect(finished.status == 0, "\(finished.error)")
     }

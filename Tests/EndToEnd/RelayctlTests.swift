@@ -133,7 +133,7 @@ extension OneAtATime {
         "reload": "--pid",
         "create": """
         --global --group --keep --max-producers --mode --n-subbufs --owner --permissions --read \
-        --stall-timeout --subbuf-size --wakeup --writers
+        --stall-timeout --subbuf-size --timestamps --wakeup --writers
         """,
         "relayd":
           "--backend --channel --check --config --mount --socket --version --wait-for-cuse",

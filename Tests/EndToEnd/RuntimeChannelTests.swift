@@ -12,14 +12,16 @@ extension OneAtATime {
       let daemon = try Daemon("relay:global")
       try daemon.require(
         "create", "audit", "--subbuf-size", "5000", "--n-subbufs", "3", "--mode", "overwrite",
-        "--global", "--read", "block", "--wakeup", "subbuffer", "--stall-timeout", "never",
+        "--global", "--timestamps", "--read", "block", "--wakeup", "subbuffer",
+        "--stall-timeout", "never",
         "--owner", "4001", "--group", "5001", "--permissions", "0440", "--writers", "5002",
         "--max-producers", "1", "--keep")
       let all = try daemon.relayctl("list", "--json").output
       let audit = String(try #require(all.components(separatedBy: "}").dropFirst().first))
       for line in [
         "\"name\" : \"audit\"", "\"subbuf_size\" : 5000", "\"n_subbufs\" : 3",
-        "\"mode\" : \"overwrite\"", "\"global\" : true", "\"read\" : \"block\"",
+        "\"mode\" : \"overwrite\"", "\"global\" : true", "\"timestamps\" : true",
+        "\"read\" : \"block\"",
         "\"wakeup\" : \"subbuffer\"", "\"temporary\" : false",
       ] {
         #expect(audit.contains(line), "\(line) in \(all)")

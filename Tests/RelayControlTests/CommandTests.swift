@@ -57,14 +57,14 @@ private func run(
     let live = try LiveServer()
     let finished = try run(
       "create", "audit", "--subbuf-size", "4KiB", "--n-subbufs", "4", "--mode", "overwrite",
-      "--global", "--read", "block", "--wakeup", "subbuffer",
+      "--global", "--timestamps", "--read", "block", "--wakeup", "subbuffer",
       "--stall-timeout", "2s", "--owner", "root", "--group", "adm",
       "--permissions", "0440", "--writers", "users", "--max-producers", "7", "--keep", on: live)
     #expect(finished.status == 0, "\(finished.error)")
     let options =
       "subbuf_size=4KiB,n_subbufs=4,mode=overwrite,read=block,wakeup=subbuffer,"
       + "stall_timeout=2s,owner=root,"
-      + "group=adm,permissions=0440,writers=users,max_producers=7,global"
+      + "group=adm,permissions=0440,writers=users,max_producers=7,global,timestamps"
     #expect(lastCall(live) == "create audit:\(options) true")
   }
 
@@ -106,14 +106,14 @@ private func run(
       (nil, 69, "relayd does not answer"),
       (
         [9, 131, 0, 0, 0, 0, 0, 0], 1,
-        "relayd does not speak this protocol: control protocol version 9 instead of 2: the "
+        "relayd does not speak this protocol: control protocol version 9 instead of 3: the "
           + "programs are of different releases"
       ),
-      ([2, 132, 0, 0, 0, 0, 0, 0], 1, "relayd does not speak this protocol: a reply to something"),
+      ([3, 132, 0, 0, 0, 0, 0, 0], 1, "relayd does not speak this protocol: a reply to something"),
       (
-        [2, 99, 0, 0, 0, 0, 0, 0], 1, "relayd does not speak this protocol: unknown control message"
+        [3, 99, 0, 0, 0, 0, 0, 0], 1, "relayd does not speak this protocol: unknown control message"
       ),
-      ([2, 131, 0], 1, "relayd does not speak this protocol: malformed control message"),
+      ([3, 131, 0], 1, "relayd does not speak this protocol: malformed control message"),
     ] as [([UInt8]?, Int, String)])
   func aStrangeDaemonIsSaidToBeSo(_ answer: [UInt8]?, _ status: Int, _ reason: String) throws {
     let directory = TemporaryDirectory()

@@ -11,11 +11,13 @@ import Testing
 let someChannels = [
   ChannelDescription(
     name: "relay", subbufSize: 262_144, subbufCount: 8, isOverwrite: false, isGlobal: false,
-    cpus: [0, 1, 8191], frontEnd: "cuse", pathPrefix: "/dev/relay", readMode: "eof",
+    hasTimestamps: true, cpus: [0, 1, 8191], frontEnd: "cuse", pathPrefix: "/dev/relay",
+    readMode: "eof",
     wakeup: "data", isTemporary: false, isClosed: true, serial: 0),
   ChannelDescription(
     name: "flight", subbufSize: 4096, subbufCount: 2, isOverwrite: true, isGlobal: true,
-    cpus: [0], frontEnd: "fuse", pathPrefix: "/run/relay/flight", readMode: "block",
+    hasTimestamps: false, cpus: [0], frontEnd: "fuse", pathPrefix: "/run/relay/flight",
+    readMode: "block",
     wakeup: "subbuffer", isTemporary: true, isClosed: false, serial: 70_000),
 ]
 

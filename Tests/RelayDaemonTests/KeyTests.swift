@@ -40,6 +40,7 @@ import Testing
     Row("n_subbufs", "5") { $0.channels[0].subbufCount == 5 },
     Row("mode", "\"overwrite\"") { $0.channels[0].mode == .overwrite },
     Row("global", "true") { $0.channels[0].isGlobal },
+    Row("timestamps", "true") { $0.channels[0].hasTimestamps },
     Row("read", "\"block\"") { $0.channels[0].read == .block },
     Row("wakeup", "\"subbuffer\"") { $0.channels[0].wakeup == .subbuffer },
     Row("stall_timeout", "\"250ms\"") { $0.channels[0].stallTimeout == 250 },
@@ -88,7 +89,7 @@ import Testing
 
   @Test(arguments: channelKeys) func anOptionOnTheCommandLine(_ row: Row) throws {
     let word = row.value.filter { $0 != "\"" }
-    let option = row.key == "global" ? "global" : "\(row.key)=\(word)"
+    let option = ["global", "timestamps"].contains(row.key) ? row.key : "\(row.key)=\(word)"
     let sources = ConfigurationSources(channelArguments: ["a:\(option)"], root: Root().path)
     #expect(row.isSet(try sources.load()))
   }
@@ -162,7 +163,10 @@ import Testing
     ("permissions = \"r--\"", "is not a file mode"),
     ("writers = \"no such group\"", "names no group"),
     ("max_producers = 0", "allows nothing; use 1 or more"),
-    ("colour = 1", "unknown option colour; there are subbuf_size, n_subbufs, mode, global, read, "),
+    (
+      "colour = 1",
+      "unknown option colour; there are subbuf_size, n_subbufs, mode, global, timestamps, "
+    ),
     ("mode = {}", "mode: a table is neither"),
     ("mode.x = 1", "mode: a table is neither"),
   ])

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a record costs, read from the machine code of the release build, of relay-bench and of
-// librelay.so: one locked instruction, and nothing of the Swift runtime. Not a timing.
+// librelay.so: one locked instruction, and nothing of the Swift runtime; with a time also, where
+// that is the time stamp counter's. Not a timing.
 
 #if arch(x86_64)
   import Glibc
@@ -128,17 +129,33 @@
 
   @Suite struct FastPathTests {
     private func listing(of symbol: String, in file: String = "relay-bench") throws -> Listing {
+      Listing(
+        try output(of: ["objdump", "--no-show-raw-insn", "--disassemble=\(symbol)"], file))
+    }
+
+    private func output(of command: [String], _ file: String) throws -> String {
       let directory = try #require(
         getenv("RELAY_BIN").map { String(cString: $0) },
         "RELAY_BIN does not say where the release build is; use make test")
-      let output = try MemoryFile.create(name: "objdump", count: 0)
-      let objdump = try ChildProcess(
-        [
-          "objdump", "--no-show-raw-insn", "--disassemble=\(symbol)",
-          "\(directory)/\(file)",
-        ], output: output.raw)
-      try #require(objdump.wait() == 0, "objdump failed")
-      return Listing(text(of: output.raw))
+      let output = try MemoryFile.create(name: command[0], count: 0)
+      let child = try ChildProcess(command + ["\(directory)/\(file)"], output: output.raw)
+      try #require(child.wait() == 0, "\(command[0]) failed")
+      return text(of: output.raw)
+    }
+
+    @Test(arguments: ["relay-bench", "librelay.so"])
+    func aTimeCostsNoOtherLockedInstructionAndNoCall(_ file: String) throws {
+      // Where the fast path sends all records of such a channel; not the generic one of the tests.
+      let symbols = try output(of: ["nm"], file).split(separator: "\n")
+        .compactMap { $0.split(separator: " ").last.map(String.init) }
+        .filter { $0.contains("ChannelBufferV14reserveOffPath") && !$0.contains("TestPoints") }
+      try #require(symbols.count == 1, "\(symbols)")
+      let listing = try listing(of: symbols[0], in: file)
+      #expect(listing.instructions.contains { $0.text.hasPrefix("rdtsc") })
+      #expect(listing.breaches == [])
+      let record = try self.listing(
+        of: file == "relay-bench" ? "relay_bench_write" : "relay_write", in: file)
+      #expect(record.instructions.contains { $0.isCall && $0.symbol == symbols[0] })
     }
 
     private func text(of fd: CInt) -> String {

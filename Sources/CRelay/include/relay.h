@@ -81,7 +81,7 @@ typedef struct relay_callbacks {
 
 #define RELAY_OVERWRITE 1u  /* full: overwrite the oldest sub-buffer instead of refusing */
 #define RELAY_GLOBAL 2u     /* one buffer for all CPUs */
-#define RELAY_TIMESTAMPS 4u /* each record with its time: -EOPNOTSUPP in this version */
+#define RELAY_TIMESTAMPS 4u /* each record carries its time; 8 more bytes, some 20 ns more */
 
 /* Opening, attaching, leaving. Rare: system calls and memory. */
 
@@ -215,7 +215,29 @@ int relay_subbufs_consumed(relay_chan *chan, unsigned cpu, size_t n);
  * tells). -EIO: damaged. One copy; readers of one buffer take turns. */
 ssize_t relay_read(relay_buf *buf, void *data, size_t size);
 
-/* Own channels. POLLIN | POLLRDNORM while relay_read would return data, POLLHUP once closed,
+/* What is known about a record beside its bytes. */
+struct relay_record {
+  uint64_t sequence;         /* its number in its buffer, from 0; records that are missing between
+                              * two were lost, cancelled or aborted */
+  uint64_t time;             /* when it was reserved, in nanoseconds of CLOCK_MONOTONIC; never less
+                              * than the one before's; 0 without RELAY_TIMESTAMPS */
+  uint64_t lost_full;        /* records lost right before it, by cause as in relay_stat */
+  uint64_t lost_overwritten;
+  uint64_t lost_stalled;
+  uint64_t lost_restart;
+};
+
+/* Own channels. One whole record, consumed by this: its length, which may be 0, its bytes in data,
+ * and the first record_size bytes (sizeof(struct relay_record); 0: not wanted) of what is known
+ * about it in record. -EAGAIN: nothing now. -EPIPE: closed and drained. -EMSGSIZE: it is longer
+ * than size, and stays; a sub-buffer's length is always enough. -EIO: damaged. May be mixed with
+ * relay_read, which passes empty records; what is left of a record that relay_read has begun
+ * comes first, with that record's sequence. */
+ssize_t relay_read_record(relay_buf *buf, void *data, size_t size, struct relay_record *record,
+                          size_t record_size);
+
+/* Own channels. POLLIN | POLLRDNORM while relay_read would return data (with RELAY_TIMESTAMPS, or
+ * after the first relay_read_record: while that would return a record), POLLHUP once closed,
  * POLLERR damaged, 0 otherwise; POLLNVAL for a daemon's channel. */
 short relay_poll(relay_buf *buf);
 

@@ -7,8 +7,12 @@
 // that page stands what the opener wants to find again. The ring file holds one channel buffer per
 // CPU slot (or one, for a global channel), written by every producer and so trusted by nobody:
 //
-//   buffer:  | header | descriptor 0 … N-1 | index 0 … N-1 | payload 0 … N-1 |
-//                      one per sub-buffer    M words each    S bytes each
+//   buffer:  | header | descriptor 0 … N-1 | index 0 … N-1 | time 0 … N-1 | payload 0 … N-1 |
+//                      one per sub-buffer    M words each    M words each   S bytes each
+//
+// There are times only with RELAY_ABI_TIMESTAMPS: time[i], stored between the swap that reserves
+// and the commit, is when record i was reserved, by the clock that RELAY_ABI_TSC names. It means
+// something beside a COMMITTED index[i] only, and never runs backwards within a buffer.
 //
 // All words are 64 bits, naturally aligned, and accessed atomically. All zero means never used.
 //
@@ -48,6 +52,8 @@ static const uint64_t RELAY_ABI_MAGIC = 0x314459414c4552;  // "RELAYD1" in memor
 
 #define RELAY_ABI_OVERWRITE 1u
 #define RELAY_ABI_GLOBAL 2u
+#define RELAY_ABI_TIMESTAMPS 4u
+#define RELAY_ABI_TSC 8u  // times are the time stamp counter's; else CLOCK_MONOTONIC's, in ns
 
 #define RELAY_ABI_CPU_WORDS 64  // CPUs 0 … 4095
 
@@ -67,6 +73,8 @@ struct relay_abi_geometry_page {
   uint64_t incarnation;  // this memory's own number: record numbers mean something within one only
   uint64_t generation;   // of the daemon that serves it, as on the life page; looked at live
   uint64_t ended;        // 1: closed for good, not by a daemon that ends; looked at live
+  uint64_t clock_base_ticks;  // what the records' clock said when the channel was opened,
+  uint64_t clock_base_ns;     // and CLOCK_MONOTONIC in that moment; 0, 0 without times
 };
 
 struct relay_abi_header {
@@ -101,6 +109,8 @@ _Static_assert(offsetof(struct relay_abi_geometry_page, present) == 32, "present
 _Static_assert(offsetof(struct relay_abi_geometry_page, incarnation) == 544, "incarnation");
 _Static_assert(offsetof(struct relay_abi_geometry_page, generation) == 552, "generation");
 _Static_assert(offsetof(struct relay_abi_geometry_page, ended) == 560, "ended");
+_Static_assert(offsetof(struct relay_abi_geometry_page, clock_base_ticks) == 568, "base ticks");
+_Static_assert(offsetof(struct relay_abi_geometry_page, clock_base_ns) == 576, "base ns");
 _Static_assert(sizeof(struct relay_abi_geometry_page) <= 4096, "a page");
 // What every record touches stands on one line, at addresses that depend on nothing else.
 _Static_assert(offsetof(struct relay_abi_header, waiters) == 8, "waiters");
@@ -137,6 +147,26 @@ static inline uint32_t relay_cpu(ptrdiff_t rseq_offset) {
 
 // Keeps the compiler from moving memory accesses across; the CPU is held by a membarrier elsewhere.
 static inline void relay_compiler_barrier(void) { __asm__ volatile("" ::: "memory"); }
+
+// The time stamp counter, when all loads before this are done: those of the frontier, and those by
+// which the caller learned what came before its record. A swap after it is seen by nobody before
+// the counter was read: locked instructions take effect when what stands before them has.
+static inline uint64_t relay_tsc(void) {
+#if defined(__x86_64__)
+  uint32_t low, high;
+  __asm__ volatile("lfence; rdtsc" : "=a"(low), "=d"(high) : : "memory");
+  return (uint64_t)high << 32 | low;
+#else
+  return 0;
+#endif
+}
+
+// Whether this processor's counter runs evenly through all its states. Whether those of several
+// processors agree, only the kernel knows.
+int crelay_tsc_is_invariant(void);
+
+// CLOCK_MONOTONIC in nanoseconds.
+uint64_t crelay_monotonic(void);
 
 // memcpy, but a short record costs no call: two overlapping moves, or four.
 static inline void relay_copy(void *restrict to, const void *restrict from, size_t n) {

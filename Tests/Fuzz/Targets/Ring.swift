@@ -2,6 +2,7 @@
 // A shared channel under every operation of the daemon and of a producer, in the order that the
 // bytes say, while a hostile producer writes into the memory between them.
 
+internal import CRelayIoctl
 internal import Glibc
 internal import LinuxIO
 internal import Relay
@@ -15,12 +16,15 @@ func runRing(_ bytes: UnsafeRawBufferPointer) throws(Finding) {
 private struct RingRun: ~Copyable {
   let daemon: Channel
   let reader: Reader
+  var peeker: Reader
   let producer: Channel
   let writer: Writer
   let hostile: HostileProcess
   var reservation: Reservation?
   /// Nothing was damaged so far, and so nothing may be found damaged.
   var isHonest = true
+  /// Of the last record that was read, in nanoseconds.
+  private var lastTime: UInt64 = 0
   private let sink = UnsafeMutableRawPointer.allocate(byteCount: 1 << 16, alignment: 16)
 
   private static let owner: UInt16 = 5
@@ -28,14 +32,17 @@ private struct RingRun: ~Copyable {
   init(_ script: inout Script) throws(Finding) {
     let choice = script.byte()
     let entryCounts = [nil, 2, 3, 9]
+    let clocks: [RecordClock?] = [nil, .monotonic, .tsc, nil]
     do {
       let geometry = try Geometry(
         subbufSize: [8, 24, 1, 700][choice & 3], subbufCount: [2, 3, 4, 70][choice >> 2 & 3],
         entryCount: entryCounts[choice >> 4 & 3],
-        mode: choice >> 6 & 1 == 0 ? .discard : .overwrite, isGlobal: true)
+        mode: choice >> 6 & 1 == 0 ? .discard : .overwrite, isGlobal: true,
+        clock: clocks[choice >> 2 & 3])
       daemon = try Channel.openShared("fuzz", geometry)
       reader = Reader(daemon, daemon.buffers[0])
       if choice >> 7 == 1 { reader.stallTimeout = 0 }
+      peeker = reader.peeker()
       let files = daemon.descriptors!
       producer = try Channel.attach(
         "fuzz", geometry: FileDescriptor(owning: dup(files.geometry)),
@@ -56,7 +63,9 @@ private struct RingRun: ~Copyable {
     case 6...8: try reserve(&script)
     case 9: reservation.take()?.commit()
     case 10: reservation.take()?.cancel()
-    case 11...14: try claim(&script)
+    case 11...12: try claim(script.byte() % 8 == 0 ? peeker : reader, &script)
+    case 13: try claimFrames(script.byte() % 8 == 0 ? peeker : reader, &script)
+    case 14: try readRecord(&script)
     case 15: _ = reader.statistics()
     case 16: reader.reset()
     case 17: try look(&script)
@@ -123,7 +132,7 @@ private struct RingRun: ~Copyable {
 
   // MARK: Reading
 
-  private mutating func claim(_ script: inout Script) throws(Finding) {
+  private mutating func claim(_ reader: Reader, _ script: inout Script) throws(Finding) {
     let claim = reader.claim(limit: script.byte() % 4 == 0 ? script.short() : 1 << 16)
     guard claim.byteCount > 0 else { return }
     var count = 0
@@ -143,12 +152,53 @@ private struct RingRun: ~Copyable {
     if damages >> 7 == 0 { reader.consume() } else { reader.giveBack() }
   }
 
-  private func look(_ script: inout Script) throws(Finding) {
-    switch script.byte() % 5 {
+  private mutating func claimFrames(
+    _ reader: Reader, _ script: inout Script
+  ) throws(Finding) {
+    let size = [Reader.smallestFrames, 101, 1000, 1 << 16][script.byte() % 4]
+    let count = reader.claimFrames(into: UnsafeMutableRawBufferPointer(start: sink, count: size))
+    guard count > 0 else { return }
+    guard count <= size, count % 8 == 0 else { throw Finding("\(count) bytes of frames") }
+    var at = 0
+    while at < count {
+      let frame = sink.load(fromByteOffset: at, as: relay_frame.self)
+      let (offset, length) = (Int(frame.offset), Int(frame.length))
+      at += (Int(frame.size) + length + 7) / 8 * 8
+      guard at <= count, frame.type == RELAY_FRAME_LOST || offset + length <= frame.record_length,
+        Int(frame.record_length) <= daemon.geometry.subbufSize
+      else { throw Finding("\(length) bytes from \(offset) of \(frame.record_length) in a frame") }
+    }
+    let damages = script.byte()
+    if damages % 4 == 3 { damage(&script) }
+    if damages >> 7 == 0 { reader.consume() } else { reader.giveBack() }
+  }
+
+  private mutating func readRecord(_ script: inout Script) throws(Finding) {
+    let target = UnsafeMutableRawBufferPointer(start: sink, count: script.byte() * 4)
+    guard case .record(let info) = reader.readRecord(into: target) else { return }
+    guard info.byteCount <= target.count else { throw Finding("a record beyond its target") }
+    guard info.time >= lastTime else { throw Finding("a record from before the previous one") }
+    lastTime = info.time
+    // By what the counter's line may be ahead.
+    guard info.time <= RingRun.monotonic() + 1_000_000 else { throw Finding("a future record") }
+  }
+
+  private static func monotonic() -> UInt64 {
+    var now = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return UInt64(now.tv_sec) * 1_000_000_000 + UInt64(now.tv_nsec)
+  }
+
+  private mutating func look(_ script: inout Script) throws(Finding) {
+    switch script.byte() % 9 {
     case 0: _ = reader.hasData
     case 1: _ = reader.hasFinishedSubbuf
     case 2: _ = reader.isDrained
     case 3: if !reader.arm() { reader.disarm() }
+    case 4: _ = reader.hasFrames
+    case 5: reader.keepsEmptyRecords.toggle()
+    case 6: peeker = reader.peeker()
+    case 7: _ = peeker.hasData
     default: _ = reader.arm(.subbuffer)
     }
   }
