@@ -89,9 +89,6 @@ extension DeviceReader {
     isDead = false
   }
 
-  /// poll(2) said so.
-  func noteError() { isDead = true }
-
   /// Reads if nothing is left of the last read. False: there is nothing now, or it is another
   /// device's turn.
   func fill() throws -> Bool {
