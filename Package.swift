@@ -96,6 +96,8 @@ let package = Package(
     .testTarget(
       name: "RelayControlTests", dependencies: ["RelayControl", "LinuxIO"], swiftSettings: swift),
     .testTarget(
+      name: "RelayctlTests", dependencies: ["CRelayIoctl", "relayctl"], swiftSettings: swift),
+    .testTarget(
       name: "DeviceHostTests", dependencies: ["CRelayIoctl", "DeviceHost", "Relay", "LinuxIO"],
       swiftSettings: swift),
     .testTarget(
