@@ -128,12 +128,13 @@ install: $(RELEASE)/relayd $(RELEASE)/relayctl install-library ## install under 
 	done
 
 # As a development package has it. Stripped: valgrind cannot read this debugging information.
-install-library: $(RELEASE)/librelay.so ## install librelay.so, relay.h and relay.pc under DESTDIR/PREFIX
+install-library: $(RELEASE)/librelay.so ## install librelay.so, its headers and relay.pc under DESTDIR/PREFIX
 	install -d $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -s -m 644 $(RELEASE)/librelay.so $(DESTDIR)$(LIBDIR)/librelay.so.$(LIBRARY_VERSION)
 	ln -sf librelay.so.$(LIBRARY_VERSION) $(DESTDIR)$(LIBDIR)/librelay.so.$(firstword $(subst ., ,$(LIBRARY_VERSION)))
 	ln -sf librelay.so.$(LIBRARY_VERSION) $(DESTDIR)$(LIBDIR)/librelay.so
 	install -D -m 644 Sources/CRelay/include/relay.h $(DESTDIR)$(PREFIX)/include/relay.h
+	install -m 644 Sources/CRelayIoctl/include/relay_ioctl.h $(DESTDIR)$(PREFIX)/include
 	sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(LIBRARY_VERSION)|' \
 	  Sources/Support/relay.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/relay.pc
 	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/relay.pc

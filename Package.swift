@@ -97,6 +97,8 @@ let package = Package(
     .testTarget(
       name: "RelayControlTests", dependencies: ["RelayControl", "LinuxIO"], swiftSettings: swift),
     .testTarget(
+      name: "RelayctlTests", dependencies: ["CRelayIoctl", "relayctl"], swiftSettings: swift),
+    .testTarget(
       name: "DeviceHostTests", dependencies: ["CRelayIoctl", "DeviceHost", "Relay", "LinuxIO"],
       swiftSettings: swift),
     .testTarget(
@@ -106,7 +108,8 @@ let package = Package(
       name: "EndToEnd", dependencies: ["CRelayIoctl", "LinuxIO"], path: "Tests/EndToEnd",
       swiftSettings: swift),
     .target(
-      name: "FuzzTargets", dependencies: ["Relay", "RelayControl", "RelayDaemon", "LinuxIO"],
+      name: "FuzzTargets",
+      dependencies: ["CRelayIoctl", "Relay", "RelayControl", "RelayDaemon", "LinuxIO"],
       path: "Tests/Fuzz/Targets", swiftSettings: swift),
     .testTarget(
       name: "FuzzTests", dependencies: ["FuzzTargets", "LinuxIO"], path: "Tests/Fuzz/Tests",

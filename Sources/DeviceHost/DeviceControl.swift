@@ -80,6 +80,7 @@ extension Device {
     var flags: UInt32 = 0
     if geometry.mode == .overwrite { flags |= RELAY_GEOMETRY_OVERWRITE }
     if geometry.isGlobal { flags |= RELAY_GEOMETRY_GLOBAL }
+    if geometry.hasTimestamps { flags |= RELAY_GEOMETRY_TIMESTAMPS }
     if options.blocks { flags |= RELAY_GEOMETRY_BLOCKING }
     if options.wakeup == .subbuffer { flags |= RELAY_GEOMETRY_SUBBUFFER }
     return flags

@@ -20,7 +20,7 @@ extension Reader {
     precondition(bytes.count >= Reader.smallestFrames)
     var output = Frames(bytes)
     claimInRounds {
-      beginPlan()
+      beginClaim()
       planFrames(&output)
       if output.used == 0 { consume() }
       return output.used > 0

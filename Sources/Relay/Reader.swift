@@ -206,8 +206,8 @@ extension Reader {
     if !isFound, mayReclaim, position.seq > first { reclaim() }
   }
 
-  /// Begins a claim of nothing.
-  func beginPlan() {
+  /// An empty claim, to be consumed or given back.
+  func beginClaim() {
     plan = Plan(position: position)
     plan.gap = pendingGap
     plan.totals.restart = Counters.restart(buffer).less(totals.restart)
@@ -219,7 +219,7 @@ extension Reader {
 
   /// Claims up to `limit` bytes in one round.
   func planBytes(_ limit: Int) {
-    beginPlan()
+    beginClaim()
     var room = limit
     if !rest.isEmpty {
       plan.restTaken = min(rest.count, room)

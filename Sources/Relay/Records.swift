@@ -63,7 +63,6 @@ extension Reader {
     return .record(info)
   }
 
-  /// Its own position is behind it already.
   private func readRest(into target: UnsafeMutableRawBufferPointer) -> RecordResult {
     let count = rest.count
     guard count <= target.count else { return .tooLong(count) }
@@ -88,7 +87,7 @@ extension Reader {
   private func claimRecord() -> Entry? {
     var found: Entry?
     claimInRounds {
-      beginPlan()
+      beginClaim()
       found = findRecord()
       if found == nil { consume() }
       return found != nil

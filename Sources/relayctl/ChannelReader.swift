@@ -97,7 +97,6 @@ extension ChannelReader {
       let timeout = isSeekingCPUs ? CInt(interval) : -1
       guard poll(&pollers, nfds_t(pollers.count), timeout) > 0 else { continue }
       let events = zip(devices, pollers.map { CInt($0.revents) }).filter { $0.1 != 0 }
-      for (device, events) in events where events & POLLERR != 0 { device.noteError() }
       try drain(events.map(\.0), turn: ChannelReader.turn)
       // The end, unless there was more to read.
       for (device, events) in events where events & POLLHUP != 0 && events & POLLIN == 0 {

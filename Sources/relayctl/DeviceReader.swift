@@ -6,17 +6,6 @@ import Glibc
 import LinuxIO
 import RelayControl
 
-/// Where in the stream of one buffer printing is.
-final class StreamProgress {
-  let incarnation: UInt64
-  /// The record that is printed next.
-  var next: UInt64 = 0
-  /// How much of it was printed already.
-  var offset = 0
-
-  init(incarnation: UInt64) { self.incarnation = incarnation }
-}
-
 /// A device, and what was read from it and not printed yet.
 final class DeviceReader {
   let cpu: Int
@@ -88,9 +77,6 @@ extension DeviceReader {
     fd = -1
     isDead = false
   }
-
-  /// poll(2) said so.
-  func noteError() { isDead = true }
 
   /// Reads if nothing is left of the last read. False: there is nothing now, or it is another
   /// device's turn.

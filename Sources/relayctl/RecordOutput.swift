@@ -26,7 +26,10 @@ final class RecordOutput {
   func begin(_ device: DeviceReader) throws {
     guard !showsTimes || device.hasTimes else {
       throw CommandFailure.failed(
-        "--time: the records of this channel have no times; create it with timestamps")
+        """
+        --time: the records of this channel have no times; create it with --timestamps, or \
+        configure timestamps = true
+        """)
     }
     if let known = progress[device.cpu], known.incarnation == device.incarnation {
       device.progress = known
@@ -63,17 +66,10 @@ final class RecordOutput {
   private func put(
     _ frame: relay_frame, _ payload: UnsafeRawBufferPointer, _ progress: StreamProgress
   ) throws {
-    guard frame.sequence >= progress.next else { return }
-    let start = Int(frame.offset)
-    let end = start + payload.count
-    let before = frame.sequence == progress.next ? progress.offset : 0
-    // How much of this frame was printed.
-    let known = min(max(before - start, 0), payload.count)
-    if showsTimes, start + known == 0, !payload.isEmpty { try append(time: frame.time) }
+    guard let known = progress.take(frame) else { return }
+    let isBeginning = frame.offset == 0 && known == 0
+    if showsTimes, isBeginning, !payload.isEmpty { try append(time: frame.time) }
     try append(UnsafeRawBufferPointer(rebasing: payload[known...]))
-    let isWhole = end >= Int(frame.record_length)
-    progress.offset = isWhole ? 0 : max(end, before)
-    progress.next = isWhole ? frame.sequence + 1 : frame.sequence
   }
 
   /// As dmesg does: [    1.000002]

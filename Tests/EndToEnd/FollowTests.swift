@@ -76,6 +76,25 @@ extension OneAtATime {
         finished.error == "relayctl: \(device): \(20 - kept) records lost here: overwritten\n")
     }
 
+    @Test func timesAreShownAndOrderTheCPUs() throws {
+      let daemon = try Daemon("relay:timestamps")
+      let cpus = try Processors.online().cpus
+      for i in 0..<20 {
+        try daemon.shell(
+          "echo 'line \(i)' | taskset -c \(cpus[i % cpus.count]) $BIN/relayctl write relay")
+      }
+      let lines = try daemon.relayctl("read", "relay", "--time").output.split(separator: "\n")
+      #expect(
+        lines.map { String($0.drop { $0 != "]" }) } == (0..<20).map { "] line \($0)" })
+      let times = lines.compactMap { line in
+        Double(line.dropFirst().prefix { $0 != "]" }.drop { $0 == " " })
+      }
+      #expect(times.count == 20 && times == times.sorted())
+      var now = timespec()
+      clock_gettime(CLOCK_MONOTONIC, &now)
+      #expect(times[0] > 0 && times[19] <= Double(now.tv_sec) + 1)
+    }
+
     @Test func recordsWithoutTimesHaveNoneToShow() throws {
       let daemon = try Daemon("relay:global")
       try daemon.write("one\n")

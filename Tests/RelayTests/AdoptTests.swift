@@ -54,6 +54,42 @@ import Testing
     #expect(s.recordsRead == 4 && s.bytesRead == 15 && s.recordsWritten == 4)
   }
 
+  @Test func aLongRecordGoesOnInTheMiddle() throws {
+    let channel = try Channel.openShared(
+      "long",
+      Geometry(
+        subbufSize: 256, subbufCount: 2, mode: .overwrite, isGlobal: true, hasTimestamps: true,
+        online: CPUSet([0]), possible: CPUSet([0])))
+    let producer = try SharedTests.attach(channel)
+    func adopt() throws -> Reader {
+      let files = channel.descriptors!
+      let adopted = try Channel.adopt(
+        channel.name, opener: SharedTests.copy(channel.openerDescriptor!),
+        ring: SharedTests.copy(files.ring), bell: SharedTests.copyBell(channel))
+      return try Reader(adopting: adopted, adopted.buffers[0])
+    }
+    let text = String(repeating: "0123456789", count: 12)
+    #expect(producer.write("a") == .written)
+    #expect(producer.write(text) == .written)
+    let before = mortal(channel)
+    #expect(before.frames(72) == [.record(0, "a")])
+    #expect(before.frames(72) == [.record(1, String(text.prefix(32)), of: 120)])
+    let time = before.restRecord.time
+    #expect(time > 0)
+    // What was replied and not consumed yet when the daemon died.
+    let again = before.frames(72, isDelivered: false)
+    for _ in 0..<9 { #expect(producer.write(text) == .written) }
+    var reader = try adopt()
+    #expect(reader.restRecord.time == time)
+    #expect(reader.frames(72) == again)
+    #expect(again == [.record(1, String(text.dropFirst(32).prefix(32)), offset: 32, of: 120)])
+    reader = try adopt()
+    #expect(
+      reader.frames().prefix(2) == [
+        .record(1, String(text.suffix(56)), offset: 64, of: 120), .lost(before: 7, overwritten: 5),
+      ])
+  }
+
   @Test func whatWasNotConsumedComesAgain() throws {
     let before = mortal(channel)
     for text in ["abc", "def"] { #expect(producer.write(text) == .written) }
@@ -150,7 +186,9 @@ import Testing
     #expect(throws: ChannelError.untrusted("its reader's position is damaged")) {
       _ = try adopt().reader
     }
-    for (index, value) in [(0, 0), (0, 99), (1, 4), (2, 1 << 30), (3, 17), (7, 17), (8, 17)] {
+    for (index, value) in [
+      (0, 0), (0, 99), (1, 4), (2, 1 << 30), (3, 17), (7, 17), (8, 17), (8, 1), (31, 17),
+    ] {
       var values = ReaderStore.Values(repeating: 0)
       values[0] = 1
       values[index] = UInt64(value)

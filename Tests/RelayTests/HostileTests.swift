@@ -101,6 +101,25 @@ import Testing
     #expect(reader.statistics().corrupt == (damage.reader ? 1 : 0))
   }
 
+  @Test(arguments: damages) func damageIsFoundByWhoReadsRecords(_ damage: Damage) throws {
+    let channel = try makeChannel(mode: damage.mode)
+    let reader = Reader(channel)
+    let peeker = reader.peeker()
+    channel.write("a")
+    #expect(reader.allFrames() == [.record(0, "a")])
+    channel.write("b")
+    channel.write("c")
+    damage.apply(channel.buffer)
+    for reader in [reader, peeker] {
+      _ = reader.allFrames()
+      reader.stallTimeout = 0
+      _ = reader.allFrames()
+      // Some damage only a reset finds.
+      if reader.isCorrupt { #expect(damage.reader) }
+      #expect(reader.frames() == [])
+    }
+  }
+
   @Test(arguments: damages) func writersRefuseRatherThanFollow(_ damage: Damage) throws {
     let channel = try makeChannel(mode: damage.mode)
     for letter in "abc" { channel.write(String(letter)) }

@@ -2,6 +2,7 @@
 // A shared channel under every operation of the daemon and of a producer, in the order that the
 // bytes say, while a hostile producer writes into the memory between them.
 
+internal import CRelayIoctl
 internal import Glibc
 internal import LinuxIO
 internal import Relay
@@ -15,6 +16,7 @@ func runRing(_ bytes: UnsafeRawBufferPointer) throws(Finding) {
 private struct RingRun: ~Copyable {
   let daemon: Channel
   let reader: Reader
+  var peeker: Reader
   let producer: Channel
   let writer: Writer
   let hostile: HostileProcess
@@ -40,6 +42,7 @@ private struct RingRun: ~Copyable {
       daemon = try Channel.openShared("fuzz", geometry)
       reader = Reader(daemon, daemon.buffers[0])
       if choice >> 7 == 1 { reader.stallTimeout = 0 }
+      peeker = reader.peeker()
       let files = daemon.descriptors!
       producer = try Channel.attach(
         "fuzz", geometry: FileDescriptor(owning: dup(files.geometry)),
@@ -60,7 +63,8 @@ private struct RingRun: ~Copyable {
     case 6...8: try reserve(&script)
     case 9: reservation.take()?.commit()
     case 10: reservation.take()?.cancel()
-    case 11...13: try claim(&script)
+    case 11...12: try claim(script.byte() % 8 == 0 ? peeker : reader, &script)
+    case 13: try claimFrames(script.byte() % 8 == 0 ? peeker : reader, &script)
     case 14: try readRecord(&script)
     case 15: _ = reader.statistics()
     case 16: reader.reset()
@@ -122,7 +126,7 @@ private struct RingRun: ~Copyable {
 
   // MARK: Reading
 
-  private mutating func claim(_ script: inout Script) throws(Finding) {
+  private mutating func claim(_ reader: Reader, _ script: inout Script) throws(Finding) {
     let claim = reader.claim(limit: script.byte() % 4 == 0 ? script.short() : 1 << 16)
     guard claim.byteCount > 0 else { return }
     var count = 0
@@ -137,6 +141,27 @@ private struct RingRun: ~Copyable {
     }
     guard count == claim.byteCount else { throw Finding("\(claim.byteCount) bytes are \(count)") }
     // What the memory becomes while the kernel copies.
+    let damages = script.byte()
+    if damages % 4 == 3 { damage(&script) }
+    if damages >> 7 == 0 { reader.consume() } else { reader.giveBack() }
+  }
+
+  private mutating func claimFrames(
+    _ reader: Reader, _ script: inout Script
+  ) throws(Finding) {
+    let size = [Reader.smallestFrames, 101, 1000, 1 << 16][script.byte() % 4]
+    let count = reader.claimFrames(into: UnsafeMutableRawBufferPointer(start: sink, count: size))
+    guard count > 0 else { return }
+    guard count <= size, count % 8 == 0 else { throw Finding("\(count) bytes of frames") }
+    var at = 0
+    while at < count {
+      let frame = sink.load(fromByteOffset: at, as: relay_frame.self)
+      let (offset, length) = (Int(frame.offset), Int(frame.length))
+      at += (Int(frame.size) + length + 7) / 8 * 8
+      guard at <= count, frame.type == RELAY_FRAME_LOST || offset + length <= frame.record_length,
+        Int(frame.record_length) <= daemon.geometry.subbufSize
+      else { throw Finding("\(length) bytes from \(offset) of \(frame.record_length) in a frame") }
+    }
     let damages = script.byte()
     if damages % 4 == 3 { damage(&script) }
     if damages >> 7 == 0 { reader.consume() } else { reader.giveBack() }
@@ -158,12 +183,16 @@ private struct RingRun: ~Copyable {
     return UInt64(now.tv_sec) * 1_000_000_000 + UInt64(now.tv_nsec)
   }
 
-  private func look(_ script: inout Script) throws(Finding) {
-    switch script.byte() % 5 {
+  private mutating func look(_ script: inout Script) throws(Finding) {
+    switch script.byte() % 9 {
     case 0: _ = reader.hasData
     case 1: _ = reader.hasFinishedSubbuf
     case 2: _ = reader.isDrained
     case 3: if !reader.arm() { reader.disarm() }
+    case 4: _ = reader.hasFrames
+    case 5: reader.keepsEmptyRecords.toggle()
+    case 6: peeker = reader.peeker()
+    case 7: _ = peeker.hasData
     default: _ = reader.arm(.subbuffer)
     }
   }
