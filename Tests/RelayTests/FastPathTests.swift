@@ -150,7 +150,7 @@
       // Where the fast path sends all records of such a channel; not the generic one of the tests.
       let symbols = try output(of: ["nm"], file).split(separator: "\n")
         .compactMap { $0.split(separator: " ").last.map(String.init) }
-        .filter { $0.contains("ChannelBufferV14reserveOffPath") && !$0.contains("TestPoints") }
+        .filter { $0.contains("ChannelC14reserveOffPath") && !$0.contains("TestPoints") }
       try #require(symbols.count == 1, "\(symbols)")
       let listing = try listing(of: symbols[0], in: file)
       #expect(listing.instructions.contains { $0.text.hasPrefix("rdtsc") })
