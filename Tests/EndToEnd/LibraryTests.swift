@@ -8,7 +8,9 @@ import Testing
 extension OneAtATime {
   @Suite struct LibraryTests {
     static let hotplug = Result { try Library.tests("hotplug.c") }
-    static let own = Result { try Library.tests("own.c", "life.c", "callbacks.c", "files.c", "records.c") }
+    static let own = Result {
+      try Library.tests("own.c", "life.c", "callbacks.c", "files.c", "records.c")
+    }
 
     @Test(.onceIsEnough) func exportsNothingButRelay() throws {
       let library = try Library.get()

@@ -23,7 +23,8 @@ extension OneAtATime {
       let root = "/" + "\(#filePath)".split(separator: "/").dropLast(3).joined(separator: "/")
       try shell("make --no-print-directory -C \(root) install BUILD=\(try build(root))")
       try shell("systemd-sysusers && systemctl daemon-reload && udevadm control --reload")
-      try shell("mkdir -p /etc/relayd && cat > /etc/relayd/relayd.toml <<'EOF'\n\(configuration)EOF")
+      try shell("mkdir -p /etc/relayd")
+      try shell("cat > /etc/relayd/relayd.toml <<'EOF'\n\(configuration)EOF")
     }
 
     @Test func theServiceStartsReloadsRestartsAndStops() throws {
