@@ -64,11 +64,20 @@ static void on_read(
   s->callbacks.read(s->context, opaque(req), fi->fh, size, (uint64_t)offset, fi->flags);
 }
 
+static void on_write(
+    fuse_req_t req, fuse_ino_t node, const char *bytes, size_t size, off_t offset,
+    struct fuse_file_info *fi) {
+  (void)node;
+  struct cfuse_session *s = session_of(req);
+  s->callbacks.write(
+      s->context, opaque(req), fi->fh, bytes, size, (uint64_t)offset, fi->flags);
+}
+
 static void on_poll(
     fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi, struct fuse_pollhandle *ph) {
   (void)node;
   struct cfuse_session *s = session_of(req);
-  s->callbacks.poll(s->context, opaque(req), fi->fh, (cfuse_poll *)ph);
+  s->callbacks.poll(s->context, opaque(req), fi->fh, (cfuse_poll *)ph, fi->poll_events);
 }
 
 static void on_release(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi) {
@@ -95,6 +104,11 @@ static void on_device_open(fuse_req_t req, struct fuse_file_info *fi) { on_open(
 
 static void on_device_read(fuse_req_t req, size_t size, off_t offset, struct fuse_file_info *fi) {
   on_read(req, 0, size, offset, fi);
+}
+
+static void on_device_write(
+    fuse_req_t req, const char *bytes, size_t size, off_t offset, struct fuse_file_info *fi) {
+  on_write(req, 0, bytes, size, offset, fi);
 }
 
 static void on_device_poll(
@@ -157,6 +171,7 @@ int cfuse_device_new(
   static const struct cuse_lowlevel_ops operations = {
       .open = on_device_open,
       .read = on_device_read,
+      .write = on_device_write,
       .poll = on_device_poll,
       .release = on_device_release,
       .ioctl = on_device_ioctl,
@@ -206,6 +221,7 @@ int cfuse_mount_new(
       .readdir = on_readdir,
       .open = on_open,
       .read = on_read,
+      .write = on_write,
       .poll = on_poll,
       .release = on_release,
       .ioctl = on_ioctl,
@@ -297,6 +313,10 @@ int cfuse_reply_open_file(cfuse_request *req, uint64_t handle) {
 int cfuse_reply_vectors(cfuse_request *req, const struct iovec *vectors, size_t count) {
   if (count == 0) return fuse_reply_buf(request(req), NULL, 0);
   return fuse_reply_iov(request(req), vectors, (int)count);
+}
+
+void cfuse_reply_written(cfuse_request *req, size_t count) {
+  fuse_reply_write(request(req), count);
 }
 
 int cfuse_reply_poll(cfuse_request *req, unsigned events) {

@@ -1,41 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // One served channel buffer: what open, read, poll and release mean, whichever front end they come
 // through. Nothing here waits: a blocking read is put aside and answered when there is something to
-// say. Its ioctls are in DeviceControl.swift.
+// say. Writes are in Output.swift, ioctls in DeviceControl.swift.
 
 internal import CFuse
 internal import Glibc
 public import Relay
 internal import Synchronization
 
-/// How the file of a channel buffer looks and behaves.
-public struct FileOptions: Equatable, Sendable {
-  /// A read waits while there is nothing, instead of returning 0.
-  public var blocks = false
-  /// When a reader that waits is told.
-  public var wakeup = Wakeup.data
-  public var uid: UInt32 = geteuid()
-  public var gid: UInt32 = getegid()
-  /// relay's default: its owner may read.
-  public var permissions: UInt32 = 0o400
-  public init() {}
-}
-
-/// What a device asks of the thread that serves it.
-protocol DeviceKeeper: AnyObject {
-  /// One more open file; false when there are too many in all.
-  func admitReader(of device: Device) -> Bool
-  func releaseReader()
-  /// Some reader got data.
-  func delivered()
-  /// Nobody has the device open any more, and nobody ever will.
-  func lastFileClosed(of device: Device)
-  /// A reader has begun to wait: the device wants `wake()` after a signal, and from time to time.
-  func startWaking(_ device: Device)
-  func log(_ message: String)
-}
-
-/// A channel buffer with a name, and the readers that have it open.
+/// A channel buffer with a name, and those who have it open.
 // Sendable: used by one thread at a time, which is the serving one while it is served.
 public final class Device: @unchecked Sendable {
   /// The file's name: channel and CPU, such as "relay0" or "net/rx0".
@@ -51,6 +24,7 @@ public final class Device: @unchecked Sendable {
   private var awaitedPolls = 0
   /// Reads that wait, first come, first served.
   private var parked: [Parked] = []
+  var output = Output()
   /// The channel is gone: who has a file open reads on, nobody else may open it.
   private(set) var isRemoved = false
   private var hasReportedCorruption = false
@@ -74,9 +48,12 @@ public final class Device: @unchecked Sendable {
   /// One open(2) of the device.
   final class OpenFile {
     let device: Device
-    /// The latest wish to be told, and whether it still is to be.
-    fileprivate var poll: OpaquePointer?
+    let reads: Bool
+    let writes: Bool
+    /// The latest wish to be told, and whether it still is to be: of data, and of room.
+    private(set) var poll: OpaquePointer?
     fileprivate var isAwaited = false
+    var awaitsRoom = false
     // What its ioctls chose.
     var isFramed = false
     /// nil: as the device's options have it.
@@ -84,7 +61,11 @@ public final class Device: @unchecked Sendable {
     /// The cursor of its own; nil: the shared one.
     var peeker: Reader?
 
-    init(_ device: Device) { self.device = device }
+    init(_ device: Device, flags: CInt) {
+      self.device = device
+      reads = flags & O_ACCMODE != O_WRONLY
+      writes = flags & O_ACCMODE != O_RDONLY
+    }
 
     var reader: Reader { peeker ?? device.reader }
 
@@ -95,8 +76,13 @@ public final class Device: @unchecked Sendable {
 
     deinit { if let poll { cfuse_poll_destroy(poll) } }
 
+    fileprivate func take(_ poll: OpaquePointer) {
+      if let replaced = self.poll { cfuse_poll_destroy(replaced) }
+      self.poll = poll
+    }
+
     /// The kernel's name for this file, which keeps it alive until release.
-    fileprivate var handle: UInt64 {
+    var handle: UInt64 {
       UInt64(UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()))
     }
 
@@ -108,17 +94,20 @@ public final class Device: @unchecked Sendable {
 }
 
 extension Device {
-  /// Answers an open with `reply`, or EACCES where it is not for reading only.
+  /// Answers an open with `reply`, or EACCES where it is for writing and that is not allowed.
   func open(
     _ request: OpaquePointer, flags: CInt, reply: (OpaquePointer, UInt64) -> CInt
   ) {
     guard !isRemoved else { return cfuse_reply_error(request, ENOENT) }
-    guard flags & O_ACCMODE == O_RDONLY else { return cfuse_reply_error(request, EACCES) }
-    guard soleReader == nil else { return cfuse_reply_error(request, EBUSY) }
+    let file = OpenFile(self, flags: flags)
+    // There is a fourth access, for neither.
+    guard !file.writes || options.isWritable, flags & O_ACCMODE != O_ACCMODE else {
+      return cfuse_reply_error(request, EACCES)
+    }
+    guard soleReader == nil || !file.reads else { return cfuse_reply_error(request, EBUSY) }
     guard keeper?.admitReader(of: self) != false else {
       return cfuse_reply_error(request, EMFILE)
     }
-    let file = OpenFile(self)
     _ = Unmanaged.passRetained(file)
     files.append(file)
     // A reply that the kernel did not take was for a reader that is gone: no release will come.
@@ -133,6 +122,7 @@ extension Device {
 
   private func forget(_ file: OpenFile) {
     if file.isAwaited { awaitedPolls -= 1 }
+    if file.awaitsRoom { output.awaitedPolls -= 1 }
     files.removeAll { $0 === file }
     noteModes()
     if soleReader === file { endSoleReading() }
@@ -158,6 +148,7 @@ extension Device {
     hasLostFile.store(true, ordering: .relaxed)
     for read in parked { cfuse_reply_error(read.request, ENODEV) }
     parked = []
+    abandonWrites()
     for file in files { forget(file) }
   }
 
@@ -209,15 +200,18 @@ extension Device {
     wake()
   }
 
-  /// The reader of a waiting read got a signal.
+  /// Who waits for this answer got a signal.
   func interrupted(_ request: OpaquePointer) {
-    guard let index = parked.firstIndex(where: { $0.request == request }) else { return }
+    guard let index = parked.firstIndex(where: { $0.request == request }) else {
+      return interruptedWrite(request)
+    }
     parked.remove(at: index)
     cfuse_reply_error(request, EINTR)
   }
 
   /// False, and no answer given, when there is nothing to read.
   private func deliver(_ request: OpaquePointer, _ file: OpenFile, _ size: Int) -> Bool {
+    defer { offerRoom() }
     guard mayRead(file) else {
       cfuse_reply_error(request, EBUSY)
       return true
@@ -257,7 +251,7 @@ extension Device {
     return file.reader.isDrained ? 0 : nil
   }
 
-  private func reportCorruption() {
+  func reportCorruption() {
     guard reader.isCorrupt, !hasReportedCorruption else { return }
     hasReportedCorruption = true
     keeper?.log(
@@ -270,17 +264,24 @@ extension Device {
 
 extension Device {
   /// Answers a poll, and remembers who wants to be told.
-  func poll(_ request: OpaquePointer, _ file: OpenFile, _ poll: OpaquePointer?) {
+  /// - Parameter asked: the events that are waited for; the others would not wake anybody.
+  func poll(
+    _ request: OpaquePointer, _ file: OpenFile, _ poll: OpaquePointer?, asked: UInt32
+  ) {
+    let outlook = file.writes ? outlookEvents() : 0
     // Stored before the events are computed: a wake in between finds it.
     if let poll {
-      if let replaced = file.poll { cfuse_poll_destroy(replaced) }
-      file.poll = poll
-      if !file.isAwaited { awaitedPolls += 1 }
-      file.isAwaited = true
+      file.take(poll)
+      let isForData = file.reads && (!file.writes || asked & UInt32(POLLIN | POLLRDNORM) != 0)
+      if isForData, !file.isAwaited {
+        file.isAwaited = true
+        awaitedPolls += 1
+      }
+      if file.writes, !isForData || asked & UInt32(POLLOUT | POLLWRNORM) != 0 { awaitRoom(file) }
       armIfAwaited()
     }
     var look = Look()
-    cfuse_reply_poll(request, look.events(for: file))
+    cfuse_reply_poll(request, outlook | (file.reads ? look.events(for: file) : 0))
     reportCorruption()
   }
 
@@ -313,7 +314,7 @@ extension Device {
     }
   }
 
-  var isAwaited: Bool { awaitedPolls > 0 || !parked.isEmpty }
+  var isAwaited: Bool { awaitedPolls > 0 || !parked.isEmpty || awaitsRoom }
 
   /// How many of those who wait would find something now, and how many would not.
   private func countWaiting() -> (ready: Int, unready: Int) {
@@ -324,12 +325,16 @@ extension Device {
     }
     for file in files where file.isAwaited { add(file) }
     for read in parked { add(read.file) }
+    if awaitsRoom {
+      let now = outlook
+      if now == .full { count.unready += 1 } else if now != output.told { count.ready += 1 }
+    }
     return count
   }
 
   /// Makes sure that who waits will be told. Where there is data, who waits for it has seen it, and
   /// the read that drains it comes here again.
-  private func armIfAwaited() {
+  func armIfAwaited() {
     // Bounded: in hostile memory data may come and go with each look. The tick looks again.
     for _ in 0..<8 where isAwaited {
       keeper?.startWaking(self)
@@ -361,6 +366,7 @@ extension Device {
   private func tell() {
     answerParked()
     if awaitedPolls > 0 { notifyPolls() }
+    offerRoom()
   }
 
   /// In the order in which they came, as far as there is something for them.

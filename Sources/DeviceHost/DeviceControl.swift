@@ -36,10 +36,12 @@ extension Device {
       reply(request, relay_buffer_statistics(reader.statistics()), outputSize)
     case crelay_ioc_flush: reply(request, code: flush())
     case crelay_ioc_excl, crelay_ioc_nxcl:
+      guard file.reads else { return cfuse_reply_error(request, EBADF) }
       let isBegin = command == crelay_ioc_excl
       reply(request, code: readAlone(file, isBegin))
     case crelay_ioc_block, crelay_ioc_peek, crelay_ioc_frames:
       guard input.count == MemoryLayout<CInt>.size else { fallthrough }
+      guard file.reads else { return cfuse_reply_error(request, EBADF) }
       let value = input.loadUnaligned(as: CInt.self)
       reply(request, code: set(file, command, value))
     default: cfuse_reply_error(request, ENOTTY)

@@ -186,10 +186,13 @@ public final class DeviceHost {
     places[ObjectIdentifier(device)] != nil && !device.isAbandoned
   }
 
-  /// Uses a device's reader where it is served, between two requests.
+  /// Uses a device's reader where it is served, between two requests; who waits is told after it.
   public func use<R>(_ device: Device, _ body: (Reader) -> R) -> R {
     guard let place = places[ObjectIdentifier(device)] else { return body(device.reader) }
-    return place.thread.run { body(device.reader) }
+    return place.thread.run {
+      defer { device.wake() }
+      return body(device.reader)
+    }
   }
 
   /// Files that are open, over all devices.

@@ -108,11 +108,22 @@ final class Session: EventHandler {
         $0.device.read(request!, $0, size: size, isContinuation: offset > 0, flags: flags)
       }
     },
+    write: { context, request, handle, bytes, size, offset, flags in
+      // The kernel makes up an offset for a file of a mount that is open for appending.
+      let isAppended = Session.of(context).isMount && flags & O_APPEND != 0
+      Device.OpenFile.of(handle)._withUnsafeGuaranteedRef {
+        $0.device.write(
+          request!, $0, UnsafeRawBufferPointer(start: bytes, count: size),
+          isContinuation: offset > 0 && !isAppended, flags: flags)
+      }
+    },
     interrupted: { _, request, handle in
       Device.OpenFile.of(handle)._withUnsafeGuaranteedRef { $0.device.interrupted(request!) }
     },
-    poll: { _, request, handle, poll in
-      Device.OpenFile.of(handle)._withUnsafeGuaranteedRef { $0.device.poll(request!, $0, poll) }
+    poll: { _, request, handle, poll, events in
+      Device.OpenFile.of(handle)._withUnsafeGuaranteedRef {
+        $0.device.poll(request!, $0, poll, asked: events)
+      }
     },
     release: { _, request, handle in
       let file = Device.OpenFile.of(handle).takeUnretainedValue()

@@ -38,7 +38,7 @@ public final class Channel: @unchecked Sendable {
   /// Kept open for the daemon, which sees by it that somebody is attached.
   private let connection: SharedDescriptor?
   /// Whether this side may change the page: it opened the channel.
-  private let isOpener: Bool
+  let isOpener: Bool
   /// Held while buffers are closed or added, so that a closed channel gets no open one.
   let isClosed = Mutex(false)
   private let files: Files?
@@ -76,7 +76,7 @@ public final class Channel: @unchecked Sendable {
 
   /// Owner ids are 1 … this; 0 writes nothing.
   public static let highestOwner: UInt16 = 0x3ffe
-  /// The opener of a shared channel, which flushes and does not write.
+  /// The opener of a shared channel, which flushes, and writes for who has only a device.
   static let openerOwner: UInt16 = 0x3fff
 
   init(
@@ -324,7 +324,7 @@ extension Channel {
   /// The write side for this process.
   public func writer() -> Writer {
     precondition(
-      owner != Channel.openerOwner, "the daemon's own view of a shared channel does not write")
+      owner != Channel.openerOwner, "the daemon's own view of a shared channel has no writer")
     return Writer(
       channel: self, layout: firstEra.buffer(0).layoutPointer,
       slots: Writer.Slots(first: slots, count: geometry.slotCount), wakeTarget: wakeTarget)

@@ -24,6 +24,8 @@ public struct ChannelOptions: Equatable, Sendable {
   /// Each record carries its time.
   public var hasTimestamps = false
   public var read = ReadMode.eof
+  /// Who may open a device for writing writes a record with each write(2).
+  public var isWritable = false
   public var wakeup = Wakeup.data
   /// How long a record that is being written may hold back what is behind it, in milliseconds; nil:
   /// for ever.
@@ -71,8 +73,8 @@ public struct ChannelOptions: Equatable, Sendable {
 
   /// Every key, in the order of the manual.
   static let keys = [
-    "subbuf_size", "n_subbufs", "mode", "global", "timestamps", "read", "wakeup", "stall_timeout",
-    "owner", "group", "permissions", "writers", "max_producers",
+    "subbuf_size", "n_subbufs", "mode", "global", "timestamps", "read", "write", "wakeup",
+    "stall_timeout", "owner", "group", "permissions", "writers", "max_producers",
   ]
 
   mutating func set(_ setting: Setting) throws(OptionError) {
@@ -89,6 +91,7 @@ public struct ChannelOptions: Equatable, Sendable {
     case "global": isGlobal = try setting.flag()
     case "timestamps": hasTimestamps = try setting.flag()
     case "read": read = try setting.choice(of: ReadMode.self)
+    case "write": isWritable = try setting.flag()
     case "wakeup": wakeup = try setting.choice(of: Wakeup.self)
     case "stall_timeout": stallTimeout = try setting.timeout()
     case "owner": owner = try setting.user()
@@ -193,7 +196,8 @@ extension ChannelOptions {
       ("subbuf_size", { "\($0.subbufSize)" }), ("n_subbufs", { "\($0.subbufCount)" }),
       ("mode", { $0.mode.rawValue }), ("global", { "\($0.isGlobal)" }),
       ("timestamps", { "\($0.hasTimestamps)" }),
-      ("read", { $0.read.rawValue }), ("wakeup", { $0.wakeup.rawValue }),
+      ("read", { $0.read.rawValue }), ("write", { "\($0.isWritable)" }),
+      ("wakeup", { $0.wakeup.rawValue }),
       ("stall_timeout", { TimeSpan.format($0.stallTimeout) }),
       ("owner", { "\($0.owner ?? "")" }), ("group", { "\($0.group ?? "")" }),
       ("permissions", { "\($0.permissions)" }), ("writers", { "\($0.writers ?? "")" }),

@@ -43,6 +43,7 @@ struct Identity: Equatable {
   func files(_ options: ChannelOptions) -> FileOptions {
     var files = FileOptions()
     files.blocks = options.read == .block
+    files.isWritable = options.isWritable
     files.wakeup = options.wakeup
     files.uid = uid
     files.gid = gid

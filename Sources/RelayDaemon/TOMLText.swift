@@ -113,6 +113,7 @@ extension ChannelOptions {
       ("global", .flag(isGlobal)),
       ("timestamps", .flag(hasTimestamps)),
       ("read", .text(read.rawValue)),
+      ("write", .flag(isWritable)),
       ("wakeup", .text(wakeup.rawValue)),
       ("stall_timeout", .text(TimeSpan.format(stallTimeout))),
     ]

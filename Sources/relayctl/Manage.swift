@@ -26,6 +26,7 @@ struct CreateCommand: ParsableCommand {
   @Flag(name: .customLong("global"), help: "One buffer for all CPUs.") var isGlobal = false
   @Flag(help: "Each record carries its time.") var timestamps = false
   @Option(help: "What a read does when there is nothing: end or wait.") var read: ReadMode?
+  @Flag(help: "A write to a device is a record; its mode says who may.") var write = false
   @Option(help: "What wakes a reader: any data or a whole sub-buffer.") var wakeup: Wakeup?
   @Option(help: "How long a stopped writer holds others up, such as 500ms, 1s or never.")
   var stallTimeout: String?
@@ -58,7 +59,7 @@ struct CreateCommand: ParsableCommand {
   func run() throws {
     let options =
       given.map { "\($0.key)=\($0.value)" } + (isGlobal ? ["global"] : [])
-      + (timestamps ? ["timestamps"] : [])
+      + (timestamps ? ["timestamps"] : []) + (write ? ["write"] : [])
     try reporting {
       do {
         try ControlClient().create(channel, options: options.joined(separator: ","), keep: keep)

@@ -5,10 +5,11 @@
 
 import Glibc
 import LinuxIO
-import Relay
+import Synchronization
 import Testing
 
 @testable import DeviceHost
+@testable import Relay
 
 /// What the server wrote: an answer (`unique` as in the request) or a notification (`unique` 0).
 struct Message: Equatable {
@@ -31,6 +32,7 @@ final class FakeKernel: SessionOwner {
   enum Operation: UInt32 {
     case open = 14
     case read = 15
+    case write = 16
     case release = 18
     case interrupt = 36
     case ioctl = 39
@@ -136,10 +138,30 @@ extension FakeKernel {
     return String(decoding: answer.body, as: UTF8.self)
   }
 
+  static func write(
+    _ file: UInt64, _ record: [UInt8], at offset: UInt64 = 0, flags: CInt = 0
+  ) -> [UInt8] {
+    bytes(file, offset, UInt32(record.count), UInt32(0), UInt64(0))
+      + bytes(UInt32(flags), UInt32(0)) + record
+  }
+
+  /// What a write is answered: the bytes written, or -errno.
+  func write(
+    _ file: UInt64, _ record: [UInt8], at offset: UInt64 = 0, flags: CInt = O_NONBLOCK
+  ) throws -> Int {
+    let answer = try ask(.write, FakeKernel.write(file, record, at: offset, flags: flags))
+    return FakeKernel.count(answer)
+  }
+
+  static func count(_ answer: Message) -> Int {
+    guard answer.code == 0 else { return Int(answer.code) }
+    return Int(answer.body.withUnsafeBytes { $0.load(as: UInt32.self) })
+  }
+
   /// - Parameter pollHandle: what a wake will name; nil: the reader doesn't wait.
-  func poll(_ file: UInt64, _ pollHandle: UInt64?) throws -> CInt {
+  func poll(_ file: UInt64, _ pollHandle: UInt64?, for events: CInt = POLLIN) throws -> CInt {
     let answer = try ask(
-      .poll, bytes(file, pollHandle ?? 0, UInt32(pollHandle == nil ? 0 : 1), UInt32(POLLIN)))
+      .poll, bytes(file, pollHandle ?? 0, UInt32(pollHandle == nil ? 0 : 1), UInt32(events)))
     #expect(answer.code == 0)
     return answer.body.withUnsafeBytes { $0.load(as: CInt.self) }
   }
@@ -162,6 +184,12 @@ extension FakeKernel {
     // The result and what retries would need: all zero.
     #expect(answer.code != 0 || answer.body == [UInt8](repeating: 0, count: 16))
     return -answer.code
+  }
+
+  /// As a process that writes could: the current sub-buffer is one that there is not.
+  func damage() {
+    channel.buffers[0].currentWord.pointee.store(
+      Current(seq: 1 << 20, subbuf: 0xffff).raw, ordering: .relaxed)
   }
 
   func release(_ file: UInt64) throws {

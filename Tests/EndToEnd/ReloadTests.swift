@@ -87,6 +87,7 @@ extension OneAtATime {
         mode = "overwrite"
         global = true
         read = "block"
+        write = true
         wakeup = "subbuffer"
         stall_timeout = "2s"
         owner = 4001
@@ -96,8 +97,8 @@ extension OneAtATime {
         max_producers = 3
         """)
       let keys =
-        "subbuf_size, n_subbufs, mode, global, read, wakeup, stall_timeout, owner, group, "
-        + "permissions, writers, max_producers"
+        "subbuf_size, n_subbufs, mode, global, read, write, wakeup, stall_timeout, owner, "
+        + "group, permissions, writers, max_producers"
       #expect(try reload(daemon, .command).hasPrefix("relayctl: channel a: \(keys) cannot change"))
     }
 

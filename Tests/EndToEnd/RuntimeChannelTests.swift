@@ -12,7 +12,7 @@ extension OneAtATime {
       let daemon = try Daemon("relay:global")
       try daemon.require(
         "create", "audit", "--subbuf-size", "5000", "--n-subbufs", "3", "--mode", "overwrite",
-        "--global", "--timestamps", "--read", "block", "--wakeup", "subbuffer",
+        "--global", "--timestamps", "--read", "block", "--write", "--wakeup", "subbuffer",
         "--stall-timeout", "never",
         "--owner", "4001", "--group", "5001", "--permissions", "0440", "--writers", "5002",
         "--max-producers", "1", "--keep")

@@ -26,6 +26,7 @@ import Testing
     mode = "overwrite"
     global = true
     read = "block"
+    write = true
     wakeup = "subbuffer"
     stall_timeout = "1500ms"
     owner = 12345

@@ -42,6 +42,7 @@ import Testing
     Row("global", "true") { $0.channels[0].isGlobal },
     Row("timestamps", "true") { $0.channels[0].hasTimestamps },
     Row("read", "\"block\"") { $0.channels[0].read == .block },
+    Row("write", "true") { $0.channels[0].isWritable },
     Row("wakeup", "\"subbuffer\"") { $0.channels[0].wakeup == .subbuffer },
     Row("stall_timeout", "\"250ms\"") { $0.channels[0].stallTimeout == 250 },
     Row("stall_timeout", "\"3s\"") { $0.channels[0].stallTimeout == 3000 },
@@ -89,7 +90,7 @@ import Testing
 
   @Test(arguments: channelKeys) func anOptionOnTheCommandLine(_ row: Row) throws {
     let word = row.value.filter { $0 != "\"" }
-    let option = ["global", "timestamps"].contains(row.key) ? row.key : "\(row.key)=\(word)"
+    let option = ["global", "timestamps", "write"].contains(row.key) ? row.key : "\(row.key)=\(word)"
     let sources = ConfigurationSources(channelArguments: ["a:\(option)"], root: Root().path)
     #expect(row.isSet(try sources.load()))
   }
@@ -142,6 +143,7 @@ import Testing
     ("mode = \"ring\"", #"mode = "ring" is neither "discard" nor "overwrite""#),
     ("global = \"yes\"", "is neither true nor false"),
     ("global = 1", "global = 1 is neither true nor false"),
+    ("write = \"true\"", "is neither true nor false"),
     ("read = \"wait\"", #"is neither "eof" nor "block""#),
     ("wakeup = \"always\"", #"is neither "data" nor "subbuffer""#),
     ("stall_timeout = \"1m\"", #"is neither a time such as "500ms" or "1s" nor "never""#),

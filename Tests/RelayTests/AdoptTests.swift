@@ -137,6 +137,37 @@ import Testing
     }
   }
 
+  @Test func aWriteOfTheOpenersThatWasCutShortIsDiscarded() throws {
+    // Into an unused buffer, beside another record, and by a switch.
+    for before in [[], ["abc"], ["0123456789"]] {
+      for point in TestPoint.allCases {
+        let channel = try Channel.openShared("written", channel.geometry)
+        let producer = try SharedTests.attach(channel)
+        for text in before { #expect(producer.write(text) == .written) }
+        var isReached = false
+        Steps.handler = {
+          isReached = isReached || $0 == point
+          return !isReached
+        }
+        let result = Array("defghijkl".utf8).withUnsafeBytes {
+          channel.write($0, into: channel.buffers[0], Steps.self)
+        }
+        Steps.handler = nil
+        let isWritten = !isReached || point == .committed
+        #expect((result == .written) == isWritten, "\(point)")
+        let files = channel.descriptors!
+        let adopted = try Channel.adopt(
+          "written", opener: SharedTests.copy(channel.openerDescriptor!),
+          ring: SharedTests.copy(files.ring), bell: SharedTests.copyBell(channel))
+        let reader = try Reader(adopting: adopted, adopted.buffers[0])
+        #expect(producer.write("after") == .written)
+        #expect(reader.drain() == before.joined() + (isWritten ? "defghijkl" : "") + "after")
+        let isDiscarded = isReached && (point == .reserved || point == .hinted)
+        #expect(reader.statistics().aborted == (isDiscarded ? 1 : 0), "\(point)")
+      }
+    }
+  }
+
   @Test func aClosedChannelStaysClosed() throws {
     #expect(producer.write("abc") == .written)
     channel.close()

@@ -23,10 +23,16 @@ struct cfuse_callbacks {
   // flags: those of the open file now, O_NONBLOCK among them.
   void (*read)(
       void *context, cfuse_request *, uint64_t handle, size_t size, uint64_t offset, int flags);
-  // The reader of a parked request got a signal: answer it now.
+  // offset > 0: the continuation of a write(2) that took more than a request; or, on a file of a
+  // mount that is open with O_APPEND, nothing. The bytes are there until the callback returns.
+  void (*write)(
+      void *context, cfuse_request *, uint64_t handle, const void *bytes, size_t size,
+      uint64_t offset, int flags);
+  // Who waits for a parked request got a signal: answer it now.
   void (*interrupted)(void *context, cfuse_request *, uint64_t handle);
-  // poll is NULL when the reader doesn't wait.
-  void (*poll)(void *context, cfuse_request *, uint64_t handle, cfuse_poll *poll);
+  // poll is NULL when nobody waits; events are those that are asked for.
+  void (*poll)(
+      void *context, cfuse_request *, uint64_t handle, cfuse_poll *poll, uint32_t events);
   void (*release)(void *context, cfuse_request *, uint64_t handle);
   // A restricted ioctl(2): the command's own direction and size say what comes with it, and how
   // much the answer may have.
@@ -62,8 +68,8 @@ enum cfuse_step { CFUSE_NOTHING, CFUSE_PROCESSED, CFUSE_ENDED };
 // which the first one sizes: don't mix devices and mounts on a thread.
 enum cfuse_step cfuse_session_step(cfuse_session *);
 
-// Lets a read of an open file wait for its answer. 0, or -EINTR when its reader got a signal
-// already: answer it.
+// Lets a read or write of an open file wait for its answer. 0, or -EINTR when who asked got a
+// signal already: answer it.
 int cfuse_park(cfuse_request *, uint64_t handle);
 
 void cfuse_reply_error(cfuse_request *, int code);
@@ -72,6 +78,7 @@ int cfuse_reply_open_device(cfuse_request *, uint64_t handle);
 int cfuse_reply_open_file(cfuse_request *, uint64_t handle);
 // 0 when the kernel took the bytes, -ENOENT when the reader is gone.
 int cfuse_reply_vectors(cfuse_request *, const struct iovec *, size_t count);
+void cfuse_reply_written(cfuse_request *, size_t count);
 int cfuse_reply_poll(cfuse_request *, unsigned events);
 // An ioctl that succeeds; size is 0, or the answer's.
 int cfuse_reply_control(cfuse_request *, const void *output, size_t size);

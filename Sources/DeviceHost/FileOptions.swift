@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a device is told by who makes it, and what it asks of who serves it.
+
+internal import Glibc
+public import Relay
+
+/// How the file of a channel buffer looks and behaves.
+public struct FileOptions: Equatable, Sendable {
+  /// It may be opened for writing.
+  public var isWritable = false
+  /// A read waits while there is nothing, instead of returning 0.
+  public var blocks = false
+  /// When a reader that waits is told.
+  public var wakeup = Wakeup.data
+  public var uid: UInt32 = geteuid()
+  public var gid: UInt32 = getegid()
+  /// relay's default: its owner may read.
+  public var permissions: UInt32 = 0o400
+  public init() {}
+}
+
+/// What a device asks of the thread that serves it.
+protocol DeviceKeeper: AnyObject {
+  /// One more open file; false when there are too many in all.
+  func admitReader(of device: Device) -> Bool
+  func releaseReader()
+  /// Some reader got data.
+  func delivered()
+  /// Nobody has the device open any more, and nobody ever will.
+  func lastFileClosed(of device: Device)
+  /// Somebody has begun to wait: the device wants `wake()` after a signal, and from time to time.
+  func startWaking(_ device: Device)
+  func log(_ message: String)
+}
