@@ -350,9 +350,10 @@ int cfuse_reply_attributes(cfuse_request *req, const struct cfuse_attributes *at
   return fuse_reply_attr(request(req), &st, forever);
 }
 
-int cfuse_reply_entry(cfuse_request *req, const struct cfuse_attributes *attributes) {
+int cfuse_reply_entry(
+    cfuse_request *req, uint64_t node, const struct cfuse_attributes *attributes) {
   struct fuse_entry_param entry = {
-      .ino = attributes->node,
+      .ino = node,
       .attr = status(attributes),
       .attr_timeout = forever,
       .entry_timeout = 0,

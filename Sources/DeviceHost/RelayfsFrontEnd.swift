@@ -18,6 +18,7 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
   private var unlinked: [ObjectIdentifier: UInt64] = [:]
 
   private let startTime = time(nil)
+  private var lookups: UInt64 = 0
 
   init(mountPoint: String, log: @escaping @Sendable (String) -> Void) {
     self.mountPoint = mountPoint
@@ -151,7 +152,17 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
 
 // The session's requests.
 extension RelayfsFrontEnd {
-  func device(_ node: UInt64) -> Device? { tree.device(node) }
+  func device(_ node: UInt64) -> Device? { tree.device(number(of: node)) }
+
+  /// The kernel holds a file's lock while a write waits, and who waits for that lock cannot be
+  /// interrupted: each open of a file that can be written to is another file to it.
+  private func node(_ number: UInt64) -> UInt64 {
+    guard tree.device(number)?.options.isWritable == true else { return number }
+    lookups &+= 1
+    return lookups << 32 | number
+  }
+
+  private func number(of node: UInt64) -> UInt64 { node & 0xffff_ffff }
 
   func served(_ session: Session) {}
 
@@ -162,14 +173,16 @@ extension RelayfsFrontEnd {
   }
 
   func lookup(_ request: OpaquePointer, parent: UInt64, name: String) {
-    guard let node = tree.lookup(name, in: parent), var attributes = attributes(node) else {
+    guard let number = tree.lookup(name, in: parent), var attributes = attributes(number) else {
       return cfuse_reply_error(request, ENOENT)
     }
-    cfuse_reply_entry(request, &attributes)
+    cfuse_reply_entry(request, node(number), &attributes)
   }
 
   func attributes(_ request: OpaquePointer, node: UInt64) {
-    guard var attributes = attributes(node) else { return cfuse_reply_error(request, ENOENT) }
+    guard var attributes = attributes(number(of: node)) else {
+      return cfuse_reply_error(request, ENOENT)
+    }
     cfuse_reply_attributes(request, &attributes)
   }
 

@@ -256,7 +256,7 @@ import Testing
     #expect(try free() == [.wake(0), .wake(1)])
   }
 
-  /// As edge-triggered epoll does: it polls once, writes until it is told to wait, and polls no more.
+  /// As edge-triggered epoll does: it polls once, and writes until it is full.
   @Test func aWriterToldOfRoomIsToldOfNewRoomToo() throws {
     let file = writing.file
     #expect(try kernel.poll(file, 1, for: POLLOUT) == writable)

@@ -90,7 +90,8 @@ import Testing
 
   @Test(arguments: channelKeys) func anOptionOnTheCommandLine(_ row: Row) throws {
     let word = row.value.filter { $0 != "\"" }
-    let option = ["global", "timestamps", "write"].contains(row.key) ? row.key : "\(row.key)=\(word)"
+    let isFlag = ["global", "timestamps", "write"].contains(row.key)
+    let option = isFlag ? row.key : "\(row.key)=\(word)"
     let sources = ConfigurationSources(channelArguments: ["a:\(option)"], root: Root().path)
     #expect(row.isSet(try sources.load()))
   }

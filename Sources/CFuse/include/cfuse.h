@@ -90,7 +90,8 @@ struct cfuse_attributes {
   int64_t time;  // of the last change, seconds since 1970
 };
 int cfuse_reply_attributes(cfuse_request *, const struct cfuse_attributes *);
-int cfuse_reply_entry(cfuse_request *, const struct cfuse_attributes *);
+// node: what the kernel is to know it by; requests of another one are of another file to it.
+int cfuse_reply_entry(cfuse_request *, uint64_t node, const struct cfuse_attributes *);
 // Appends a directory entry to bytes[0, size) and returns the bytes it needs: more than size means
 // that it did not fit.
 size_t cfuse_directory_entry(
