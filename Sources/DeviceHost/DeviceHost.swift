@@ -188,8 +188,12 @@ public final class DeviceHost {
 
   /// Uses a device's reader where it is served, between two requests.
   public func use<R>(_ device: Device, _ body: (Reader) -> R) -> R {
-    guard let place = places[ObjectIdentifier(device)] else { return body(device.reader) }
-    return place.thread.run { body(device.reader) }
+    run(device) { body($0.reader) }
+  }
+
+  func run<R>(_ device: Device, _ body: (Device) -> R) -> R {
+    guard let place = places[ObjectIdentifier(device)] else { return body(device) }
+    return place.thread.run { body(device) }
   }
 
   /// Files that are open, over all devices.

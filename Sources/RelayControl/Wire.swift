@@ -14,8 +14,14 @@
 //   5 reset   name                    132 end
 //   6 create  name, options,          255 refused     code UInt32, message
 //             keep UInt8 0 or 1
-//   7 close   name
-//   8 reload
+//   7 close   name                    133 mapped
+//   8 reload                          134 subbuf      see encode(_: LentSubbuf)
+//   9 map     name, cpu UInt32
+//  10 next    name, cpu, unfinished UInt8 0 or 1
+//  11 consumed  name, cpu, count UInt32
+//  12 unmap   name, cpu
+
+internal import Relay
 
 /// Why bytes are no message.
 public enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -51,11 +57,17 @@ private enum MessageType: UInt8 {
   case create = 6
   case close = 7
   case reload = 8
+  case map = 9
+  case next = 10
+  case consumed = 11
+  case unmap = 12
   case attached = 128
   case channel = 129
   case statistics = 130
   case done = 131
   case end = 132
+  case mapped = 133
+  case subbuf = 134
   case refused = 255
 }
 
@@ -89,6 +101,14 @@ extension Request {
       encoder.begin(.close)
       try encoder.name(channel)
     case .reload: encoder.begin(.reload)
+    case .map(let channel, let cpu): try encoder.buffer(.map, channel, cpu)
+    case .next(let channel, let cpu, let unfinished):
+      try encoder.buffer(.next, channel, cpu)
+      encoder.flag(unfinished)
+    case .consumed(let channel, let cpu, let count):
+      try encoder.buffer(.consumed, channel, cpu)
+      try encoder.count(count)
+    case .unmap(let channel, let cpu): try encoder.buffer(.unmap, channel, cpu)
     }
     return try encoder.finish()
   }
@@ -111,6 +131,18 @@ extension Request {
       self = .create(channel: channel, options: options, keep: try decoder.flag(bytes))
     case .close: self = .close(channel: try decoder.name(bytes))
     case .reload: self = .reload
+    case .map:
+      let (channel, cpu) = try decoder.buffer(bytes)
+      self = .map(channel: channel, cpu: cpu)
+    case .next:
+      let (channel, cpu) = try decoder.buffer(bytes)
+      self = .next(channel: channel, cpu: cpu, unfinished: try decoder.flag(bytes))
+    case .consumed:
+      let (channel, cpu) = try decoder.buffer(bytes)
+      self = .consumed(channel: channel, cpu: cpu, count: try decoder.count(bytes))
+    case .unmap:
+      let (channel, cpu) = try decoder.buffer(bytes)
+      self = .unmap(channel: channel, cpu: cpu)
     default: throw .unknownType(type.rawValue)
     }
     try decoder.finish(bytes)
@@ -133,6 +165,10 @@ extension Reply {
       try encoder.encode(statistics)
     case .done: encoder.begin(.done)
     case .end: encoder.begin(.end)
+    case .mapped: encoder.begin(.mapped)
+    case .subbuf(let lent):
+      encoder.begin(.subbuf)
+      try encoder.encode(lent)
     case .refused(let refusal):
       encoder.begin(.refused)
       encoder.integer(UInt32(truncatingIfNeeded: refusal.code))
@@ -152,6 +188,8 @@ extension Reply {
     case .statistics: self = .statistics(try decoder.bufferStatistics(bytes))
     case .done: self = .done
     case .end: self = .end
+    case .mapped: self = .mapped
+    case .subbuf: self = .subbuf(try decoder.lentSubbuf(bytes))
     case .refused:
       let code: UInt32 = try decoder.integer(bytes)
       guard let code = CInt(exactly: code), code > 0 else { throw .malformed }
@@ -206,6 +244,32 @@ private struct Encoder {
       throw .unusableName
     }
     try string(name, limit: ControlLimits.nameBytes)
+  }
+
+  mutating func buffer(
+    _ type: MessageType, _ channel: String, _ cpu: Int
+  ) throws(WireError) {
+    begin(type)
+    try name(channel)
+    try count(cpu)
+  }
+
+  mutating func encode(_ lent: LentSubbuf) throws(WireError) {
+    guard lent.pieces.count <= ControlLimits.pieces else { throw .tooLong }
+    integer(lent.seq)
+    try count(lent.subbuf)
+    flag(lent.isRest)
+    flag(lent.isLast)
+    try count(lent.padding)
+    for number in [
+      lent.firstRecord, lent.recordCount, lent.lostBefore.overwritten, lent.lostBefore.full,
+      lent.lostBefore.stalled, lent.lostBefore.restart, lent.produced, lent.consumed,
+    ] { integer(number) }
+    integer(UInt16(lent.pieces.count))
+    for piece in lent.pieces {
+      try count(piece.offset)
+      try count(piece.length)
+    }
   }
 
   mutating func encode(_ channel: ChannelDescription) throws(WireError) {
@@ -335,6 +399,34 @@ private struct Decoder {
     let name = try line(bytes, limit: ControlLimits.nameBytes)
     guard !name.isEmpty else { throw .malformed }
     return name
+  }
+
+  mutating func buffer(_ bytes: RawSpan) throws(WireError) -> (channel: String, cpu: Int) {
+    (try name(bytes), try count(bytes))
+  }
+
+  mutating func lentSubbuf(_ bytes: RawSpan) throws(WireError) -> LentSubbuf {
+    var lent = LentSubbuf()
+    lent.seq = try integer(bytes)
+    lent.subbuf = try count(bytes)
+    lent.isRest = try flag(bytes)
+    lent.isLast = try flag(bytes)
+    lent.padding = try count(bytes)
+    lent.firstRecord = try integer(bytes)
+    lent.recordCount = try integer(bytes)
+    lent.lostBefore.overwritten = try integer(bytes)
+    lent.lostBefore.full = try integer(bytes)
+    lent.lostBefore.stalled = try integer(bytes)
+    lent.lostBefore.restart = try integer(bytes)
+    lent.produced = try integer(bytes)
+    lent.consumed = try integer(bytes)
+    let count: UInt16 = try integer(bytes)
+    guard count <= ControlLimits.pieces else { throw .malformed }
+    for _ in 0..<count {
+      let offset = try self.count(bytes)
+      lent.pieces.append(LentSubbuf.Piece(offset: offset, length: try self.count(bytes)))
+    }
+    return lent
   }
 
   mutating func channelDescription(_ bytes: RawSpan) throws(WireError) -> ChannelDescription {

@@ -115,6 +115,7 @@ extension ChannelOptions {
       ("read", .text(read.rawValue)),
       ("wakeup", .text(wakeup.rawValue)),
       ("stall_timeout", .text(TimeSpan.format(stallTimeout))),
+      ("consumer_timeout", .text(TimeSpan.format(consumerTimeout))),
     ]
     if let owner { values.append(("owner", .text(owner))) }
     if let group { values.append(("group", .text(group))) }

@@ -28,6 +28,7 @@ import Testing
     read = "block"
     wakeup = "subbuffer"
     stall_timeout = "1500ms"
+    consumer_timeout = "never"
     owner = 12345
     group = "root"
     permissions = "0044"
