@@ -95,7 +95,8 @@ let package = Package(
     .testTarget(
       name: "ModelTests", dependencies: ["relay-model", "LinuxIO"], swiftSettings: swift),
     .testTarget(
-      name: "RelayControlTests", dependencies: ["RelayControl", "Relay", "LinuxIO"], swiftSettings: swift),
+      name: "RelayControlTests", dependencies: ["RelayControl", "Relay", "LinuxIO"],
+      swiftSettings: swift),
     .testTarget(
       name: "RelayctlTests", dependencies: ["CRelayIoctl", "relayctl"], swiftSettings: swift),
     .testTarget(

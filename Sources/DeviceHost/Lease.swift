@@ -62,10 +62,12 @@ public enum LeaseAnswer: Equatable, Sendable {
 }
 
 extension DeviceHost {
-  /// Gives the buffer to a consumer. EBUSY where it is open or mapped, ENXIO where it is not served.
+  /// Gives the buffer to a consumer. EBUSY where it is open or mapped, ENXIO where not served.
   /// - Parameter timeout: milliseconds for each thing the consumer has to do; nil: for ever.
   public func map(_ device: Device, timeout: Int?) throws(SystemError) -> Lease {
-    guard isServed(device) else { throw SystemError(code: ENXIO, operation: "map \(device.name)") }
+    guard isServed(device) else {
+      throw SystemError(code: ENXIO, operation: "map \(device.name)")
+    }
     let lease = try Lease(device, timeout: timeout)
     let code = run(device) { device in
       let code = device.begin(lease)

@@ -125,6 +125,12 @@ extension Reader {
     loans = []
   }
 
+  /// The bytes of what was lent, in the memory of this process.
+  public func bytes(of lent: LentSubbuf) -> [UnsafeRawBufferPointer] {
+    let base = lent.isRest ? restPlace : UnsafeRawPointer(buffer.payload(lent.subbuf))
+    return lent.pieces.map { UnsafeRawBufferPointer(start: base + $0.offset, count: $0.length) }
+  }
+
   private func resume(_ loan: Loan) {
     precondition(!hasClaim)
     plan = loan.plan

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Mapped consumers: relay_map … relay_unmap.
+// Mapped consumers: relay_map, relay_map_buffer … relay_unmap.
 
 // The names are relay.h's.
 // swift-format-ignore-file: AlwaysUseLowerCamelCase
@@ -11,46 +11,82 @@ internal import RelayControl
 
 /// What a relay_mapping pointer points to.
 private final class Consumer {
-  let mapped: MappedConsumer
+  private let source: Source
   /// The pieces of what is in hand.
   private var vectors: [UnsafeMutableBufferPointer<iovec>] = []
 
-  init(_ mapped: MappedConsumer) { self.mapped = mapped }
+  enum Source {
+    case daemon(MappedConsumer)
+    case own(OwnChannel, OwnBuffer, OpaquePointer)
+  }
 
-  deinit { forget(vectors.count) }
+  init(_ source: Source) { self.source = source }
+
+  deinit {
+    if case .own(let channel, let buffer, let buf) = source {
+      buffer.unmap()
+      channel.unmapped(buf)
+    }
+    forget(vectors.count)
+  }
+
+  var pointer: OpaquePointer { OpaquePointer(Unmanaged.passRetained(self).toOpaque()) }
 
   static func of(_ map: OpaquePointer) -> Consumer {
     Unmanaged<Consumer>.fromOpaque(UnsafeRawPointer(map)).takeUnretainedValue()
   }
 
   func next() throws(Failure) -> relay_subbuf {
-    let next: MappedSubbuf?
-    do throws(ControlError) {
-      next = try mapped.next()
-    } catch { throw noted(error) }
-    guard let next else { throw Failure(mapped.isAtEnd ? EPIPE : EAGAIN) }
-    let pieces = UnsafeMutableBufferPointer<iovec>.allocate(capacity: next.bytes.count)
-    for (index, piece) in next.bytes.enumerated() {
+    let (lent, bytes) = try nextBytes()
+    let pieces = UnsafeMutableBufferPointer<iovec>.allocate(capacity: bytes.count)
+    for (index, piece) in bytes.enumerated() {
       pieces.initializeElement(
         at: index,
         to: iovec(
           iov_base: UnsafeMutableRawPointer(mutating: piece.baseAddress), iov_len: piece.count))
     }
     vectors.append(pieces)
-    return relay_subbuf(next.lent, pieces)
+    return relay_subbuf(lent, pieces)
+  }
+
+  private func nextBytes() throws(Failure) -> (LentSubbuf, [UnsafeRawBufferPointer]) {
+    do throws(Failure) {
+      switch source {
+      case .own(_, let buffer, _): return try buffer.next()
+      case .daemon(let mapped):
+        let next = try asked { () throws(ControlError) in try mapped.next() }
+        guard let next else { throw Failure(mapped.isAtEnd ? EPIPE : EAGAIN) }
+        return (next.lent, next.bytes)
+      }
+    } catch { throw noted(error) }
   }
 
   func consumed(_ count: Int) throws(Failure) {
-    do throws(ControlError) {
-      try mapped.consumed(count)
+    do throws(Failure) {
+      switch source {
+      case .own(_, let buffer, _): try buffer.consumed(count)
+      case .daemon(let mapped):
+        try asked { () throws(ControlError) in try mapped.consumed(count) }
+      }
     } catch { throw noted(error) }
     forget(count)
   }
 
+  func descriptor() throws(Failure) -> CInt {
+    switch source {
+    case .own(_, let buffer, _): try buffer.wakeDescriptor()
+    case .daemon(let mapped): mapped.raw
+    }
+  }
+
+  private func asked<R>(_ body: () throws(ControlError) -> R) throws(Failure) -> R {
+    do throws(ControlError) { return try body() } catch { throw Failure(error) }
+  }
+
   /// What was given back is not in hand any more.
-  private func noted(_ error: ControlError) -> Failure {
-    forget(vectors.count - mapped.inHand.count)
-    return Failure(error)
+  private func noted(_ failure: Failure) -> Failure {
+    if failure.code == ESTALE { forget(vectors.count) }
+    return failure
   }
 
   private func forget(_ count: Int) {
@@ -73,8 +109,24 @@ public func relay_map(
       let mapped = try MappedConsumer(
         channel: String(cString: name), cpu: Int(cpu),
         takesUnfinished: flags & UInt32(RELAY_MAP_UNFINISHED) != 0, client: client)
-      return OpaquePointer(Unmanaged.passRetained(Consumer(mapped)).toOpaque())
+      return Consumer(.daemon(mapped)).pointer
     } catch { throw Failure(error) }
+  } catch {
+    errno = error.code
+    return nil
+  }
+}
+
+@c @implementation
+public func relay_map_buffer(_ buf: OpaquePointer?, _ flags: UInt32) -> OpaquePointer? {
+  do throws(Failure) {
+    guard let buf, flags & ~UInt32(RELAY_MAP_UNFINISHED) == 0 else { throw Failure(EINVAL) }
+    let (handle, buffer) = try Handle.ofBuffer(buf)
+    guard case .own(let channel) = handle.kind else { throw Failure(EOPNOTSUPP) }
+    let own = channel[buffer.cpu]
+    try own.map(unfinished: flags & UInt32(RELAY_MAP_UNFINISHED) != 0)
+    channel.mapped(buf)
+    return Consumer(.own(channel, own, buf)).pointer
   } catch {
     errno = error.code
     return nil
@@ -102,7 +154,8 @@ public func relay_map_consumed(_ map: OpaquePointer?, _ n: Int) -> CInt {
 
 @c @implementation
 public func relay_map_fd(_ map: OpaquePointer?) -> CInt {
-  map.map { Consumer.of($0).mapped.raw } ?? 0 - EINVAL
+  guard let map else { return 0 - EINVAL }
+  do throws(Failure) { return try Consumer.of(map).descriptor() } catch { return 0 - error.code }
 }
 
 @c @implementation

@@ -45,8 +45,8 @@ public struct Attachment: Sendable {
   }
 }
 
-/// What a consumer that maps a buffer gets. The descriptors stay the handler's and must be open until
-/// it returns to the event loop.
+/// What a consumer that maps a buffer gets. The descriptors stay the handler's and must be open
+/// until it returns to the event loop.
 public struct MappedFiles: Sendable {
   /// The memory file with the channel's geometry, open for reading.
   public var geometry: CInt

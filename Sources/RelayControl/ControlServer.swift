@@ -9,8 +9,8 @@ public import LinuxIO
 /// so nothing is ever queued. All calls on the loop's thread.
 public final class ControlServer: EventHandler {
   /// Open connections. One more than each of the limits takes the place of one that counts to it
-  /// and has neither attached nor mapped: one that never asked anything, else the one that asked longest ago.
-  /// Where all have attached, it is told so and closed.
+  /// and has neither attached nor mapped: one that never asked anything, else the one that asked
+  /// longest ago. Where all have, it is told so and closed.
   public struct Limits: Sendable {
     public var connections = 1024
     /// Of all users together but root and the daemon's own, who thus always find a place.
