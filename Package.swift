@@ -91,7 +91,8 @@ let package = Package(
       name: "relay-model", dependencies: [arguments], path: "Tests/Model", swiftSettings: swift),
     .testTarget(name: "LinuxIOTests", dependencies: ["LinuxIO"], swiftSettings: swift),
     .testTarget(
-      name: "RelayTests", dependencies: ["CRelayIoctl", "Relay", "LinuxIO"], swiftSettings: swift),
+      name: "RelayTests", dependencies: ["CLinux", "CRelayIoctl", "Relay", "LinuxIO"],
+      swiftSettings: swift),
     .testTarget(
       name: "ModelTests", dependencies: ["relay-model", "LinuxIO"], swiftSettings: swift),
     .testTarget(

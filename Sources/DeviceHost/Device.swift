@@ -198,6 +198,7 @@ extension Device {
   func read(
     _ request: OpaquePointer, _ file: OpenFile, size: Int, isContinuation: Bool, flags: CInt
   ) {
+    guard mayRead(file) else { return cfuse_reply_error(request, EBUSY) }
     // Who waits comes first. A continuation is no exception: a read may be short.
     answerParked()
     if isContinuation, file.isFramed, size < Reader.smallestFrames {
@@ -374,9 +375,10 @@ extension Device {
   /// In the order in which they came, as far as there is something for them.
   private func answerParked() {
     var left: [Parked] = []
-    for read in parked
-    where left.contains(where: { $0.file.competes(with: read.file) }) || !answer(read) {
-      left.append(read)
+    for read in parked {
+      // Who may not read any more need not wait to be told so.
+      let hasToWait = mayRead(read.file) && left.contains { $0.file.competes(with: read.file) }
+      if hasToWait || !answer(read) { left.append(read) }
     }
     parked = left
   }

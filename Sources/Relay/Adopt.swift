@@ -105,30 +105,24 @@ extension Channel {
 }
 
 extension Channel {
-  /// Gives a channel's memory up for a new one of the same name, which its writers are to use: they
+  /// Gives a channel's memory up for a new one of its name, which its writers are to use: they
   /// are refused here from now on, and what nobody has read is counted there as lost by a restart.
   /// Returns the number of records. 0 if somebody else has done it already.
   @discardableResult
   public func retire(into successor: Channel) -> UInt64 {
-    close()
     var lost: UInt64 = 0
     for buffer in buffers {
-      // Acquire-release: only one process counts, after the close above.
+      // Acquire-release: of all who know this memory, one counts. Before the close, by which
+      // writers learn that they are to look elsewhere.
       guard buffer.orphaned.pointee.exchange(1, ordering: .acquiringAndReleasing) == 0 else {
         continue
       }
-      let unread = Channel.unreadRecords(self, buffer)
+      buffer.close(wakeFD: wakeTarget)
+      let unread = buffer.lostForGood(readerStore(cpu: buffer.cpu))
       let heir = successor.bufferIfPresent(cpu: buffer.cpu) ?? successor.buffers[0]
       heir.count(heir.lostRestart, unread)
       lost &+= unread
     }
     return lost
-  }
-
-  /// What was written since the stored position; since the start where that is damaged. Cancelled
-  /// and aborted records count only if they have been overwritten: nobody knows them any more.
-  private static func unreadRecords(_ channel: Channel, _ buffer: ChannelBuffer) -> UInt64 {
-    let reader = (try? Reader(adopting: channel, buffer)) ?? Reader(channel, buffer)
-    return reader.recordsSincePosition
   }
 }

@@ -177,6 +177,7 @@ extension Reader {
   /// Claims up to `limit` bytes and pins where they lie; `byteCount` 0 when there are none, and
   /// then nothing has to be given back. Ends early before a gap and after 64 pieces.
   public func claim(limit: Int) -> Claim {
+    precondition(limit >= 0)
     // No claim is longer, and the sum with an offset cannot overflow.
     let limit = min(limit, 1 << 40)
     var gap = Gap()

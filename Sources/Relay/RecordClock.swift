@@ -58,10 +58,25 @@ private enum TSCStamps: Stamps {
   @inline(__always) static func now() -> UInt64 { relay_tsc() }
 }
 
-extension ChannelBuffer {
+extension Channel {
   /// Where every record goes that the fast path has not taken, all those with times among them: one
-  /// more try at the place the hint names, where that was not one; then the long way, in the right
-  /// buffer.
+  /// more try at the place the hint names, where that was not one; then the long way.
+  @usableFromInline @inline(never)
+  func reserveOffPath(
+    _ length: Int, in buffer: ChannelBuffer, owner: UInt16
+  ) -> ChannelBuffer.Reserved {
+    if case .tsc = buffer.layout.clock,
+      let reserved = buffer.reserveAtHint(
+        length, owner: owner, wakeFD: wakeTarget, NoTestPoints.self, TSCStamps.self)
+    {
+      return reserved
+    }
+    return reserveSlowly(length)
+  }
+}
+
+extension ChannelBuffer {
+  /// The same for who knows the buffer, with the long way in the right one.
   /// - Parameter era: as for `walkAndReserve`.
   func reserveOffPath<P: TestPoints>(
     _ length: Int, owner: UInt16, wakeFD: WakeTarget, _ era: UnsafeMutablePointer<Era>?,

@@ -119,7 +119,7 @@ extension Reader {
     case nothing
   }
 
-  /// Passes what is no record, up to the next committed entry of the sub-buffer that was pinned last.
+  /// Passes what is no record, up to the next committed entry of the last sub-buffer pinned.
   func nextRecord(_ subbuf: Int) -> Next {
     let index = buffer.index(subbuf)
     plan.position.subbuf = subbuf

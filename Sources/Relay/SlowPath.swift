@@ -6,7 +6,7 @@ internal import CRelayABI
 internal import Synchronization
 
 extension Channel {
-  @usableFromInline @inline(never)
+  @inline(never)
   func reserveSlowly(_ length: Int) -> ChannelBuffer.Reserved {
     reserveSlowly(length, NoTestPoints.self)
   }

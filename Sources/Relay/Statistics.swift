@@ -148,11 +148,6 @@ extension Reader {
     return s
   }
 
-  /// Records written since the position, read by nobody: in the buffer, or overwritten meanwhile.
-  var recordsSincePosition: UInt64 {
-    reservedNow().records.less(position.record).less(held().dead)
-  }
-
   func reservedNow() -> Reserved { buffer.reservedNow() }
 
   /// Counts the entries from the position on, in every sub-buffer still there.

@@ -129,7 +129,9 @@ extension Writer {
     {
       return reserved
     }
-    if P.self == NoTestPoints.self { return channel.reserveSlowly(length) }
+    if P.self == NoTestPoints.self {
+      return channel.reserveOffPath(length, in: buffer, owner: owner)
+    }
     return channel.reserveSlowly(length, points)
   }
 

@@ -85,6 +85,7 @@ extension DeviceReader {
     // A record that is printed in part goes on, or other devices' would come in between.
     guard fd >= 0, !isDead, readsLeft > 0 || progress.offset > 0 else { return false }
     readsLeft -= 1
+    var hasFailed = false
     while true {
       let count = read(fd, buffer.baseAddress, buffer.count)
       if count >= 0 {
@@ -100,6 +101,9 @@ extension DeviceReader {
       case ENOTCONN, ECONNABORTED, ENODEV:
         isDead = true
         return false
+      case EIO where !hasFailed:
+        // Also what a relayd that is killed while it answers leaves; then the device is dead.
+        hasFailed = true
       case EIO:
         throw CommandFailure.failed("\(path): the shared memory of channel \(channel) is damaged")
       default: throw SystemError(code: errno, operation: "read \(path)")

@@ -241,6 +241,21 @@ import Testing
     #expect(messages.count == 3)
   }
 
+  @Test func othersAreRefusedAlsoBehindItsReadThatWaits() throws {
+    #expect(try kernel.exchange(.read, FakeKernel.read(sole, 100)) == [])
+    let first = kernel.lastUnique
+    #expect(try kernel.exchange(.read, FakeKernel.read(other, 100)) == [])
+    let second = kernel.lastUnique
+    let messages = try kernel.exchange(
+      .ioctl, bytes(sole, UInt32(0), crelay_ioc_excl, UInt64(0), UInt32(0), UInt32(0)))
+    #expect(messages.map(\.unique).sorted() == [second, kernel.lastUnique])
+    #expect(messages.contains(Message(unique: second, code: -EBUSY, body: [])))
+    #expect(try kernel.ask(.read, FakeKernel.read(other, 100)).code == -EBUSY)
+    kernel.channel.write("one")
+    kernel.device.wake()
+    #expect(try kernel.messages() == [Message(unique: first, code: 0, body: Array("one".utf8))])
+  }
+
   @Test func peekersAreOthers() throws {
     #expect(try kernel.control(other, crelay_ioc_peek, 1) == 0)
     #expect(try kernel.control(sole, crelay_ioc_excl) == 0)

@@ -23,7 +23,8 @@ extension OneAtATime {
       let root = "/" + "\(#filePath)".split(separator: "/").dropLast(3).joined(separator: "/")
       try shell("make --no-print-directory -C \(root) install BUILD=\(try build(root))")
       try shell("systemd-sysusers && systemctl daemon-reload && udevadm control --reload")
-      try shell("mkdir -p /etc/relayd && cat > /etc/relayd/relayd.toml <<'EOF'\n\(configuration)EOF")
+      try shell("mkdir -p /etc/relayd")
+      try shell("cat > /etc/relayd/relayd.toml <<'EOF'\n\(configuration)EOF")
     }
 
     @Test func theServiceStartsReloadsRestartsAndStops() throws {
@@ -56,6 +57,16 @@ extension OneAtATime {
       #expect(try shell("systemctl show -P Result relayd") == "success\n")
     }
 
+    /// Ends the relayd, $PID in the command, and waits for the next one.
+    private func kill(_ command: String) throws {
+      let before = try shell("systemctl show -P MainPID relayd")
+      try shell("PID=\(before.dropLast()); \(command)")
+      try eventually("Restart= brings it back") {
+        let now = try shell("systemctl show -P MainPID relayd")
+        return now != before && now != "0\n"
+      }
+    }
+
     @Test func writersAndAFollowerSeeEveryRecordThroughTwentyRestarts() throws {
       try install("[channel.relay]\nglobal = true\nsubbuf_size = \"1MiB\"\n")
       try shell("systemctl start relayd")
@@ -67,12 +78,11 @@ extension OneAtATime {
         if i % 2 == 0 {
           try shell("systemctl restart relayd")
         } else {
-          let before = try shell("systemctl show -P MainPID relayd")
-          try shell("kill -KILL \(before.dropLast())")
-          try eventually("Restart= brings it back") {
-            let now = try shell("systemctl show -P MainPID relayd")
-            return now != before && now != "0\n"
-          }
+          // The last one by the kernel's choice, which is made easy.
+          try kill(
+            i == 19
+              ? "echo 1000 > /proc/$PID/oom_score_adj; echo f > /proc/sysrq-trigger"
+              : "kill -KILL $PID")
         }
       }
       try survivors.awaitProgress()

@@ -34,6 +34,11 @@ final class Survivors {
         ], output: output.raw, error: output.raw, environment: environment)
       writers.append(process)
     }
+    try eventually("all are attached") {
+      try writers.allSatisfy {
+        try run("cat", "/proc/\($0.pid)/maps").output.contains("memfd:relay:relay")
+      }
+    }
   }
 
   /// Waits until the follower got more than it had, from everyone.

@@ -2,6 +2,7 @@
 // What producers see of a daemon: a channel, a life page, and a socket that answers. Its life is
 // played; LifeTests have real ones.
 
+import CLinux
 import Glibc
 import LinuxIO
 import Synchronization
@@ -54,7 +55,7 @@ final class FakeDaemon: Sendable {
 
   func attach(_ socket: String, owner: UInt16) throws -> Channel {
     let copies = descriptors.map { SharedTests.copy($0).take() }
-    return try Channel.attach(
+    let channel = try Channel.attach(
       AttachedChannel(
         name: "test", owner: owner, geometry: FileDescriptor(owning: copies[0]),
         ring: FileDescriptor(owning: copies[1]), wake: FileDescriptor(owning: copies[2]),
@@ -62,6 +63,9 @@ final class FakeDaemon: Sendable {
         way: WayBack(
           connection: SharedDescriptor(try FileDescriptor.open("/dev/null", O_RDONLY)),
           path: socket, request: FakeDaemon.request, replyHeader: FakeDaemon.header)))
+    // However busy the machine is.
+    channel.lifeline!.pointee.question.pointee.replyMilliseconds = 20_000
+    return channel
   }
 
   /// Answers that many who attach, as owners 21 and up.

@@ -69,7 +69,9 @@ import Testing
   }
 
   private func write(_ number: UInt32, into buffer: ChannelBuffer) {
-    guard case .reserved(let reservation) = buffer.reserve(4, owner: 1, wakeFD: -1, NoTestPoints.self)
+    guard
+      case .reserved(let reservation) = buffer.reserve(
+        4, owner: 1, wakeFD: -1, NoTestPoints.self)
     else { return }
     reservation.bytes.storeBytes(of: number, as: UInt32.self)
     reservation.commit()
