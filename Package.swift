@@ -52,7 +52,7 @@ let package = Package(
     .target(
       name: "Relay", dependencies: ["CRelayABI", "CRelayIoctl", "CLinux", "LinuxIO"],
       swiftSettings: swift),
-    .target(name: "RelayControl", dependencies: ["LinuxIO"], swiftSettings: swift),
+    .target(name: "RelayControl", dependencies: ["LinuxIO", "Relay"], swiftSettings: swift),
     .target(name: "CRelay", cSettings: c),
     .target(
       name: "RelayC", dependencies: ["CRelay", "Relay", "RelayControl", "LinuxIO"],
@@ -96,7 +96,8 @@ let package = Package(
     .testTarget(
       name: "ModelTests", dependencies: ["relay-model", "LinuxIO"], swiftSettings: swift),
     .testTarget(
-      name: "RelayControlTests", dependencies: ["RelayControl", "LinuxIO"], swiftSettings: swift),
+      name: "RelayControlTests", dependencies: ["RelayControl", "Relay", "LinuxIO"],
+      swiftSettings: swift),
     .testTarget(
       name: "RelayctlTests", dependencies: ["CRelayIoctl", "relayctl"], swiftSettings: swift),
     .testTarget(

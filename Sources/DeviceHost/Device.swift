@@ -19,6 +19,8 @@ public final class Device: @unchecked Sendable {
   private(set) var files: [OpenFile] = []
   /// The only file that may read, if somebody asked for that.
   weak var soleReader: OpenFile?
+  /// The mapped consumer that has the buffer; then no file has.
+  var lease: Lease?
   /// Where frames are put together; its thread's, once it is served.
   var frames = FrameBuffer()
   private var awaitedPolls = 0
@@ -104,7 +106,9 @@ extension Device {
     guard !file.writes || options.isWritable, flags & O_ACCMODE != O_ACCMODE else {
       return cfuse_reply_error(request, EACCES)
     }
-    guard soleReader == nil || !file.reads else { return cfuse_reply_error(request, EBUSY) }
+    guard soleReader == nil && lease == nil || !file.reads else {
+      return cfuse_reply_error(request, EBUSY)
+    }
     guard keeper?.admitReader(of: self) != false else {
       return cfuse_reply_error(request, EMFILE)
     }
@@ -127,7 +131,7 @@ extension Device {
     noteModes()
     if soleReader === file { endSoleReading() }
     keeper?.releaseReader()
-    if isRemoved, files.isEmpty { keeper?.lastFileClosed(of: self) }
+    tellIfUnused()
     Device.OpenFile.of(file.handle).release()
   }
 
@@ -135,7 +139,11 @@ extension Device {
   func remove() {
     guard !isRemoved else { return }
     isRemoved = true
-    if files.isEmpty { keeper?.lastFileClosed(of: self) }
+    tellIfUnused()
+  }
+
+  func tellIfUnused() {
+    if isRemoved, files.isEmpty, lease == nil { keeper?.lastFileClosed(of: self) }
   }
 
   /// Whether its file went away under it, by an abort or an unmount. From any thread.
@@ -314,7 +322,7 @@ extension Device {
     }
   }
 
-  var isAwaited: Bool { awaitedPolls > 0 || !parked.isEmpty || awaitsRoom }
+  var isAwaited: Bool { awaitedPolls > 0 || !parked.isEmpty || awaitsRoom || lease != nil }
 
   /// How many of those who wait would find something now, and how many would not.
   private func countWaiting() -> (ready: Int, unready: Int) {
@@ -348,6 +356,7 @@ extension Device {
 
   /// After a writer's signal, and from time to time in case one was lost.
   func wake() {
+    if let lease { return look(after: lease) }
     guard isAwaited else { return }
     if countWaiting().ready > 0 {
       tell()
@@ -357,9 +366,11 @@ extension Device {
     }
   }
 
-  /// Milliseconds until a stopped writer's record may be passed; nil: there is none.
-  var stallTimeLeft: Int? {
-    ([reader] + files.compactMap(\.peeker)).compactMap(\.stallTimeLeft).min()
+  /// Milliseconds until a stopped writer's record may be passed, or a consumer is too late; nil:
+  /// neither.
+  var timeLeft: Int? {
+    let stalls = ([reader] + files.compactMap(\.peeker)).map(\.stallTimeLeft)
+    return (stalls + [lease?.timeLeft]).compactMap(\.self).min()
   }
 
   /// Answers the reads that wait and wakes the polls; who has to go on waiting will be told again.

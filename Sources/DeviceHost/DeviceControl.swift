@@ -101,7 +101,7 @@ extension Device {
   }
 
   private func readAlone(_ file: OpenFile, _ isBegin: Bool) -> CInt {
-    guard soleReader == nil || soleReader === file else { return EBUSY }
+    guard soleReader == nil || soleReader === file, lease == nil else { return EBUSY }
     if isBegin {
       beginSoleReading(file)
     } else if soleReader != nil {

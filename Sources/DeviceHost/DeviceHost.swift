@@ -188,11 +188,15 @@ public final class DeviceHost {
 
   /// Uses a device's reader where it is served, between two requests; who waits is told after it.
   public func use<R>(_ device: Device, _ body: (Reader) -> R) -> R {
-    guard let place = places[ObjectIdentifier(device)] else { return body(device.reader) }
-    return place.thread.run {
+    run(device) { device in
       defer { device.wake() }
       return body(device.reader)
     }
+  }
+
+  func run<R>(_ device: Device, _ body: (Device) -> R) -> R {
+    guard let place = places[ObjectIdentifier(device)] else { return body(device) }
+    return place.thread.run { body(device) }
   }
 
   /// Files that are open, over all devices.

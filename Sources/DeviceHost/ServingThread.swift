@@ -227,10 +227,12 @@ extension ServingThread {
       device.isKept = true
       awaited.append(device)
     }
-    guard !isTicking || tickMilliseconds != ServingThread.firstTickMilliseconds else { return }
+    let first = ServingThread.firstTickMilliseconds
+    let timeLeft = device.timeLeft ?? first
+    guard !isTicking || tickMilliseconds != first || timeLeft < first else { return }
     isTicking = true
-    tickMilliseconds = ServingThread.firstTickMilliseconds
-    tick.arm(onceAfterMilliseconds: tickMilliseconds)
+    tickMilliseconds = first
+    tick.arm(onceAfterMilliseconds: max(1, min(timeLeft, first)))
   }
 
   private func tickAgain() {
@@ -238,7 +240,7 @@ extension ServingThread {
     guard isTicking else { return }
     tickMilliseconds = min(2 * tickMilliseconds, ServingThread.lastTickMilliseconds)
     // At once would be now: a record that was waited for long enough is passed at the next look.
-    let stall = awaited.compactMap(\.stallTimeLeft).min() ?? tickMilliseconds
+    let stall = awaited.compactMap(\.timeLeft).min() ?? tickMilliseconds
     tick.arm(onceAfterMilliseconds: max(1, min(stall, tickMilliseconds)))
   }
 }

@@ -195,6 +195,8 @@ extension Channel {
         file.raw, count: count, writable: true, inheritedByChildren: false)
       geometry.store(to: page.base)
       let ringFile = try MemoryFile.create(name: "relay:\(name)", count: geometry.totalBytes)
+      // Who may only read it gets it open for reading only, and stays with that.
+      try MemoryFile.restrict(ringFile.raw)
       try MemoryFile.seal(ringFile.raw, [.shrink, .grow, .seal])
       let memory = try Mapping.shared(
         ringFile.raw, count: geometry.totalBytes, writable: true, inheritedByChildren: false)
@@ -258,7 +260,7 @@ extension Channel {
   }
 
   /// Read-only, as it was sent.
-  private static func mapGeometry(_ fd: CInt) throws(ChannelError) -> Mapping {
+  static func mapGeometry(_ fd: CInt) throws(ChannelError) -> Mapping {
     let seals = try system { () throws(SystemError) in try MemoryFile.seals(of: fd) }
     let count = try system { () throws(SystemError) in try MemoryFile.count(of: fd) }
     guard seals.contains(.shrink), count >= Geometry.fileBytes

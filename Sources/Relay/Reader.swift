@@ -70,7 +70,9 @@ public final class Reader {
   var plan = Plan(position: Position())
   /// Looks at all states that this claim may still take to find where to go on.
   var searchesLeft = 0
-  package private(set) var hasClaim = false
+  package internal(set) var hasClaim = false
+  /// Lent and not taken back, in the order of the stream.
+  var loans: [Loan] = []
   /// Whether the last consumed claim moved the position.
   private var hasAdvanced = false
   let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: Reader.vectorLimit)
@@ -128,6 +130,8 @@ public final class Reader {
     var position: Position
     var bytes = 0
     var restTaken = 0
+    /// The number of the first record whose bytes are in it.
+    var firstRecord: UInt64?
     /// The rest of a record that the claim's limit cuts.
     var cut = UnsafeRawBufferPointer(start: nil, count: 0)
     var cutRecord = CutRecord()
@@ -162,6 +166,7 @@ public final class Reader {
 
   deinit {
     if hasClaim { giveBack() }
+    takeBackUnread()
     restAreas?.deallocate()
     vectors.deallocate()
     pinned.deallocate()
@@ -275,6 +280,9 @@ extension Reader {
     pinCount = 0
     teller.goBack(to: lastTime)
   }
+
+  /// Where both areas are, while there is a rest.
+  var restPlace: UnsafeRawPointer { UnsafeRawPointer(store?.area(0) ?? restAreas!) }
 
   private var restMemory: UnsafeMutableRawPointer {
     if let store { return store.area(restArea) }

@@ -175,8 +175,10 @@ extension Reader {
   }
 
   /// Forgets all data and counts: what is written from here on is all there ever was. Safe while
-  /// writers run; a record being written at this moment is forgotten, too.
+  /// writers run; a record being written at this moment is forgotten, too. What was lent is taken
+  /// back.
   public func reset() {
+    takeBackUnread()
     var patience = Patience()
     while patience.lasts() {
       let current = buffer.loadCurrent()

@@ -57,8 +57,8 @@ enum Wake {
   }
 }
 
-enum Clock {
-  static func milliseconds() -> Int { milliseconds(CLOCK_MONOTONIC) }
+package enum Clock {
+  package static func milliseconds() -> Int { milliseconds(CLOCK_MONOTONIC) }
 
   /// That the calling thread has run.
   static func threadMilliseconds() -> Int { milliseconds(CLOCK_THREAD_CPUTIME_ID) }

@@ -82,6 +82,7 @@ extension Reader {
       let position = plan.position
       let run = committedRun(subbuf, position, room)
       append(payload + position.offset, run.end - position.offset)
+      if run.entries > 0, plan.firstRecord == nil { plan.firstRecord = position.record }
       room -= run.end - position.offset
       plan.position.advance(by: run.entries, to: run.end)
       plan.totals.records &+= UInt64(run.entries)

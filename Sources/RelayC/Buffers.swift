@@ -175,7 +175,7 @@ public func relay_read_record(
 }
 
 /// The first `size` bytes of what a caller has room for; zeroes for what only it knows.
-private func fill<T: BitwiseCopyable>(
+func fill<T: BitwiseCopyable>(
   _ target: UnsafeMutableRawPointer, _ size: Int, from value: inout T
 ) {
   let known = min(size, MemoryLayout<T>.size)

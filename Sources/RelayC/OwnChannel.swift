@@ -9,7 +9,9 @@ internal import Relay
 /// The reading side of one own buffer, and its callback if it has one.
 final class OwnBuffer {
   let buffer: ChannelBuffer
-  private let reader: Reader
+  let reader: Reader
+  /// Who has it mapped; then nobody reads it.
+  var lease: OwnLease?
   private let callback: CallbackBuffer?
   /// Readable when the reader has something to say; made when first asked for.
   private var wake: EventFD?
@@ -26,8 +28,16 @@ final class OwnBuffer {
 
   fileprivate var isHeldHere: Bool { lock.isHeldHere }
 
-  private func locked<R: ~Copyable>(_ body: () throws(Failure) -> R) throws(Failure) -> R {
+  func locked<R: ~Copyable>(_ body: () throws(Failure) -> R) throws(Failure) -> R {
     try lock.locked(body)
+  }
+
+  /// For who reads: EBUSY while it is mapped.
+  private func reading<R: ~Copyable>(_ body: () throws(Failure) -> R) throws(Failure) -> R {
+    try locked { () throws(Failure) in
+      guard lease == nil else { throw Failure(EBUSY) }
+      return try body()
+    }
   }
 }
 
@@ -64,7 +74,7 @@ extension OwnBuffer {
 // Reading. The state of `wake` follows from what is left after each of these.
 extension OwnBuffer {
   func read(_ target: UnsafeMutableRawBufferPointer) throws(Failure) -> Int {
-    try locked { () throws(Failure) in
+    try reading { () throws(Failure) in
       let count = reader.read(into: target)
       rearm()
       if count == 0, reader.isCorrupt { throw Failure(EIO) }
@@ -73,7 +83,7 @@ extension OwnBuffer {
   }
 
   func readRecord(_ target: UnsafeMutableRawBufferPointer) throws(Failure) -> RecordInfo {
-    try locked { () throws(Failure) in
+    try reading { () throws(Failure) in
       let result = reader.readRecord(into: target)
       rearm()
       switch result {
@@ -87,7 +97,7 @@ extension OwnBuffer {
   }
 
   func consume(_ count: Int) throws(Failure) {
-    try locked { () throws(Failure) in
+    try reading { () throws(Failure) in
       reader.consumeSubbufs(count)
       rearm()
     }
@@ -96,7 +106,7 @@ extension OwnBuffer {
   func events() throws(Failure) -> CInt {
     try locked { () throws(Failure) in
       rearm()
-      return readyEvents
+      return lease == nil ? readyEvents : POLLERR
     }
   }
 
@@ -121,11 +131,12 @@ extension OwnBuffer {
     }
   }
 
-  private func rearm() {
+  func rearm() {
     guard wakeFD >= 0 else { return }
-    if readyEvents == 0 {
+    let isReady = lease == nil ? readyEvents != 0 : isOffering
+    if !isReady {
       EventFD.drain(wakeFD)
-      if reader.arm() { return }
+      if reader.arm(lease?.wakeup ?? .data, unless: { isOffering }) { return }
     }
     EventFD.signal(wakeFD)
   }
@@ -161,6 +172,16 @@ extension OwnBuffer {
   }
 }
 
+// Mapped, which is to say: handed out where it lies.
+extension OwnBuffer {
+  /// Whether who waits would get something: a reader, or who has it mapped.
+  private var isOffering: Bool {
+    guard let lease else { return reader.hasData }
+    return reader.canLend(unfinished: lease.unfinished)
+      || reader.loanCount == 0 && (reader.isCorrupt || reader.isDrained)
+  }
+}
+
 /// A channel in this process's own memory.
 final class OwnChannel {
   private let callbacks: relay_callbacks
@@ -181,6 +202,10 @@ final class OwnChannel {
     buffers.deinitialize()
     buffers.deallocate()
   }
+
+  func mapped(_ buf: OpaquePointer) { callbacks.buf_mapped?(buf) }
+
+  func unmapped(_ buf: OpaquePointer) { callbacks.buf_unmapped?(buf) }
 
   var hasCallback: Bool { callbacks.subbuf_start != nil }
 

@@ -186,21 +186,21 @@ public final class ControlClient {
   /// cannot be made.
   public func reload() throws(ControlError) { try expectDone(.reload) }
 
-  private func expectDone(_ request: Request) throws(ControlError) {
+  func expectDone(_ request: Request) throws(ControlError) {
     guard case .done = try exchange(request) else { throw unexpected() }
   }
 
-  private func unexpected() -> ControlError {
+  func unexpected() -> ControlError {
     brokenConnection = socket.identity
     return .protocolViolation("a reply to something else")
   }
 
-  private func exchange(_ request: Request) throws(ControlError) -> Reply {
+  func exchange(_ request: Request) throws(ControlError) -> Reply {
     var none = DescriptorList()
     return try exchange(request, &none)
   }
 
-  private func exchange(
+  func exchange(
     _ request: Request, _ descriptors: inout DescriptorList
   ) throws(ControlError) -> Reply {
     guard !isBroken else { throw .disconnected }

@@ -2,6 +2,7 @@
 // What the server asks of the daemon. The server knows sockets and messages, the handler channels.
 
 public import LinuxIO
+public import Relay
 
 /// One connection to a server; never used twice in its life.
 public struct ConnectionID: Hashable, Sendable {
@@ -44,6 +45,31 @@ public struct Attachment: Sendable {
   }
 }
 
+/// What a consumer that maps a buffer gets. The descriptors stay the handler's and must be open
+/// until it returns to the event loop.
+public struct MappedFiles: Sendable {
+  /// The memory file with the channel's geometry, open for reading.
+  public var geometry: CInt
+  /// The memory file with the ring, open for reading.
+  public var ring: CInt
+  /// The listening end of the consumer's doorbell.
+  public var bell: CInt
+
+  public init(geometry: CInt, ring: CInt, bell: CInt) {
+    self.geometry = geometry
+    self.ring = ring
+    self.bell = bell
+  }
+}
+
+/// What comes next of a mapped buffer.
+public enum NextPart: Sendable {
+  case subbuf(LentSubbuf)
+  case nothing
+  /// The channel is closed and drained.
+  case end
+}
+
 /// Does what clients ask. Called on the loop's thread, one call at a time; must not wait. Any user
 /// of the machine can connect: who may ask for what is the handler's to decide, by `client.peer`.
 public protocol ControlHandler: AnyObject {
@@ -76,6 +102,20 @@ public protocol ControlHandler: AnyObject {
   /// Read the configuration again. A refusal names each change that cannot be made, one a line.
   func reload(client: Client) throws(ControlRefusal)
 
-  /// A connection that attached at least once is over, for whatever reason; its process may live.
+  /// Gives a buffer to a consumer, until it is unmapped or the connection is over.
+  func map(channel: String, cpu: Int, client: Client) throws(ControlRefusal) -> MappedFiles
+
+  /// What comes next of a buffer that the connection has mapped.
+  func next(
+    channel: String, cpu: Int, unfinished: Bool, client: Client
+  ) throws(ControlRefusal) -> NextPart
+
+  /// The first `count` parts that were handed out were consumed.
+  func consumed(channel: String, cpu: Int, count: Int, client: Client) throws(ControlRefusal)
+
+  func unmap(channel: String, cpu: Int, client: Client) throws(ControlRefusal)
+
+  /// A connection that attached or mapped at least once is over, for whatever reason; its process
+  /// may live.
   func disconnected(_ connection: ConnectionID)
 }

@@ -9,8 +9,8 @@ public import LinuxIO
 /// so nothing is ever queued. All calls on the loop's thread.
 public final class ControlServer: EventHandler {
   /// Open connections. One more than each of the limits takes the place of one that counts to it
-  /// and has not attached: one that never asked anything, else the one that asked longest ago.
-  /// Where all have attached, it is told so and closed.
+  /// and has neither attached nor mapped: one that never asked anything, else the one that asked
+  /// longest ago. Where all have, it is told so and closed.
   public struct Limits: Sendable {
     public var connections = 1024
     /// Of all users together but root and the daemon's own, who thus always find a place.
@@ -315,10 +315,30 @@ public final class ControlServer: EventHandler {
         try handler.create(channel: channel, options: options, keep: keep, client: client)
       case .close(let channel): try handler.close(channel: channel, client: client)
       case .reload: try handler.reload(client: client)
+      case .map(let channel, let cpu):
+        let files = try handler.map(channel: channel, cpu: cpu, client: client)
+        connection.hasAttached = true
+        return send(.mapped, to: raw, descriptors: [files.geometry, files.ring, files.bell])
+      case .next(let channel, let cpu, let unfinished):
+        let part = try handler.next(
+          channel: channel, cpu: cpu, unfinished: unfinished, client: client)
+        return send(reply(part), to: raw)
+      case .consumed(let channel, let cpu, let count):
+        try handler.consumed(channel: channel, cpu: cpu, count: count, client: client)
+      case .unmap(let channel, let cpu):
+        try handler.unmap(channel: channel, cpu: cpu, client: client)
       }
       return send(.done, to: raw)
     } catch {
       return send(.refused(error), to: raw)
+    }
+  }
+
+  private func reply(_ part: NextPart) -> Reply {
+    switch part {
+    case .subbuf(let lent): .subbuf(lent)
+    case .nothing: .done
+    case .end: .end
     }
   }
 

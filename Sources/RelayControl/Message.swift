@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The control protocol's messages and their limits. How they become bytes is in Wire.swift.
 
+public import Relay
+
 /// What a client asks. Each request is one packet and gets exactly one reply packet.
 public enum Request: Equatable, Sendable {
   /// Descriptors for writing into a channel.
@@ -18,6 +20,16 @@ public enum Request: Equatable, Sendable {
   case close(channel: String)
   /// Reads the configuration again.
   case reload
+  /// Descriptors for reading a channel's buffer where it lies, which nobody else reads from then
+  /// on. One buffer of a channel once on a connection, whose end gives it up.
+  case map(channel: String, cpu: Int)
+  /// The next part of a mapped buffer.
+  /// - unfinished: also of the sub-buffer that writers are in.
+  case next(channel: String, cpu: Int, unfinished: Bool)
+  /// So many of the parts handed out are not needed any more, in their order.
+  case consumed(channel: String, cpu: Int, count: Int)
+  /// Gives a mapped buffer up: what was not consumed is the next reader's.
+  case unmap(channel: String, cpu: Int)
 }
 
 /// What the daemon answers. Any request may be answered by `.refused`.
@@ -27,10 +39,15 @@ public enum Reply: Equatable, Sendable {
   case attached(owner: UInt16)
   case channel(ChannelDescription)
   case statistics(BufferStatistics)
+  /// To `next`: there is nothing now.
   case done
-  /// There is no such index: the enumeration is over.
+  /// There is no such index: the enumeration is over. To `next`: the channel is closed and drained.
   case end
   case refused(ControlRefusal)
+  /// With three descriptors: geometry and ring (memory files, open for reading only), bell (the
+  /// listening end of a doorbell that rings when `next` would return something).
+  case mapped
+  case subbuf(LentSubbuf)
 }
 
 /// Why the daemon does not do what it was asked.
@@ -153,6 +170,8 @@ public enum ControlLimits {
   public static let messageBytes = 3000
   /// CPU numbers are below this.
   public static let cpus = 8192
-  /// Descriptors of an `.attached` reply.
+  /// Pieces of a `.subbuf` reply.
+  public static let pieces = 64
+  /// Descriptors of an `.attached` reply; other replies have fewer.
   public static let attachDescriptors = 4
 }

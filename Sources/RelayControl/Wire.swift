@@ -14,8 +14,12 @@
 //   5 reset   name                    132 end
 //   6 create  name, options,          255 refused     code UInt32, message
 //             keep UInt8 0 or 1
-//   7 close   name
-//   8 reload
+//   7 close   name                    133 mapped
+//   8 reload                          134 subbuf      see encode(_: LentSubbuf)
+//   9 map     name, cpu UInt32
+//  10 next    name, cpu, unfinished UInt8 0 or 1
+//  11 consumed  name, cpu, count UInt32
+//  12 unmap   name, cpu
 
 /// Why bytes are no message.
 public enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -42,7 +46,7 @@ public enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
   }
 }
 
-private enum MessageType: UInt8 {
+enum MessageType: UInt8 {
   case attach = 1
   case list = 2
   case stat = 3
@@ -51,11 +55,17 @@ private enum MessageType: UInt8 {
   case create = 6
   case close = 7
   case reload = 8
+  case map = 9
+  case next = 10
+  case consumed = 11
+  case unmap = 12
   case attached = 128
   case channel = 129
   case statistics = 130
   case done = 131
   case end = 132
+  case mapped = 133
+  case subbuf = 134
   case refused = 255
 }
 
@@ -89,6 +99,14 @@ extension Request {
       encoder.begin(.close)
       try encoder.name(channel)
     case .reload: encoder.begin(.reload)
+    case .map(let channel, let cpu): try encoder.buffer(.map, channel, cpu)
+    case .next(let channel, let cpu, let unfinished):
+      try encoder.buffer(.next, channel, cpu)
+      encoder.flag(unfinished)
+    case .consumed(let channel, let cpu, let count):
+      try encoder.buffer(.consumed, channel, cpu)
+      try encoder.count(count)
+    case .unmap(let channel, let cpu): try encoder.buffer(.unmap, channel, cpu)
     }
     return try encoder.finish()
   }
@@ -111,6 +129,18 @@ extension Request {
       self = .create(channel: channel, options: options, keep: try decoder.flag(bytes))
     case .close: self = .close(channel: try decoder.name(bytes))
     case .reload: self = .reload
+    case .map:
+      let (channel, cpu) = try decoder.buffer(bytes)
+      self = .map(channel: channel, cpu: cpu)
+    case .next:
+      let (channel, cpu) = try decoder.buffer(bytes)
+      self = .next(channel: channel, cpu: cpu, unfinished: try decoder.flag(bytes))
+    case .consumed:
+      let (channel, cpu) = try decoder.buffer(bytes)
+      self = .consumed(channel: channel, cpu: cpu, count: try decoder.count(bytes))
+    case .unmap:
+      let (channel, cpu) = try decoder.buffer(bytes)
+      self = .unmap(channel: channel, cpu: cpu)
     default: throw .unknownType(type.rawValue)
     }
     try decoder.finish(bytes)
@@ -133,6 +163,10 @@ extension Reply {
       try encoder.encode(statistics)
     case .done: encoder.begin(.done)
     case .end: encoder.begin(.end)
+    case .mapped: encoder.begin(.mapped)
+    case .subbuf(let lent):
+      encoder.begin(.subbuf)
+      try encoder.encode(lent)
     case .refused(let refusal):
       encoder.begin(.refused)
       encoder.integer(UInt32(truncatingIfNeeded: refusal.code))
@@ -152,6 +186,8 @@ extension Reply {
     case .statistics: self = .statistics(try decoder.bufferStatistics(bytes))
     case .done: self = .done
     case .end: self = .end
+    case .mapped: self = .mapped
+    case .subbuf: self = .subbuf(try decoder.lentSubbuf(bytes))
     case .refused:
       let code: UInt32 = try decoder.integer(bytes)
       guard let code = CInt(exactly: code), code > 0 else { throw .malformed }
@@ -168,220 +204,4 @@ private func cut(_ text: String, to limit: Int) -> String {
   var text = text[...]
   while text.utf8.count > limit { text.removeLast() }
   return String(text)
-}
-
-extension String {
-  /// It holds no control characters.
-  fileprivate var isLine: Bool { utf8.allSatisfy { $0 >= 0x20 && $0 != 0x7f } }
-}
-
-private struct Encoder {
-  private var bytes: [UInt8] = []
-
-  init() { bytes.reserveCapacity(256) }
-
-  mutating func begin(_ type: MessageType) {
-    bytes += [ControlLimits.version, type.rawValue, 0, 0, 0, 0, 0, 0]
-  }
-
-  mutating func integer<Integer: FixedWidthInteger>(_ value: Integer) {
-    withUnsafeBytes(of: value.littleEndian) { bytes.append(contentsOf: $0) }
-  }
-
-  mutating func count(_ value: Int) throws(WireError) {
-    guard let value = UInt32(exactly: value) else { throw .tooLong }
-    integer(value)
-  }
-
-  mutating func flag(_ value: Bool) { integer(UInt8(value ? 1 : 0)) }
-
-  mutating func string(_ text: String, limit: Int) throws(WireError) {
-    guard text.utf8.count <= limit else { throw .tooLong }
-    integer(UInt16(text.utf8.count))
-    bytes.append(contentsOf: text.utf8)
-  }
-
-  mutating func name(_ name: String) throws(WireError) {
-    guard !name.isEmpty, name.utf8.count <= ControlLimits.nameBytes, name.isLine else {
-      throw .unusableName
-    }
-    try string(name, limit: ControlLimits.nameBytes)
-  }
-
-  mutating func encode(_ channel: ChannelDescription) throws(WireError) {
-    try string(channel.name, limit: ControlLimits.nameBytes)
-    integer(UInt64(channel.subbufSize))
-    integer(UInt64(channel.subbufCount))
-    flag(channel.isOverwrite)
-    flag(channel.isGlobal)
-    flag(channel.hasTimestamps)
-    try string(channel.frontEnd, limit: ControlLimits.nameBytes)
-    try string(channel.pathPrefix, limit: ControlLimits.pathBytes)
-    // A bit for each CPU: UInt16 byte count, then the bytes.
-    var bitmap: [UInt8] = []
-    for cpu in channel.cpus {
-      guard (0..<ControlLimits.cpus).contains(cpu) else { throw .tooLong }
-      while bitmap.count <= cpu / 8 { bitmap.append(0) }
-      bitmap[cpu / 8] |= 1 << UInt8(cpu % 8)
-    }
-    integer(UInt16(bitmap.count))
-    bytes += bitmap
-    try string(channel.readMode, limit: ControlLimits.nameBytes)
-    try string(channel.wakeup, limit: ControlLimits.nameBytes)
-    flag(channel.isTemporary)
-    flag(channel.isClosed)
-    try count(channel.serial)
-  }
-
-  mutating func encode(_ buffer: BufferStatistics) throws(WireError) {
-    try count(buffer.cpu)
-    try string(buffer.path, limit: ControlLimits.pathBytes)
-    for counter in [
-      buffer.recordsWritten, buffer.recordsRead, buffer.recordsUnread, buffer.bytesWritten,
-      buffer.bytesRead, buffer.bytesUnread, buffer.padding, buffer.subbufsProduced,
-      buffer.subbufsConsumed, buffer.lostFull, buffer.lostTooBig, buffer.lostOverwritten,
-      buffer.lostStalled, buffer.lostRestart, buffer.aborted, buffer.cancelled, buffer.corrupt,
-    ] { integer(counter) }
-  }
-
-  consuming func finish() throws(WireError) -> [UInt8] {
-    guard bytes.count <= ControlLimits.packetBytes else { throw .tooLong }
-    var bytes = bytes
-    withUnsafeBytes(of: UInt32(bytes.count - Decoder.headerBytes).littleEndian) {
-      for (index, byte) in $0.enumerated() { bytes[4 + index] = byte }
-    }
-    return bytes
-  }
-}
-
-/// A position in bytes that are handed in each time; every step checks its bounds.
-private struct Decoder {
-  static let headerBytes = 8
-
-  private var offset = 0
-
-  mutating func header(_ bytes: RawSpan) throws(WireError) -> MessageType {
-    guard bytes.byteCount <= ControlLimits.packetBytes else { throw .malformed }
-    let version: UInt8 = try integer(bytes)
-    guard version == ControlLimits.version else { throw .unknownVersion(version) }
-    let number: UInt8 = try integer(bytes)
-    let zero: UInt16 = try integer(bytes)
-    let length: UInt32 = try integer(bytes)
-    guard zero == 0, Int(length) == bytes.byteCount - Decoder.headerBytes else {
-      throw .malformed
-    }
-    guard let type = MessageType(rawValue: number) else { throw .unknownType(number) }
-    return type
-  }
-
-  mutating func integer<Integer: FixedWidthInteger>(
-    _ bytes: RawSpan
-  ) throws(WireError) -> Integer {
-    var value: Integer = 0
-    for shift in 0..<(Integer.bitWidth / 8) {
-      value |= Integer(truncatingIfNeeded: try byte(bytes)) << (shift * 8)
-    }
-    return value
-  }
-
-  private mutating func byte(_ bytes: RawSpan) throws(WireError) -> UInt8 {
-    guard offset < bytes.byteCount else { throw .malformed }
-    defer { offset += 1 }
-    return bytes.unsafeLoad(fromByteOffset: offset, as: UInt8.self)
-  }
-
-  mutating func count(_ bytes: RawSpan) throws(WireError) -> Int {
-    let value: UInt32 = try integer(bytes)
-    return Int(value)
-  }
-
-  mutating func flag(_ bytes: RawSpan) throws(WireError) -> Bool {
-    let value: UInt8 = try integer(bytes)
-    guard value <= 1 else { throw .malformed }
-    return value == 1
-  }
-
-  /// A length or count that fits Int.
-  mutating func size(_ bytes: RawSpan) throws(WireError) -> Int {
-    let value: UInt64 = try integer(bytes)
-    guard let value = Int(exactly: value) else { throw .malformed }
-    return value
-  }
-
-  mutating func blob(_ bytes: RawSpan, limit: Int) throws(WireError) -> [UInt8] {
-    let length: UInt16 = try integer(bytes)
-    guard length <= limit, Int(length) <= bytes.byteCount - offset else { throw .malformed }
-    var blob: [UInt8] = []
-    blob.reserveCapacity(Int(length))
-    for _ in 0..<length { blob.append(try byte(bytes)) }
-    return blob
-  }
-
-  mutating func string(_ bytes: RawSpan, limit: Int) throws(WireError) -> String {
-    guard let text = String(validating: try blob(bytes, limit: limit), as: UTF8.self) else {
-      throw .malformed
-    }
-    return text
-  }
-
-  /// Text that ends up in messages and logs.
-  mutating func line(_ bytes: RawSpan, limit: Int) throws(WireError) -> String {
-    let line = try string(bytes, limit: limit)
-    guard line.isLine else { throw .malformed }
-    return line
-  }
-
-  mutating func name(_ bytes: RawSpan) throws(WireError) -> String {
-    let name = try line(bytes, limit: ControlLimits.nameBytes)
-    guard !name.isEmpty else { throw .malformed }
-    return name
-  }
-
-  mutating func channelDescription(_ bytes: RawSpan) throws(WireError) -> ChannelDescription {
-    var channel = ChannelDescription(
-      name: try name(bytes), subbufSize: try size(bytes), subbufCount: try size(bytes),
-      isOverwrite: try flag(bytes), isGlobal: try flag(bytes), hasTimestamps: try flag(bytes),
-      cpus: [],
-      frontEnd: try string(bytes, limit: ControlLimits.nameBytes),
-      pathPrefix: try string(bytes, limit: ControlLimits.pathBytes), readMode: "", wakeup: "",
-      isTemporary: false, isClosed: false, serial: 0)
-    let bitmap = try blob(bytes, limit: ControlLimits.cpus / 8)
-    for cpu in 0..<(bitmap.count * 8) where bitmap[cpu / 8] & (1 << UInt8(cpu % 8)) != 0 {
-      channel.cpus.append(cpu)
-    }
-    channel.readMode = try string(bytes, limit: ControlLimits.nameBytes)
-    channel.wakeup = try string(bytes, limit: ControlLimits.nameBytes)
-    channel.isTemporary = try flag(bytes)
-    channel.isClosed = try flag(bytes)
-    channel.serial = try count(bytes)
-    return channel
-  }
-
-  mutating func bufferStatistics(_ bytes: RawSpan) throws(WireError) -> BufferStatistics {
-    var buffer = BufferStatistics(
-      cpu: try count(bytes), path: try string(bytes, limit: ControlLimits.pathBytes))
-    buffer.recordsWritten = try integer(bytes)
-    buffer.recordsRead = try integer(bytes)
-    buffer.recordsUnread = try integer(bytes)
-    buffer.bytesWritten = try integer(bytes)
-    buffer.bytesRead = try integer(bytes)
-    buffer.bytesUnread = try integer(bytes)
-    buffer.padding = try integer(bytes)
-    buffer.subbufsProduced = try integer(bytes)
-    buffer.subbufsConsumed = try integer(bytes)
-    buffer.lostFull = try integer(bytes)
-    buffer.lostTooBig = try integer(bytes)
-    buffer.lostOverwritten = try integer(bytes)
-    buffer.lostStalled = try integer(bytes)
-    buffer.lostRestart = try integer(bytes)
-    buffer.aborted = try integer(bytes)
-    buffer.cancelled = try integer(bytes)
-    buffer.corrupt = try integer(bytes)
-    return buffer
-  }
-
-  /// Bytes after the last field are refused: they would be a field this version doesn't know.
-  func finish(_ bytes: RawSpan) throws(WireError) {
-    guard offset == bytes.byteCount else { throw .malformed }
-  }
 }

@@ -37,6 +37,20 @@ struct Access {
       peer, "write into channel \(served.channel.name)", owners(served) + (group ?? ""))
   }
 
+  /// Who may open the files for reading may map the buffers.
+  func checkRead(_ peer: PeerCredentials, _ served: ServedChannel) throws(ControlRefusal) {
+    let (identity, mode) = (served.identity, served.options.permissions)
+    let bits: UInt32 =
+      if peer.uid == identity.uid { mode >> 6 } else if peer.isMember(of: identity.gid) {
+        mode >> 3
+      } else { mode }
+    guard !Access.isAdministrator(peer), bits & 4 == 0 else { return }
+    throw Access.refusal(
+      peer, "read channel \(served.channel.name)",
+      "root, relayd's own user, and who may read its files (owner \(identity.uid), group "
+        + "\(identity.gid), permissions 0\(String(mode, radix: 8)))")
+  }
+
   /// Closing and resetting end or forget what others wrote: for whose channel it is.
   func checkOwner(
     _ peer: PeerCredentials, _ served: ServedChannel, to action: String

@@ -30,6 +30,9 @@ public struct ChannelOptions: Equatable, Sendable {
   /// How long a record that is being written may hold back what is behind it, in milliseconds; nil:
   /// for ever.
   public var stallTimeout: Int? = 1000
+  /// How long a mapped consumer may keep what it was handed out, or leave what it was offered, in
+  /// milliseconds; nil: for ever.
+  public var consumerTimeout: Int? = 5000
   /// The user who owns the files, by name or number; nil: the daemon's.
   public var owner: String?
   /// The group of the files, by name or number; nil: the daemon's.
@@ -74,7 +77,8 @@ public struct ChannelOptions: Equatable, Sendable {
   /// Every key, in the order of the manual.
   static let keys = [
     "subbuf_size", "n_subbufs", "mode", "global", "timestamps", "read", "write", "wakeup",
-    "stall_timeout", "owner", "group", "permissions", "writers", "max_producers",
+    "stall_timeout", "consumer_timeout", "owner", "group", "permissions", "writers",
+    "max_producers",
   ]
 
   mutating func set(_ setting: Setting) throws(OptionError) {
@@ -94,6 +98,7 @@ public struct ChannelOptions: Equatable, Sendable {
     case "write": isWritable = try setting.flag()
     case "wakeup": wakeup = try setting.choice(of: Wakeup.self)
     case "stall_timeout": stallTimeout = try setting.timeout()
+    case "consumer_timeout": consumerTimeout = try setting.timeout()
     case "owner": owner = try setting.user()
     case "group": group = try setting.group()
     case "permissions": permissions = try setting.permissions()
@@ -199,6 +204,7 @@ extension ChannelOptions {
       ("read", { $0.read.rawValue }), ("write", { "\($0.isWritable)" }),
       ("wakeup", { $0.wakeup.rawValue }),
       ("stall_timeout", { TimeSpan.format($0.stallTimeout) }),
+      ("consumer_timeout", { TimeSpan.format($0.consumerTimeout) }),
       ("owner", { "\($0.owner ?? "")" }), ("group", { "\($0.group ?? "")" }),
       ("permissions", { "\($0.permissions)" }), ("writers", { "\($0.writers ?? "")" }),
       ("max_producers", { "\($0.maximumProducers ?? 0)" }),

@@ -12,6 +12,7 @@ final class ControlRequests: ControlHandler {
   private let host: DeviceHost
   private let producers: Producers
   private let life: LifePage
+  let consumers: Consumers
   /// Reads the configuration again; returns what could not be done.
   private let reloadConfiguration: () -> [String]
   var access: Access
@@ -24,6 +25,7 @@ final class ControlRequests: ControlHandler {
     self.host = host
     self.producers = producers
     self.life = life
+    consumers = Consumers(host: host)
     self.access = access
     reloadConfiguration = reload
   }
@@ -45,6 +47,7 @@ final class ControlRequests: ControlHandler {
   }
 
   func disconnected(_ connection: ConnectionID) {
+    consumers.forget(connection)
     for served in table.channels where served.attached.remove(connection) != nil {
       // The last detach. Who wrote may live on, with memory that nobody reads any more.
       if served.isAbandoned { table.close(served) }
@@ -141,7 +144,7 @@ final class ControlRequests: ControlHandler {
     return String(message.dropLast())
   }
 
-  private func find(_ name: String) throws(ControlRefusal) -> ServedChannel {
+  func find(_ name: String) throws(ControlRefusal) -> ServedChannel {
     if let served = table[name] { return served }
     let names = table.channels.prefix(20).map(\.channel.name).joined(separator: ", ")
     let all = table.channels.count > 20 ? names + " …" : names

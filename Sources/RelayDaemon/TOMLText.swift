@@ -116,6 +116,7 @@ extension ChannelOptions {
       ("write", .flag(isWritable)),
       ("wakeup", .text(wakeup.rawValue)),
       ("stall_timeout", .text(TimeSpan.format(stallTimeout))),
+      ("consumer_timeout", .text(TimeSpan.format(consumerTimeout))),
     ]
     if let owner { values.append(("owner", .text(owner))) }
     if let group { values.append(("group", .text(group))) }

@@ -30,6 +30,8 @@ struct CreateCommand: ParsableCommand {
   @Option(help: "What wakes a reader: any data or a whole sub-buffer.") var wakeup: Wakeup?
   @Option(help: "How long a stopped writer holds others up, such as 500ms, 1s or never.")
   var stallTimeout: String?
+  @Option(help: "How long a mapped consumer may keep what it has, such as 500ms, 5s or never.")
+  var consumerTimeout: String?
   @Option(help: "The user whom the devices belong to.") var owner: String?
   @Option(help: "The group of the devices.") var group: String?
   @Option(help: "The mode of the devices, such as 0440.") var permissions: String?
@@ -42,7 +44,8 @@ struct CreateCommand: ParsableCommand {
     let all: [(String, String?)] = [
       ("subbuf_size", subbufSize), ("n_subbufs", nSubbufs.map(String.init)),
       ("mode", mode?.rawValue), ("read", read?.rawValue), ("wakeup", wakeup?.rawValue),
-      ("stall_timeout", stallTimeout), ("owner", owner), ("group", group),
+      ("stall_timeout", stallTimeout), ("consumer_timeout", consumerTimeout),
+      ("owner", owner), ("group", group),
       ("permissions", permissions), ("writers", writers),
       ("max_producers", maxProducers.map(String.init)),
     ]

@@ -46,6 +46,18 @@ extension OneAtATime {
       #expect(daemon.end() == 0)
     }
 
+    /// What it had and had not reported comes again.
+    @Test func aMappedConsumerMapsAgain() throws {
+      let daemon = try Daemon("relay:global", options: ["--hold"])
+      try daemon.write("one\n")
+      let consumer = try Holding("hold", daemon)
+      try replace(daemon, SIGKILL)
+      #expect(try consumer.end() == "\(ECONNRESET) \(ECONNRESET)\n")
+      #expect(try Holding("hold", daemon).end() == "0 \(EAGAIN)\n")
+      #expect(try run("cat", daemon.device("relay0")).output == "")
+      #expect(try daemon.statistic("records_read") == 1)
+    }
+
     @Test(arguments: [SIGTERM, SIGINT])
     func theEndOfTheHolderIsTheEndOfBoth(_ signal: CInt) throws {
       let daemon = try Daemon("relay:global", options: ["--hold"])

@@ -9,7 +9,7 @@ extension OneAtATime {
   @Suite struct LibraryTests {
     static let hotplug = Result { try Library.tests("hotplug.c") }
     static let own = Result {
-      try Library.tests("own.c", "life.c", "callbacks.c", "files.c", "records.c")
+      try Library.tests("own.c", "life.c", "callbacks.c", "files.c", "records.c", "lease.c")
     }
 
     @Test(.onceIsEnough) func exportsNothingButRelay() throws {
@@ -72,7 +72,8 @@ extension OneAtATime {
     func ownChannel(_ test: String) throws {
       let library = try Library.get()
       let program = try library.program(
-        "own", Library.c, "test.c", "own.c", "life.c", "callbacks.c", "files.c", "records.c")
+        "own", Library.c, "test.c", "own.c", "life.c", "callbacks.c", "files.c", "records.c",
+        "lease.c")
       let finished = try library.start([program, test])
       #expect(finished.status == 0, "\(finished.error)")
     }

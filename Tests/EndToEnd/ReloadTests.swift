@@ -90,6 +90,7 @@ extension OneAtATime {
         write = true
         wakeup = "subbuffer"
         stall_timeout = "2s"
+        consumer_timeout = "2s"
         owner = 4001
         group = 4001
         permissions = "0440"
@@ -97,8 +98,8 @@ extension OneAtATime {
         max_producers = 3
         """)
       let keys =
-        "subbuf_size, n_subbufs, mode, global, read, write, wakeup, stall_timeout, owner, "
-        + "group, permissions, writers, max_producers"
+        "subbuf_size, n_subbufs, mode, global, read, write, wakeup, stall_timeout, "
+        + "consumer_timeout, owner, group, permissions, writers, max_producers"
       #expect(try reload(daemon, .command).hasPrefix("relayctl: channel a: \(keys) cannot change"))
     }
 

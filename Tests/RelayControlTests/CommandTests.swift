@@ -58,12 +58,12 @@ private func run(
     let finished = try run(
       "create", "audit", "--subbuf-size", "4KiB", "--n-subbufs", "4", "--mode", "overwrite",
       "--global", "--timestamps", "--read", "block", "--wakeup", "subbuffer",
-      "--stall-timeout", "2s", "--owner", "root", "--group", "adm",
+      "--stall-timeout", "2s", "--consumer-timeout", "3s", "--owner", "root", "--group", "adm",
       "--permissions", "0440", "--writers", "users", "--max-producers", "7", "--keep", on: live)
     #expect(finished.status == 0, "\(finished.error)")
     let options =
       "subbuf_size=4KiB,n_subbufs=4,mode=overwrite,read=block,wakeup=subbuffer,"
-      + "stall_timeout=2s,owner=root,"
+      + "stall_timeout=2s,consumer_timeout=3s,owner=root,"
       + "group=adm,permissions=0440,writers=users,max_producers=7,global,timestamps"
     #expect(lastCall(live) == "create audit:\(options) true")
   }

@@ -3,6 +3,7 @@
 
 import Glibc
 import LinuxIO
+import Relay
 import Synchronization
 import Testing
 
@@ -41,6 +42,24 @@ var someStatistics: BufferStatistics {
   buffer.cancelled = 15
   buffer.corrupt = 16
   return buffer
+}
+
+var someLent: LentSubbuf {
+  var lent = LentSubbuf()
+  lent.seq = .max >> 20
+  lent.subbuf = 65_535
+  lent.isLast = true
+  lent.padding = 1
+  lent.firstRecord = 2
+  lent.recordCount = 3
+  lent.lostBefore.overwritten = 4
+  lent.lostBefore.full = 5
+  lent.lostBefore.stalled = 6
+  lent.lostBefore.restart = 7
+  lent.produced = 8
+  lent.consumed = .max
+  lent.pieces = (0..<ControlLimits.pieces).map { LentSubbuf.Piece(offset: 2 * $0, length: 1) }
+  return lent
 }
 
 /// Knows `someChannels`, and refuses everybody the channel "forbidden". Its descriptors are real,
@@ -116,6 +135,30 @@ final class Channels: ControlHandler, Sendable {
 
   func reload(client: Client) throws(ControlRefusal) {
     throw ControlRefusal(code: EINVAL, message: Channels.reloadRefusal)
+  }
+
+  func map(
+    channel: String, cpu: Int, client: Client
+  ) throws(ControlRefusal) -> MappedFiles {
+    try note("map \(cpu)", channel, client)
+    return MappedFiles(geometry: geometry.raw, ring: ring.raw, bell: wake.listenerDescriptor)
+  }
+
+  func next(
+    channel: String, cpu: Int, unfinished: Bool, client: Client
+  ) throws(ControlRefusal) -> NextPart {
+    try note("next \(cpu) \(unfinished)", channel, client)
+    return cpu == 0 ? .subbuf(someLent) : cpu == 1 ? .nothing : .end
+  }
+
+  func consumed(
+    channel: String, cpu: Int, count: Int, client: Client
+  ) throws(ControlRefusal) {
+    try note("consumed \(cpu) \(count)", channel, client)
+  }
+
+  func unmap(channel: String, cpu: Int, client: Client) throws(ControlRefusal) {
+    try note("unmap \(cpu)", channel, client)
   }
 
   /// As long as a refusal may be, in several lines.
@@ -299,7 +342,7 @@ struct SeededGenerator: RandomNumberGenerator {
     let count = Int.random(in: 1...limit, using: &self)
     var bytes = (0..<count).map { _ in UInt8.random(in: 0...255, using: &self) }
     if count >= 8, Bool.random(using: &self) {
-      let types: [UInt8] = [1, 2, 3, 4, 5, 6, 7, 8, 128, 129, 130, 131, 132, 255]
+      let types: [UInt8] = Array(1...12) + Array(128...134) + [255]
       let type = types.randomElement(using: &self)!
       bytes.replaceSubrange(0..<4, with: [ControlLimits.version, type, 0, 0])
       for shift in 0..<4 {

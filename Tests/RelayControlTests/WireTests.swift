@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Messages to bytes and back, and bytes that are no message.
 
+import Relay
 import Testing
 
 @testable import RelayControl
@@ -14,12 +15,15 @@ private let requests: [Request] = [
   .create(
     channel: String(repeating: "x", count: ControlLimits.nameBytes),
     options: String(repeating: "o", count: ControlLimits.optionsBytes), keep: true),
-  .close(channel: "relay"), .reload,
+  .close(channel: "relay"), .reload, .map(channel: "relay", cpu: 0),
+  .next(channel: "relay", cpu: 7, unfinished: true), .unmap(channel: "relay", cpu: 8191),
+  .consumed(channel: "relay", cpu: 0, count: Int(UInt32.max)),
 ]
 
 private let replies: [Reply] = [
   .attached(owner: 0), .attached(owner: .max), .channel(someChannels[0]),
-  .channel(someChannels[1]), .statistics(someStatistics), .done, .end,
+  .channel(someChannels[1]), .statistics(someStatistics), .done, .end, .mapped,
+  .subbuf(someLent), .subbuf(LentSubbuf()),
   .refused(ControlRefusal(code: 2, message: "no channel relay")),
   .refused(ControlRefusal(code: .max, message: "")),
   .refused(ControlRefusal(code: 22, message: "relay: mode changed\nflight: global changed")),
@@ -47,6 +51,14 @@ private let replies: [Reply] = [
       ])
     #expect(try Request.close(channel: "a").encoded() == [3, 7, 0, 0, 3, 0, 0, 0, 1, 0, 97])
     #expect(try Request.reload.encoded() == [3, 8, 0, 0, 0, 0, 0, 0])
+    #expect(
+      try Request.next(channel: "a", cpu: 0x0102, unfinished: true).encoded() == [
+        3, 10, 0, 0, 8, 0, 0, 0, 1, 0, 97, 2, 1, 0, 0, 1,
+      ])
+    #expect(
+      try Request.consumed(channel: "a", cpu: 1, count: 2).encoded() == [
+        3, 11, 0, 0, 11, 0, 0, 0, 1, 0, 97, 1, 0, 0, 0, 2, 0, 0, 0,
+      ])
     #expect(try Reply.attached(owner: 0x0201).encoded() == [3, 128, 0, 0, 2, 0, 0, 0, 1, 2])
     #expect(try Reply.end.encoded() == [3, 132, 0, 0, 0, 0, 0, 0])
   }
@@ -73,6 +85,9 @@ private let replies: [Reply] = [
     #expect(throws: WireError.tooLong) {
       try Request.create(channel: "relay", options: options, keep: false).encoded()
     }
+    var lent = someLent
+    lent.pieces.append(LentSubbuf.Piece(offset: 200, length: 1))
+    #expect(throws: WireError.tooLong) { try Reply.subbuf(lent).encoded() }
     var channel = someChannels[0]
     channel.cpus = [ControlLimits.cpus]
     #expect(throws: WireError.tooLong) { try Reply.channel(channel).encoded() }

@@ -29,6 +29,7 @@ import Testing
     write = true
     wakeup = "subbuffer"
     stall_timeout = "1500ms"
+    consumer_timeout = "never"
     owner = 12345
     group = "root"
     permissions = "0044"

@@ -64,8 +64,8 @@ import Testing
     #expect(notes.load(name: "a/b") == nil)
     var options = try ChannelOptions(
       parsing: "a/b:subbuf_size=5000,n_subbufs=3,mode=overwrite,global,timestamps,read=block,"
-        + "write,wakeup=subbuffer,stall_timeout=never,owner=0,group=0,permissions=0640,"
-        + "writers=root,max_producers=9")
+        + "write,wakeup=subbuffer,stall_timeout=never,consumer_timeout=70ms,owner=0,group=0,"
+        + "permissions=0640,writers=root,max_producers=9")
     for origin in [
       ServedChannel.Origin.configured, .created(uid: 0, isKept: false),
       .created(uid: 4_000_000_000, isKept: true),

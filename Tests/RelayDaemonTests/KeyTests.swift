@@ -47,6 +47,8 @@ import Testing
     Row("stall_timeout", "\"250ms\"") { $0.channels[0].stallTimeout == 250 },
     Row("stall_timeout", "\"3s\"") { $0.channels[0].stallTimeout == 3000 },
     Row("stall_timeout", "70") { $0.channels[0].stallTimeout == 70 },
+    Row("consumer_timeout", "\"2s\"") { $0.channels[0].consumerTimeout == 2000 },
+    Row("consumer_timeout", "\"never\"") { $0.channels[0].consumerTimeout == nil },
     Row("stall_timeout", "\"never\"") { $0.channels[0].stallTimeout == nil },
     Row("owner", "\"root\"") { $0.channels[0].owner == "root" },
     Row("owner", "12345") { $0.channels[0].owner == "12345" },

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+// A buffer in the hands of a mapped consumer: who that is, what it was handed out and how long ago.
+// While it has the buffer no file reads it; one that is too slow loses it.
+
+internal import Glibc
+public import LinuxIO
+public import Relay
+
+/// One mapped consumer of one buffer. Comes to nothing unless its owner ends it (`unmap`).
+// Sendable: but for the bell, used by the thread that serves the device.
+public final class Lease: @unchecked Sendable {
+  public let device: Device
+  /// Milliseconds for each thing that is to be done; nil: for ever.
+  private let timeout: Int?
+  private let bell: Doorbell
+  /// When each part was handed out that was not reported yet.
+  fileprivate var handedOut: [Int] = []
+  /// Since when it could ask for something, and has been told; nil: there is nothing.
+  fileprivate var offeredSince: Int?
+  fileprivate var takesUnfinished = false
+  /// What it had in its hands was given back.
+  fileprivate var isRecalled = false
+  private var hasComplained = false
+
+  init(_ device: Device, timeout: Int?) throws(SystemError) {
+    self.device = device
+    self.timeout = timeout
+    bell = try Doorbell()
+  }
+
+  /// Readable when `next` would return something it has not been told yet. For the consumer.
+  public var listenerDescriptor: CInt { bell.listenerDescriptor }
+
+  /// Milliseconds it still has.
+  var timeLeft: Int? {
+    guard let timeout, let start = handedOut.first ?? offeredSince else { return nil }
+    return max(0, start + timeout - Clock.milliseconds())
+  }
+
+  fileprivate func offer() {
+    guard offeredSince == nil else { return }
+    offeredSince = Clock.milliseconds()
+    bell.ring()
+  }
+
+  /// True once.
+  fileprivate func complains() -> Bool {
+    defer { hasComplained = true }
+    return !hasComplained
+  }
+}
+
+/// What a consumer that asks for the next part gets.
+public enum LeaseAnswer: Equatable, Sendable {
+  case lent(LentSubbuf)
+  case nothing
+  /// The channel is closed and drained.
+  case end
+  /// ESTALE: what it had was given back. EBUSY: files have the buffer now, or another consumer.
+  /// ENOBUFS: it has as much as may be lent. EIO: damaged. ENOENT: closed and gone. EMFILE.
+  case refused(CInt)
+}
+
+extension DeviceHost {
+  /// Gives the buffer to a consumer. EBUSY where it is open or mapped, ENXIO where not served.
+  /// - Parameter timeout: milliseconds for each thing the consumer has to do; nil: for ever.
+  public func map(_ device: Device, timeout: Int?) throws(SystemError) -> Lease {
+    guard isServed(device) else {
+      throw SystemError(code: ENXIO, operation: "map \(device.name)")
+    }
+    let lease = try Lease(device, timeout: timeout)
+    let code = run(device) { device in
+      let code = device.begin(lease)
+      if code == 0 { device.lookAgain(lease) }
+      return code
+    }
+    guard code == 0 else { throw SystemError(code: code, operation: "map \(device.name)") }
+    return lease
+  }
+
+  /// Hands out what comes next; takes the buffer again where the consumer had lost it.
+  public func next(_ lease: Lease, unfinished: Bool) -> LeaseAnswer {
+    run(lease.device) { $0.next(lease, unfinished) }
+  }
+
+  /// The first `count` parts handed out were consumed. 0, or EINVAL: they are fewer; ESTALE: they
+  /// were given back.
+  public func consumed(_ lease: Lease, _ count: Int) -> CInt {
+    run(lease.device) { $0.consumed(lease, count) }
+  }
+
+  /// The consumer is done, or gone.
+  public func unmap(_ lease: Lease) {
+    run(lease.device) { $0.end(lease) }
+  }
+}
+
+extension Device {
+  fileprivate func begin(_ lease: Lease) -> CInt {
+    guard !isRemoved else { return ENOENT }
+    guard files.isEmpty, self.lease == nil else { return EBUSY }
+    guard keeper?.admitReader(of: self) != false else { return EMFILE }
+    self.lease = lease
+    return 0
+  }
+
+  fileprivate func next(_ lease: Lease, _ unfinished: Bool) -> LeaseAnswer {
+    if isStale(lease) { return .refused(ESTALE) }
+    if self.lease !== lease {
+      let code = begin(lease)
+      guard code == 0 else { return .refused(code) }
+    }
+    lease.takesUnfinished = unfinished
+    guard reader.mayLend else { return .refused(ENOBUFS) }
+    let lent = reader.lend(unfinished: unfinished)
+    if lent != nil { lease.handedOut.append(Clock.milliseconds()) }
+    reportCorruption()
+    lookAgain(lease)
+    if let lent { return .lent(lent) }
+    if reader.isCorrupt { return .refused(EIO) }
+    return reader.isDrained ? .end : .nothing
+  }
+
+  fileprivate func consumed(_ lease: Lease, _ count: Int) -> CInt {
+    if isStale(lease) { return ESTALE }
+    guard count >= 0, count <= lease.handedOut.count else { return EINVAL }
+    guard self.lease === lease else { return 0 }
+    reader.takeBack(consumed: count)
+    lease.handedOut.removeFirst(count)
+    keeper?.delivered()
+    lookAgain(lease)
+    return 0
+  }
+
+  fileprivate func end(_ lease: Lease) {
+    guard self.lease === lease else { return }
+    reader.takeBackUnread()
+    lease.handedOut = []
+    lease.offeredSince = nil
+    self.lease = nil
+    keeper?.releaseReader()
+    tellIfUnused()
+  }
+
+  /// Whether what it has was given back, by a reset or because it took too long; told once.
+  private func isStale(_ lease: Lease) -> Bool {
+    if self.lease === lease, reader.loanCount != lease.handedOut.count {
+      reader.takeBackUnread()
+      lease.handedOut = []
+      lease.isRecalled = true
+    }
+    defer { lease.isRecalled = false }
+    return lease.isRecalled
+  }
+
+  /// After it was heard of.
+  fileprivate func lookAgain(_ lease: Lease) {
+    lease.offeredSince = nil
+    keeper?.startWaking(self)
+    look(after: lease)
+  }
+
+  /// Tells it of what there is, or takes the buffer away if it was told long ago.
+  func look(after lease: Lease) {
+    if lease.timeLeft == 0 { return recall(lease) }
+    // Bounded: as for files.
+    for _ in 0..<8 where lease.offeredSince == nil {
+      if isOffering(lease) {
+        lease.offer()
+        keeper?.startWaking(self)
+      } else if reader.arm(lease.wakeup, unless: { isOffering(lease) }) {
+        break
+      }
+    }
+  }
+
+  private func isOffering(_ lease: Lease) -> Bool {
+    reader.canLend(unfinished: lease.takesUnfinished)
+      || reader.loanCount == 0 && (reader.isCorrupt || reader.isDrained)
+  }
+
+  private func recall(_ lease: Lease) {
+    lease.isRecalled = !lease.handedOut.isEmpty
+    if lease.complains() {
+      keeper?.log(
+        "\(name): a mapped consumer took too long (consumer_timeout): others may read now")
+    }
+    end(lease)
+  }
+}
+
+extension Lease {
+  fileprivate var wakeup: Wakeup { takesUnfinished ? .data : .subbuffer }
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sub-buffers handed out as they lie in the ring, to somebody who has mapped it and says later that
+// they were consumed. Until then they are pinned, and this reader goes on to work.
+
+internal import Glibc
+
+/// Committed bytes of one sub-buffer: where they are, not the bytes themselves.
+public struct LentSubbuf: Equatable, Sendable {
+  public struct Piece: Equatable, Sendable {
+    /// Payload bytes before it in its sub-buffer.
+    public var offset: Int
+    public var length: Int
+
+    public init(offset: Int, length: Int) {
+      self.offset = offset
+      self.length = length
+    }
+  }
+
+  /// The sub-buffer's sequence number: 1 for a buffer's first one.
+  public var seq: UInt64 = 0
+  /// Which of the buffer's sub-buffers it is.
+  public var subbuf = 0
+  /// Ascending, with holes where records were cancelled; 1 to 64 of them.
+  public var pieces: [Piece] = []
+  /// The rest of a record of which another reader got the beginning: one piece, its offset counted
+  /// from the place of such rests. `subbuf`, `isLast` and `padding` mean nothing then.
+  public var isRest = false
+  /// Nothing more comes of the sub-buffer.
+  public var isLast = false
+  /// Bytes left empty at its end; 0 unless `isLast`.
+  public var padding = 0
+  /// The number of the first record in it, counted as `RecordInfo.sequence`.
+  public var firstRecord: UInt64 = 0
+  /// Records that end in it.
+  public var recordCount: UInt64 = 0
+  /// Records lost right before it.
+  public var lostBefore = Gap()
+  /// Sub-buffers that writers have left, and that were consumed, since the start or the last reset.
+  public var produced: UInt64 = 0
+  public var consumed: UInt64 = 0
+
+  public init() {}
+
+  public var byteCount: Int { pieces.reduce(0) { $0 + $1.length } }
+}
+
+extension Reader {
+  /// A claim that is neither consumed nor given back yet, put aside.
+  struct Loan {
+    var plan: Plan
+    var pins: [Pin]
+  }
+
+  /// What was lent and not taken back.
+  public var loanCount: Int { loans.count }
+
+  /// Whether one more may be lent: as many as leave writers that overwrite the room that they need,
+  /// and few of one sub-buffer.
+  public var mayLend: Bool {
+    let limit =
+      buffer.layout.overwrites
+      ? max(1, buffer.layout.subbufCount - 2) : buffer.layout.subbufCount + Reader.partLimit
+    let parts = loans.reversed().prefix { $0.pins.last?.seq == loans.last?.pins.last?.seq }.count
+    return loans.count < min(limit, Reader.loanLimit) && parts < Reader.partLimit
+  }
+
+  static var loanLimit: Int { 64 }
+  /// Each pins the sub-buffer, which has room for 15 pins.
+  static var partLimit: Int { 8 }
+
+  /// Hands out the next bytes, all of one sub-buffer; nil when there are none. A sub-buffer with
+  /// more than 64 pieces comes in parts.
+  /// - Parameter unfinished: also of the sub-buffer that writers are in; else only what they have
+  ///   left, as relay does.
+  /// - Precondition: `mayLend`.
+  public func lend(unfinished: Bool) -> LentSubbuf? {
+    precondition(mayLend)
+    var lent: LentSubbuf?
+    if loans.isEmpty {
+      claimInRounds {
+        beginClaim()
+        lent = planLoan(unfinished)
+        if lent == nil { consume() }
+        return lent != nil
+      }
+    } else {
+      beginClaimBehindLoans()
+      lent = planLoan(unfinished)
+      if lent == nil { giveBack() }
+    }
+    guard lent != nil else { return nil }
+    plan.gap = Gap()
+    loans.append(Loan(plan: plan, pins: (0..<pinCount).map { pinned[$0] }))
+    pinCount = 0
+    hasClaim = false
+    return lent
+  }
+
+  /// Whether `lend` would hand out something.
+  public func canLend(unfinished: Bool) -> Bool {
+    guard mayLend, lend(unfinished: unfinished) != nil else { return false }
+    resume(loans.removeLast())
+    giveBack()
+    return true
+  }
+
+  /// The first `count` of what was lent were consumed.
+  /// - Precondition: so many were lent.
+  public func takeBack(consumed count: Int) {
+    precondition(count <= loans.count)
+    for loan in loans.prefix(count) {
+      resume(loan)
+      consume()
+    }
+    loans.removeFirst(count)
+  }
+
+  /// All that was lent comes again.
+  public func takeBackUnread() {
+    for loan in loans {
+      resume(loan)
+      giveBack()
+    }
+    loans = []
+  }
+
+  /// The bytes of what was lent, in the memory of this process.
+  public func bytes(of lent: LentSubbuf) -> [UnsafeRawBufferPointer] {
+    let base = lent.isRest ? restPlace : UnsafeRawPointer(buffer.payload(lent.subbuf))
+    return lent.pieces.map { UnsafeRawBufferPointer(start: base + $0.offset, count: $0.length) }
+  }
+
+  private func resume(_ loan: Loan) {
+    precondition(!hasClaim)
+    plan = loan.plan
+    pinCount = loan.pins.count
+    for (index, pin) in loan.pins.enumerated() { pinned[index] = pin }
+    hasClaim = true
+  }
+
+  private func beginClaimBehindLoans() {
+    beginClaim()
+    plan.position = loans[loans.count - 1].plan.position
+    let told = loans.reduce(0) { $0 &+ $1.plan.totals.restart }
+    plan.totals.restart = plan.totals.restart.less(told)
+    plan.gap = Gap()
+    plan.gap.restart = plan.totals.restart
+  }
+
+  private func planLoan(_ unfinished: Bool) -> LentSubbuf? {
+    if loans.isEmpty, !rest.isEmpty { return planRest() }
+    // More than there is: no record is cut.
+    var room = 1 << 40
+    while !isCorrupt, pinCount < Reader.vectorLimit, enterSubbuf(),
+      unfinished || isLeft(plan.position.seq)
+    {
+      plan.firstRecord = nil
+      let seq = plan.position.seq
+      let recordsBefore = plan.totals.records
+      let paddingBefore = plan.totals.padding
+      let isAtNext = walk(&room)
+      if plan.bytes == 0, isAtNext { continue }
+      guard plan.bytes > 0 else { return nil }
+      var lent = LentSubbuf()
+      lent.seq = seq
+      lent.subbuf = pinned[pinCount - 1].subbuf
+      let payload = UnsafeRawPointer(buffer.payload(lent.subbuf))
+      lent.pieces = (0..<vectorCount).map {
+        LentSubbuf.Piece(
+          offset: UnsafeRawPointer(vectors[$0].iov_base) - payload, length: vectors[$0].iov_len)
+      }
+      lent.isLast = isAtNext || isAtSeal(lent.subbuf)
+      if isAtNext {
+        lent.padding = Int(plan.totals.padding &- paddingBefore)
+      } else if lent.isLast {
+        lent.padding = buffer.layout.subbufSize - plan.position.offset
+      }
+      lent.firstRecord = plan.firstRecord ?? plan.position.record
+      lent.recordCount = plan.totals.records &- recordsBefore
+      return told(lent)
+    }
+    return nil
+  }
+
+  private func planRest() -> LentSubbuf {
+    let start = UnsafeRawPointer(rest.baseAddress!)
+    plan.restTaken = rest.count
+    append(start, rest.count)
+    var lent = LentSubbuf()
+    lent.isRest = true
+    lent.pieces = [LentSubbuf.Piece(offset: start - restPlace, length: rest.count)]
+    lent.firstRecord = restRecord.number
+    return told(lent)
+  }
+
+  /// What is known about it beside its bytes.
+  private func told(_ lent: LentSubbuf) -> LentSubbuf {
+    var lent = lent
+    lent.lostBefore = plan.gap
+    lent.produced = buffer.loadCurrent().seq.less(origin.seq)
+    lent.consumed = position.seq.less(origin.seq)
+    return lent
+  }
+
+  /// Whether writers are in it no more.
+  private func isLeft(_ seq: UInt64) -> Bool {
+    let current = buffer.loadCurrent()
+    return current.seq > seq || current.isClosed
+  }
+
+  private func isAtSeal(_ subbuf: Int) -> Bool {
+    let position = plan.position
+    return position.entry < buffer.layout.entryCount
+      && buffer.loadEntry(buffer.index(subbuf), position.entry).isSeal(position.seq)
+  }
+}

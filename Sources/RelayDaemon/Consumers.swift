@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// The mapped consumers: which connection has which buffers, and what it is told.
+
+internal import DeviceHost
+internal import Glibc
+internal import LinuxIO
+internal import Relay
+internal import RelayControl
+
+final class Consumers {
+  private struct Buffer: Hashable {
+    let channel: String
+    let cpu: Int
+  }
+
+  private let host: DeviceHost
+  private var leases: [ConnectionID: [Buffer: Lease]] = [:]
+  /// Sent with the latest reply: it has to be open until that is out.
+  private var sent: FileDescriptor?
+
+  init(host: DeviceHost) { self.host = host }
+
+  /// Gives the buffer of a CPU to a connection.
+  func map(
+    _ served: ServedChannel, cpu: Int, for connection: ConnectionID
+  ) throws(ControlRefusal) -> MappedFiles {
+    let channel = served.channel
+    guard let (_, device) = served.devices.first(where: { $0.cpu == cpu }) else {
+      let cpus = served.devices.prefix(20).map { "\($0.cpu)" }.joined(separator: ", ")
+      throw ControlRefusal(
+        code: ENOENT, message: "channel \(channel.name) has no buffer \(cpu); it has: \(cpus)")
+    }
+    let buffer = Buffer(channel: channel.name, cpu: cpu)
+    // Of an earlier channel of that name.
+    if let old = leases[connection]?[buffer], old.device !== device { end(old, buffer, connection) }
+    let path = served.path(cpu: cpu)
+    let files = channel.descriptors!
+    do throws(SystemError) {
+      let ring = try MemoryFile.readOnly(files.ring)
+      let lease = try host.map(device, timeout: served.options.consumerTimeout)
+      leases[connection, default: [:]][buffer] = lease
+      let mapped = MappedFiles(
+        geometry: files.geometry, ring: ring.raw, bell: lease.listenerDescriptor)
+      sent = consume ring
+      return mapped
+    } catch { throw refusal(error.code, path) }
+  }
+
+  func next(
+    _ channel: String, cpu: Int, unfinished: Bool, for connection: ConnectionID
+  ) throws(ControlRefusal) -> NextPart {
+    let lease = try find(channel, cpu, connection)
+    switch host.next(lease, unfinished: unfinished) {
+    case .lent(let lent): return .subbuf(lent)
+    case .nothing: return .nothing
+    case .end: return .end
+    case .refused(let code): throw refusal(code, "\(channel)\(cpu)")
+    }
+  }
+
+  func consumed(
+    _ channel: String, cpu: Int, count: Int, for connection: ConnectionID
+  ) throws(ControlRefusal) {
+    let code = host.consumed(try find(channel, cpu, connection), count)
+    if code != 0 { throw refusal(code, "\(channel)\(cpu)") }
+  }
+
+  func unmap(
+    _ channel: String, cpu: Int, for connection: ConnectionID
+  ) throws(ControlRefusal) {
+    end(try find(channel, cpu, connection), Buffer(channel: channel, cpu: cpu), connection)
+  }
+
+  /// The connection is over.
+  func forget(_ connection: ConnectionID) {
+    for (buffer, lease) in leases[connection] ?? [:] { end(lease, buffer, connection) }
+  }
+
+  private func end(_ lease: Lease, _ buffer: Buffer, _ connection: ConnectionID) {
+    host.unmap(lease)
+    leases[connection]?[buffer] = nil
+    if leases[connection]?.isEmpty == true { leases[connection] = nil }
+  }
+
+  private func find(
+    _ channel: String, _ cpu: Int, _ connection: ConnectionID
+  ) throws(ControlRefusal) -> Lease {
+    if let lease = leases[connection]?[Buffer(channel: channel, cpu: cpu)] { return lease }
+    throw ControlRefusal(
+      code: ENXIO, message: "\(channel)\(cpu) was not mapped through this connection; map it first")
+  }
+
+  private func refusal(_ code: CInt, _ buffer: String) -> ControlRefusal {
+    let reason =
+      switch code {
+      case EBUSY: "it is open, or mapped by another consumer"
+      case EINVAL: "more is reported as consumed than was handed out"
+      case ENOBUFS: "as much as can be is handed out; report some of it as consumed"
+      case ENOENT: "its channel was closed, and is gone"
+      case ENXIO: "it is not served yet"
+      case EIO: "its shared memory is damaged"
+      case ESTALE: "what was handed out was given back: kept too long, or the channel was reset"
+      case EMFILE: "as many files are open as may be (max_readers), or descriptors"
+      default: String(cString: strerror(code))
+      }
+    return ControlRefusal(code: code, message: "\(buffer): \(reason)")
+  }
+}
+
+extension ControlRequests {
+  func map(
+    channel: String, cpu: Int, client: Client
+  ) throws(ControlRefusal) -> MappedFiles {
+    let served = try find(channel)
+    try access.checkRead(client.peer, served)
+    return try consumers.map(served, cpu: cpu, for: client.connection)
+  }
+
+  func next(
+    channel: String, cpu: Int, unfinished: Bool, client: Client
+  ) throws(ControlRefusal) -> NextPart {
+    try consumers.next(channel, cpu: cpu, unfinished: unfinished, for: client.connection)
+  }
+
+  func consumed(
+    channel: String, cpu: Int, count: Int, client: Client
+  ) throws(ControlRefusal) {
+    try consumers.consumed(channel, cpu: cpu, count: count, for: client.connection)
+  }
+
+  func unmap(channel: String, cpu: Int, client: Client) throws(ControlRefusal) {
+    try consumers.unmap(channel, cpu: cpu, for: client.connection)
+  }
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// Own channels read where they lie.
+#include "test.h"
+
+static int mapped, unmapped;
+
+static void note_mapped(relay_buf *buf) {
+  CHECK(buf);
+  mapped++;
+}
+
+static void note_unmapped(relay_buf *buf) {
+  CHECK(buf);
+  unmapped++;
+}
+
+TEST(callbacks_learn_of_a_mapping) {
+  relay_callbacks callbacks = {
+      .size = sizeof callbacks, .buf_mapped = note_mapped, .buf_unmapped = note_unmapped};
+  relay_chan *chan = relay_open(NULL, 16, 4, RELAY_GLOBAL, &callbacks, NULL);
+  CHECK(chan);
+  relay_buf *buf = relay_buffer(chan, 0);
+  relay_mapping *map = relay_map_buffer(buf, 0);
+  CHECK(map && mapped == 1 && unmapped == 0);
+  CHECK(!relay_map_buffer(buf, 0) && errno == EBUSY);
+  EQUAL(mapped, 1);
+  relay_unmap(map);
+  EQUAL(unmapped, 1);
+  CHECK(!relay_map_buffer(NULL, 0) && errno == EINVAL);
+  CHECK(!relay_map_buffer(buf, 2) && errno == EINVAL);
+  relay_detach(chan);
+}
+
+TEST(an_own_buffer_is_read_where_it_lies) {
+  relay_chan *chan = open_small(16, 4, 0);
+  relay_mapping *map = relay_map_buffer(relay_buffer(chan, 0), 0);
+  struct relay_subbuf subbuf;
+  int fd = relay_map_fd(map);
+  CHECK(fd >= 0 && !readable(fd));
+  EQUAL(relay_write(chan, "0123456789", 10), 0);
+  EQUAL(relay_map_next(map, &subbuf, sizeof subbuf), -EAGAIN);
+  CHECK(!readable(fd));
+  EQUAL(relay_write(chan, "abcdefghij", 10), 0);
+  CHECK(readable(fd));
+  EQUAL(relay_map_next(map, &subbuf, sizeof subbuf), 0);
+  CHECK(!readable(fd));
+  EQUAL(subbuf.padding, 6);
+  EQUAL(subbuf.n_pieces, 1);
+  EQUAL(subbuf.pieces[0].iov_len, 10);
+  CHECK(!memcmp(subbuf.pieces[0].iov_base, "0123456789", 10));
+  EQUAL(relay_map_consumed(map, 2), -EINVAL);
+  EQUAL(relay_map_consumed(map, 1), 0);
+  EQUAL(relay_close(chan), 0);
+  CHECK(readable(fd));
+  EQUAL(relay_map_next(map, &subbuf, sizeof subbuf), 0);
+  CHECK(!memcmp(subbuf.pieces[0].iov_base, "abcdefghij", 10));
+  EQUAL(relay_map_consumed(map, 1), 0);
+  EQUAL(relay_map_next(map, &subbuf, sizeof subbuf), -EPIPE);
+  CHECK(readable(fd));
+  EQUAL(account(relay_buffer(chan, 0)).records_read, 2);
+  relay_unmap(map);
+  relay_detach(chan);
+}
+
+TEST(nobody_reads_what_is_mapped) {
+  relay_chan *chan = open_small(16, 4, 0);
+  relay_buf *buf = relay_buffer(chan, 0);
+  relay_mapping *map = relay_map_buffer(buf, RELAY_MAP_UNFINISHED);
+  struct relay_subbuf subbuf;
+  char text[16];
+  EQUAL(relay_write(chan, "abc", 3), 0);
+  EQUAL(relay_map_next(map, &subbuf, sizeof subbuf), 0);
+  EQUAL(relay_read(buf, text, sizeof text), -EBUSY);
+  EQUAL(relay_read_record(buf, text, sizeof text, NULL, 0), -EBUSY);
+  EQUAL(relay_subbufs_consumed(chan, 0, 1), -EBUSY);
+  EQUAL(relay_poll(buf), POLLERR);
+  EQUAL(account(buf).records_read, 0);
+  relay_unmap(map);
+  CHECK(!strcmp(drain(buf), "abc"));
+  relay_detach(chan);
+}
+
+TEST(a_reset_takes_what_is_in_hand) {
+  relay_chan *chan = open_small(16, 4, 0);
+  relay_mapping *map = relay_map_buffer(relay_buffer(chan, 0), RELAY_MAP_UNFINISHED);
+  struct relay_subbuf subbuf;
+  EQUAL(relay_write(chan, "abc", 3), 0);
+  EQUAL(relay_map_next(map, &subbuf, sizeof subbuf), 0);
+  EQUAL(relay_reset(chan), 0);
+  EQUAL(relay_map_consumed(map, 1), -ESTALE);
+  EQUAL(relay_map_next(map, &subbuf, sizeof subbuf), -EAGAIN);
+  EQUAL(relay_write(chan, "def", 3), 0);
+  EQUAL(relay_map_next(map, &subbuf, sizeof subbuf), 0);
+  CHECK(!memcmp(subbuf.pieces[0].iov_base, "def", 3));
+  relay_unmap(map);
+  relay_detach(chan);
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// Mapped consumers, in C (Tests/Clients/mapped.c): what they get, and what one that dies, stalls or
+// gets in the way of others does to them.
+
+import Glibc
+import LinuxIO
+import Testing
+
+extension OneAtATime {
+  @Suite struct MappedTests {
+    static func program() throws -> String {
+      try Library.get().program("mapped", Library.c, "test.c", "mapped.c")
+    }
+
+    func check(_ test: String, _ daemon: Daemon, as user: [String] = []) throws {
+      let finished = try Library.get().start([MappedTests.program(), test], daemon, prefix: user)
+      #expect(finished.status == 0, "\(test): \(finished.error)")
+    }
+
+    @Test(arguments: [
+      "sub_buffers_come_as_writers_leave_them",
+      "unfinished_ones_come_too_where_that_is_asked_for", "the_end_is_told",
+      "more_than_was_handed_out_cannot_be_consumed", "what_is_handed_out_cannot_be_written",
+      "what_cannot_be_mapped", "a_reset_gives_back_what_is_in_hand",
+    ])
+    func consumer(_ test: String) throws {
+      let daemon = try Daemon("relay:global,subbuf_size=4KiB")
+      let before = try daemon.descriptorCount()
+      try check(test, daemon)
+      try eventually("the daemon has let go of its clients") {
+        try daemon.descriptorCount() <= before + 1
+      }
+      #expect(try run("head", "-c", "1", daemon.device("relay0")).status == 0, "it is free")
+    }
+
+    @Test func allOf100MBFromTwoProducersComes() throws {
+      let daemon = try Daemon("relay:global,subbuf_size=256KiB")
+      try check("all_of_100_mb_comes", daemon)
+      #expect(try daemon.statistic("records_read") == 100_000)
+      #expect(try daemon.statistic("lost_full") == 0)
+    }
+
+    @Test func nothingThatIsOverwrittenMeanwhileIsTorn() throws {
+      let daemon = try Daemon("relay:global,mode=overwrite,subbuf_size=64KiB,n_subbufs=4")
+      try check("nothing_that_is_overwritten_meanwhile_is_torn", daemon)
+      let read = try daemon.statistic("records_read")
+      let lost = try ["lost_overwritten", "lost_full"].map { try daemon.statistic($0) }
+      #expect(lost[0] + lost[1] + read == 100_000)
+      #expect(lost[0] > 0)
+    }
+
+    @Test(.onceIsEnough) func whoMayReadTheFileMayMapIt() throws {
+      let daemon = try Daemon("relay:global,owner=4003,group=4004,permissions=0440")
+      chmod(daemon.scratch.path, 0o755)
+      func user(_ uid: Int, _ gid: Int) -> [String] {
+        ["setpriv", "--reuid=\(uid)", "--regid=\(gid)", "--clear-groups"]
+      }
+      try check("who_may_read_may_map", daemon, as: user(4003, 4003))
+      try check("who_may_read_may_map", daemon, as: user(4005, 4004))
+      try check("who_may_not_read_may_not_map", daemon, as: user(4005, 4005))
+    }
+
+    @Test func aFileAndAConsumerExcludeEachOther() throws {
+      let daemon = try Daemon("relay:global")
+      let consumer = try Holding("idle", daemon)
+      #expect(open(daemon.device("relay0"), O_RDONLY) == -1 && errno == EBUSY)
+      #expect(try consumer.end() == "\(EAGAIN)\n")
+      try eventually("the buffer is free") {
+        let file = open(daemon.device("relay0"), O_RDONLY)
+        guard file >= 0 else { return false }
+        // While it is open, nobody maps it.
+        let finished = try Library.get().start([MappedTests.program(), "idle"], daemon)
+        close(file)
+        return finished.status != 0 && finished.error.contains("Device or resource busy")
+      }
+    }
+
+    /// With something in its hands, or with something offered.
+    @Test(arguments: [SIGKILL, SIGSTOP], ["hold", "idle"])
+    func aConsumerThatDiesOrStopsHoldsNobodyUp(_ signal: CInt, _ test: String) throws {
+      let daemon = try Daemon(
+        "relay:global,subbuf_size=4KiB,n_subbufs=2,consumer_timeout=300ms")
+      if test == "hold" { try daemon.write("one\n") }
+      let consumer = try Holding(test, daemon)
+      consumer.process.signal(signal)
+      if test == "idle" { try daemon.write("one\n") }
+      // Writers go on: the other sub-buffer is free.
+      try daemon.write("two\n")
+      try daemon.require("flush", "relay")
+      try eventually("others may read", within: 5) {
+        let file = open(daemon.device("relay0"), O_RDONLY)
+        if file >= 0 { close(file) }
+        return file >= 0
+      }
+      #expect(try run("cat", daemon.device("relay0")).output == "one\ntwo\n")
+      guard signal == SIGSTOP else { return }
+      consumer.process.signal(SIGCONT)
+      // ESTALE where it had something; then it has the buffer again, in which nothing is.
+      #expect(try consumer.end() == (test == "hold" ? "\(ESTALE) \(EAGAIN)\n" : "\(EAGAIN)\n"))
+    }
+
+    @Test func aConsumerThatIsTooLateFindsTheBufferTaken() throws {
+      let daemon = try Daemon("relay:global,consumer_timeout=100ms")
+      try daemon.write("one\n")
+      let consumer = try Holding("hold", daemon)
+      var file: CInt = -1
+      try eventually("others may read") {
+        file = open(daemon.device("relay0"), O_RDONLY)
+        return file >= 0
+      }
+      #expect(try consumer.end() == "\(ESTALE) \(EBUSY)\n")
+      close(file)
+      #expect(daemon.logText.contains("relay0: a mapped consumer took too long"))
+    }
+
+    @Test func neverMeansNever() throws {
+      let daemon = try Daemon("relay:global,consumer_timeout=never")
+      try daemon.write("one\n")
+      let consumer = try Holding("hold", daemon)
+      poll(nil, 0, 700)
+      #expect(open(daemon.device("relay0"), O_RDONLY) == -1 && errno == EBUSY)
+      #expect(try consumer.end() == "0 \(EAGAIN)\n")
+    }
+
+    @Test func everyTestIsRun() throws {
+      #expect(try Library.tests("mapped.c").count == 13)
+    }
+
+    @Test func whatIsListedAndCountedAndFlushedGoesOnMeanwhile() throws {
+      let daemon = try Daemon("relay:global")
+      try daemon.write("one\n")
+      let consumer = try Holding("hold", daemon)
+      try daemon.require("list")
+      for command in ["stat", "flush"] { try daemon.require(command, "relay") }
+      #expect(try daemon.statistic("records_unread") == 1)
+      #expect(try consumer.end() == "0 \(EAGAIN)\n")
+      #expect(try daemon.statistic("records_read") == 1)
+    }
+  }
+}
+
+/// A consumer that waits for a line before it goes on.
+final class Holding {
+  let process: ChildProcess
+  private let input: FileDescriptor
+  private let output: FileDescriptor
+
+  /// Waits until it says that it has what it wanted.
+  init(_ test: String, _ daemon: Daemon) throws {
+    let pipe = try Pipe()
+    output = try MemoryFile.create(name: "output", count: 0)
+    process = try ChildProcess(
+      [try OneAtATime.MappedTests.program(), test],
+      input: pipe.read.raw, output: output.raw,
+      environment: ["LD_LIBRARY_PATH": try Library.get().libraries, "RELAY_SOCKET": daemon.socket])
+    input = try pipe.write.duplicate()
+    let said = output.raw
+    try eventually("it has the buffer") { !text(of: said).isEmpty }
+  }
+
+  /// What it says when it may go on.
+  func end() throws -> String {
+    Glibc.write(input.raw, "\n", 1)
+    _ = process.wait()
+    return String(text(of: output.raw).drop { $0 != "\n" }.dropFirst())
+  }
+}
