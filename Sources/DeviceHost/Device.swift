@@ -366,13 +366,6 @@ extension Device {
     }
   }
 
-  /// Milliseconds until a stopped writer's record may be passed, or a consumer is too late; nil:
-  /// neither.
-  var timeLeft: Int? {
-    let stalls = ([reader] + files.compactMap(\.peeker)).map(\.stallTimeLeft)
-    return (stalls + [lease?.timeLeft]).compactMap(\.self).min()
-  }
-
   /// Answers the reads that wait and wakes the polls; who has to go on waiting will be told again.
   private func tell() {
     answerParked()

@@ -174,6 +174,13 @@ extension Device {
     }
   }
 
+  /// Milliseconds until a stopped writer's record may be passed, or a consumer is too late; nil:
+  /// neither.
+  var timeLeft: Int? {
+    let stalls = ([reader] + files.compactMap(\.peeker)).map(\.stallTimeLeft)
+    return (stalls + [lease?.timeLeft]).compactMap(\.self).min()
+  }
+
   private func isOffering(_ lease: Lease) -> Bool {
     reader.canLend(unfinished: lease.takesUnfinished)
       || reader.loanCount == 0 && (reader.isCorrupt || reader.isDrained)

@@ -132,8 +132,8 @@ extension OneAtATime {
         "read": "--cpu --follow --lost --time", "flush": "", "reset": "", "close": "",
         "reload": "--pid",
         "create": """
-        --global --group --keep --max-producers --mode --n-subbufs --owner --permissions --read \
-        --stall-timeout --subbuf-size --timestamps --wakeup --writers
+        --consumer-timeout --global --group --keep --max-producers --mode --n-subbufs --owner \
+        --permissions --read --stall-timeout --subbuf-size --timestamps --wakeup --writers
         """,
         "relayd":
           "--backend --channel --check --config --hold --mount --socket --version --wait-for-cuse",
