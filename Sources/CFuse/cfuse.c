@@ -256,7 +256,8 @@ int cfuse_mount_new(
 
 int cfuse_is_fuse(const char *path) {
   struct statfs file_system;
-  return statfs(path, &file_system) == 0 && file_system.f_type == FUSE_SUPER_MAGIC;
+  if (statfs(path, &file_system) != 0) return -errno;
+  return file_system.f_type == FUSE_SUPER_MAGIC;
 }
 
 void cfuse_session_destroy(cfuse_session *s) {

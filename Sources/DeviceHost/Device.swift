@@ -23,9 +23,9 @@ public final class Device: @unchecked Sendable {
   var lease: Lease?
   /// Where frames are put together; its thread's, once it is served.
   var frames = FrameBuffer()
-  private var awaitedPolls = 0
+  var awaitedPolls = 0
   /// Reads that wait, first come, first served.
-  private var parked: [Parked] = []
+  var parked: [Parked] = []
   var output = Output()
   /// The channel is gone: who has a file open reads on, nobody else may open it.
   private(set) var isRemoved = false
@@ -41,7 +41,7 @@ public final class Device: @unchecked Sendable {
     self.options = options
   }
 
-  private struct Parked {
+  struct Parked {
     let request: OpaquePointer
     let file: OpenFile
     let size: Int
@@ -54,7 +54,7 @@ public final class Device: @unchecked Sendable {
     let writes: Bool
     /// The latest wish to be told, and whether it still is to be: of data, and of room.
     private(set) var poll: OpaquePointer?
-    fileprivate var isAwaited = false
+    var isAwaited = false
     var awaitsRoom = false
     // What its ioctls chose.
     var isFramed = false
@@ -72,13 +72,13 @@ public final class Device: @unchecked Sendable {
     var reader: Reader { peeker ?? device.reader }
 
     /// Whether the two take the same things from the same cursor.
-    fileprivate func competes(with other: OpenFile) -> Bool {
+    func competes(with other: OpenFile) -> Bool {
       peeker == nil && other.peeker == nil && isFramed == other.isFramed
     }
 
     deinit { if let poll { cfuse_poll_destroy(poll) } }
 
-    fileprivate func take(_ poll: OpaquePointer) {
+    func take(_ poll: OpaquePointer) {
       if let replaced = self.poll { cfuse_poll_destroy(replaced) }
       self.poll = poll
     }
@@ -177,7 +177,7 @@ extension Device {
     wake()
   }
 
-  private func mayRead(_ file: OpenFile) -> Bool { soleReader == nil || soleReader === file }
+  func mayRead(_ file: OpenFile) -> Bool { soleReader == nil || soleReader === file }
 
   var isOpen: Bool { !files.isEmpty }
 }
@@ -218,7 +218,7 @@ extension Device {
   }
 
   /// False, and no answer given, when there is nothing to read.
-  private func deliver(_ request: OpaquePointer, _ file: OpenFile, _ size: Int) -> Bool {
+  func deliver(_ request: OpaquePointer, _ file: OpenFile, _ size: Int) -> Bool {
     defer { offerRoom() }
     guard mayRead(file) else {
       cfuse_reply_error(request, EBUSY)
@@ -254,7 +254,7 @@ extension Device {
   private func reply(nothing request: OpaquePointer) { cfuse_reply_vectors(request, nil, 0) }
 
   /// What a read gets when nothing will ever come any more: 0, end of file, or EIO. nil: not so.
-  private func end(for file: OpenFile) -> CInt? {
+  func end(for file: OpenFile) -> CInt? {
     if file.reader.isCorrupt { return EIO }
     return file.reader.isDrained ? 0 : nil
   }
@@ -267,137 +267,5 @@ extension Device {
       \(name): a process that writes to channel \(reader.channel.name) damaged its shared memory; \
       this buffer delivers nothing more
       """)
-  }
-}
-
-extension Device {
-  /// Answers a poll, and remembers who wants to be told.
-  /// - Parameter asked: the events that are waited for; the others would not wake anybody.
-  func poll(
-    _ request: OpaquePointer, _ file: OpenFile, _ poll: OpaquePointer?, asked: UInt32
-  ) {
-    let outlook = file.writes ? outlookEvents() : 0
-    // Stored before the events are computed: a wake in between finds it.
-    if let poll {
-      file.take(poll)
-      let isForData = file.reads && (!file.writes || asked & UInt32(POLLIN | POLLRDNORM) != 0)
-      if isForData, !file.isAwaited {
-        file.isAwaited = true
-        awaitedPolls += 1
-      }
-      if file.writes, !isForData || asked & UInt32(POLLOUT | POLLWRNORM) != 0 { awaitRoom(file) }
-      armIfAwaited()
-    }
-    var look = Look()
-    cfuse_reply_poll(request, outlook | (file.reads ? look.events(for: file) : 0))
-    reportCorruption()
-  }
-
-  /// What files would be told now. Those that share the cursor are told the same: it is looked at
-  /// once for bytes, and once for frames.
-  private struct Look {
-    private var bytes: UInt32?
-    private var frames: UInt32?
-
-    /// POLLIN whenever a read would return data (or a whole sub-buffer, where it was so chosen);
-    /// POLLHUP once the channel is closed.
-    mutating func events(for file: OpenFile) -> UInt32 {
-      guard file.device.mayRead(file) else { return UInt32(POLLERR) }
-      guard file.peeker == nil else { return Look.look(for: file) }
-      if let known = file.isFramed ? frames : bytes { return known }
-      let events = Look.look(for: file)
-      if file.isFramed { frames = events } else { bytes = events }
-      return events
-    }
-
-    private static func look(for file: OpenFile) -> UInt32 {
-      let reader = file.reader
-      let isClosed = reader.isClosed
-      let isThere = file.isFramed ? reader.hasFrames : reader.hasData
-      if isThere, isClosed || file.device.options.wakeup == .data || reader.isBehindWriters {
-        return UInt32(POLLIN | POLLRDNORM | (isClosed ? POLLHUP : 0))
-      }
-      if reader.isCorrupt { return UInt32(POLLERR) }
-      return reader.isDrained ? UInt32(POLLHUP) : 0
-    }
-  }
-
-  var isAwaited: Bool { awaitedPolls > 0 || !parked.isEmpty || awaitsRoom || lease != nil }
-
-  /// How many of those who wait would find something now, and how many would not.
-  private func countWaiting() -> (ready: Int, unready: Int) {
-    var look = Look()
-    var count = (ready: 0, unready: 0)
-    func add(_ file: OpenFile) {
-      if look.events(for: file) != 0 { count.ready += 1 } else { count.unready += 1 }
-    }
-    for file in files where file.isAwaited { add(file) }
-    for read in parked { add(read.file) }
-    if awaitsRoom {
-      let now = outlook
-      if now == .full { count.unready += 1 } else if now != output.told { count.ready += 1 }
-    }
-    return count
-  }
-
-  /// Makes sure that who waits will be told. Where there is data, who waits for it has seen it, and
-  /// the read that drains it comes here again.
-  func armIfAwaited() {
-    // Bounded: in hostile memory data may come and go with each look. The tick looks again.
-    for _ in 0..<8 where isAwaited {
-      keeper?.startWaking(self)
-      // Looking first saves the barrier. Not armed: something came in between.
-      let before = countWaiting().unready
-      guard before > 0, !reader.arm(options.wakeup, unless: { countWaiting().unready < before })
-      else { return }
-      tell()
-    }
-  }
-
-  /// After a writer's signal, and from time to time in case one was lost.
-  func wake() {
-    if let lease { return look(after: lease) }
-    guard isAwaited else { return }
-    if countWaiting().ready > 0 {
-      tell()
-      armIfAwaited()
-    } else if !reader.isArmed(options.wakeup) {
-      armIfAwaited()
-    }
-  }
-
-  /// Answers the reads that wait and wakes the polls; who has to go on waiting will be told again.
-  private func tell() {
-    answerParked()
-    if awaitedPolls > 0 { notifyPolls() }
-    offerRoom()
-  }
-
-  /// In the order in which they came, as far as there is something for them.
-  private func answerParked() {
-    var left: [Parked] = []
-    for read in parked {
-      // Who may not read any more need not wait to be told so.
-      let hasToWait = mayRead(read.file) && left.contains { $0.file.competes(with: read.file) }
-      if hasToWait || !answer(read) { left.append(read) }
-    }
-    parked = left
-  }
-
-  /// Answers a waiting read; false when there is nothing left for it.
-  private func answer(_ read: Parked) -> Bool {
-    if deliver(read.request, read.file, read.size) { return true }
-    guard let end = end(for: read.file) else { return false }
-    cfuse_reply_error(read.request, end)
-    return true
-  }
-
-  private func notifyPolls() {
-    var look = Look()
-    for file in files where file.isAwaited && look.events(for: file) != 0 {
-      file.isAwaited = false
-      awaitedPolls -= 1
-      if let poll = file.poll { cfuse_poll_notify(poll) }
-    }
   }
 }

@@ -98,7 +98,8 @@ extension DeviceHost {
 extension Device {
   fileprivate func begin(_ lease: Lease) -> CInt {
     guard !isRemoved else { return ENOENT }
-    guard files.isEmpty, self.lease == nil else { return EBUSY }
+    // Who only writes is no other reader.
+    guard !files.contains(where: \.reads), self.lease == nil else { return EBUSY }
     guard keeper?.admitReader(of: self) != false else { return EMFILE }
     self.lease = lease
     return 0
@@ -128,6 +129,7 @@ extension Device {
     reader.takeBack(consumed: count)
     lease.handedOut.removeFirst(count)
     keeper?.delivered()
+    offerRoom()
     lookAgain(lease)
     return 0
   }

@@ -97,7 +97,8 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
   private func checkMountPoint() throws(HostError) {
     var status = stat()
     // A daemon that was killed leaves its mount behind.
-    if stat(mountPoint, &status) != 0, errno == ENOTCONN {
+    // Attributes may be remembered from when it lived; how much room there is is not.
+    while cfuse_is_fuse(mountPoint) == -ENOTCONN {
       guard unmount() else {
         throw HostError(
           """

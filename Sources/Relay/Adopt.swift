@@ -79,6 +79,10 @@ extension Channel {
       areaBytes: geometry.areaBytes)
   }
 
+  func noteSaved(cpu: Int) { LiveWords(page: page.base).setSaved(cpu) }
+
+  func wasSaved(cpu: Int) -> Bool { LiveWords(page: page.base).isSaved(cpu) }
+
   /// Closes it for good, where `close` only says that this opener has no more use for it.
   public func end() {
     LiveWords(page: page.base).setEnded()
@@ -88,7 +92,18 @@ extension Channel {
   /// Whether `end` was called, by whatever process.
   public var isEnded: Bool { LiveWords(page: page.base).isEnded }
 
+  /// Closed by `end` or `close`, or by who writes into the memory what it may not.
+  public var isClosedNow: Bool { isClosed.withLock { $0 } }
+
+  /// Its writers were sent to other memory.
+  public var isRetired: Bool {
+    // Acquire: pairs with the exchange in `retire` and its like.
+    buffers.contains { $0.orphaned.pointee.load(ordering: .acquiring) != 0 }
+  }
+
   /// Which daemon serves it, as the life page counts them.
+  public var generation: UInt64 { LiveWords(page: page.base).generation }
+
   public func setGeneration(_ generation: UInt64) {
     LiveWords(page: page.base).setGeneration(generation)
   }

@@ -28,6 +28,17 @@ struct LiveWords {
 
   func setGeneration(_ value: UInt64) { word(552).pointee.store(value, ordering: .releasing) }
 
+  /// Whether the reader of a slot has ever stored its position: then there must be one.
+  func isSaved(_ slot: Int) -> Bool {
+    // Acquire: pairs with `setSaved`.
+    word(584 + slot / 64 * 8).pointee.load(ordering: .acquiring) & 1 << UInt64(slot % 64) != 0
+  }
+
+  func setSaved(_ slot: Int) {
+    // Release: after the first store of a position.
+    word(584 + slot / 64 * 8).pointee.bitwiseOr(1 << UInt64(slot % 64), ordering: .releasing)
+  }
+
   /// Closed for good. Acquire: pairs with `setEnded`.
   var isEnded: Bool { word(560).pointee.load(ordering: .acquiring) != 0 }
 

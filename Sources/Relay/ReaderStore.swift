@@ -134,12 +134,19 @@ extension Reader {
     v[31] = UInt64(restRecord.length)
     v[32] = restRecord.time
     store.save(v, generation: generation)
+    if generation == 1 { channel.noteSaved(cpu: buffer.cpu) }
   }
 
   /// Goes on where a reader that is gone stopped.
   /// - Throws: `ChannelError.untrusted` where that cannot be.
   func restore() throws(ChannelError) {
-    guard let store, let (v, generation) = try store.newest() else { return }
+    guard let store else { return }
+    guard let (v, generation) = try store.newest() else {
+      guard !channel.wasSaved(cpu: buffer.cpu) else {
+        throw .untrusted("its reader's position is damaged")
+      }
+      return
+    }
     let layout = buffer.layout
     let area = Int(v[6] >> 2 & 1)
     let current = buffer.loadCurrent()

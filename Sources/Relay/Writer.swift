@@ -239,7 +239,7 @@ extension ChannelBuffer {
   }
 
   /// Records between two looks at the daemon's life, less one: a power of two, less one.
-  @inlinable static var lookMask: Int { 1023 }
+  @inlinable static var lookMask: Int { 511 }
 
   /// The general way: finds the frontier by walking, and switches where the record doesn't fit.
   /// Not inlined: the way of records with times leads by here.

@@ -28,7 +28,8 @@ extension ChannelTable {
 
   private func obstacle(_ channel: Channel, _ options: ChannelOptions) -> String? {
     let geometry = channel.geometry
-    if channel.isEnded { return "it was closed" }
+    if channel.isEnded || channel.isClosedNow { return "it was closed" }
+    if channel.isRetired { return "its writers were sent elsewhere" }
     if geometry.subbufSize != options.subbufSize {
       return "its subbuf_size was \(geometry.subbufSize), and now is \(options.subbufSize)"
     }
@@ -39,10 +40,10 @@ extension ChannelTable {
       return "its mode was \(geometry.mode.rawValue), and now is \(options.mode.rawValue)"
     }
     if geometry.isGlobal != options.isGlobal {
-      return "it was \(geometry.isGlobal ? "" : "not ")global"
+      return "its global was \(geometry.isGlobal), and now is \(options.isGlobal)"
     }
     if geometry.hasTimestamps != options.hasTimestamps {
-      return "its records \(geometry.hasTimestamps ? "had" : "did not have") their time"
+      return "its timestamps was \(geometry.hasTimestamps), and now is \(options.hasTimestamps)"
     }
     return nil
   }
@@ -59,27 +60,21 @@ extension ChannelTable {
   /// not there any more.
   func adoptCreated() {
     for name in kept.channelNames {
-      guard let left = kept.takeChannel(name) else { continue }
-      guard let (options, origin) = ChannelNotes(left.channel)?.load(name: name) else {
-        log(.warning, kept.refusal(name, "what it was is damaged"))
-        left.channel.end()
-        continue
+      let left = kept.takeChannel(name)
+      guard let newest = left.first else { continue }
+      do {
+        guard let (options, origin) = ChannelNotes(newest.channel)?.load(name: name) else {
+          throw OptionError("what it was is damaged")
+        }
+        guard origin != .configured else { throw OptionError("it is not configured any more") }
+        try open(options, origin, Identity(options), left: left)
+      } catch {
+        log(.warning, kept.refusal(name, "\(error)"))
+        for left in left {
+          left.channel.end()
+          kept.drop(left.channel)
+        }
       }
-      adoptCreated(left, options, origin)
-    }
-  }
-
-  private func adoptCreated(
-    _ left: KeptState.Left, _ options: ChannelOptions, _ origin: ServedChannel.Origin
-  ) {
-    do {
-      guard origin != .configured else {
-        throw OptionError("it is not configured any more")
-      }
-      try open(options, origin, Identity(options), left: left)
-    } catch {
-      log(.warning, kept.refusal(left.channel.name, "\(error)"))
-      left.channel.end()
     }
   }
 

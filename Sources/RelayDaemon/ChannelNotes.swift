@@ -7,7 +7,7 @@ internal import Relay
 /// A view of a channel's notes page, which must outlive it.
 struct ChannelNotes {
   private static let magic: UInt64 = 0x3145_544f_4e59_4c52  // "RLYNOTE1" in memory
-  private static let textOffset = 40
+  private static let textOffset = 64
   private static let ownersOffset = 2048
 
   private let page: UnsafeMutableRawBufferPointer
@@ -19,9 +19,17 @@ struct ChannelNotes {
     self.page = page
   }
 
-  /// Stores what does not change; once, before the channel is kept. The longest options of all keys
-  /// together take less than half of the room.
-  func store(_ options: ChannelOptions, _ origin: ServedChannel.Origin) {
+  /// The owner table and the life page that the channel's writers are in.
+  struct Kin: Equatable {
+    var owners: UInt64
+    var life: UInt64
+  }
+
+  var kin: Kin { Kin(owners: word(4), life: word(5)) }
+
+  /// Stores what the next relayd has to know, before the channel is kept. The longest options of
+  /// all keys together take less than half of the room.
+  func store(_ options: ChannelOptions, _ origin: ServedChannel.Origin, _ kin: Kin) {
     let text = Array(options.text.utf8)
     precondition(text.count <= ChannelNotes.ownersOffset - ChannelNotes.textOffset)
     var kind: UInt64 = 0
@@ -33,6 +41,8 @@ struct ChannelNotes {
     set(3, ChannelNotes.checksum(kind, text))
     let room = UnsafeMutableRawBufferPointer(rebasing: page[ChannelNotes.textOffset...])
     room.copyBytes(from: text)
+    set(4, kin.owners)
+    set(5, kin.life)
     set(0, ChannelNotes.magic)
   }
 

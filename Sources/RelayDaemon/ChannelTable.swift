@@ -56,10 +56,10 @@ final class ChannelTable {
 
   /// Opens a channel and serves it, with what the relayd before left of it; throws why it cannot
   /// be, and leaves nothing of it.
-  /// - Parameter left: what was left of it, if that is known already.
+  /// - Parameter left: what was left of it, if that was taken already.
   func open(
     _ options: ChannelOptions, _ origin: ServedChannel.Origin, _ identity: Identity,
-    left: KeptState.Left? = nil
+    left: [KeptState.Left]? = nil
   ) throws(ControlRefusal) {
     try checkName(options.name)
     guard channels.count < limits.channels else {
@@ -71,7 +71,9 @@ final class ChannelTable {
     try checkMemory(options.name, additional: geometry.bufferBytes * geometry.initialCPUs.count)
     let pathPrefix = host.pathPrefix + options.name
     let left = left ?? kept.takeChannel(options.name)
-    let adopted = left.flatMap { adopt($0, options, origin, identity, pathPrefix: pathPrefix) }
+    let adopted = left.first.flatMap {
+      adopt($0, options, origin, identity, pathPrefix: pathPrefix)
+    }
     let served: ServedChannel
     if let adopted {
       served = adopted
@@ -80,11 +82,14 @@ final class ChannelTable {
         options, origin, try openShared(options.name, geometry), identity, pathPrefix: pathPrefix)
     }
     served.channel.setGeneration(kept.life.nextGeneration)
-    let isAdopted = adopted != nil
-    if let left, !isAdopted { retire(left.channel, into: served.channel) }
     if isServing { try serve(served) }
-    ChannelNotes(served.channel)?.store(options, origin)
-    if !isAdopted { kept.keep(served.channel) }
+    ChannelNotes(served.channel)?.store(options, origin, kept.kin)
+    if adopted == nil { kept.keep(served.channel) }
+    // Only now: whenever this process dies, there is one memory that is whole and not given up.
+    for left in left where left.channel !== served.channel {
+      retire(left.channel, into: served.channel)
+      kept.drop(left.channel)
+    }
     served.serial = nextSerial
     nextSerial += 1
     byName[options.name] = served
@@ -238,7 +243,7 @@ extension ChannelTable {
     guard byName[served.channel.name] === served else { return }
     byName[served.channel.name] = nil
     channels.removeAll { $0 === served }
-    kept.drop(served.channel.name)
+    kept.drop(served.channel)
     served.channel.end()
     closing.append(served)
     host.remove(served.devices.map(\.device))
@@ -279,17 +284,20 @@ extension ChannelTable {
         + "\(served.channel.geometry.subbufSize) bytes, and refused")
   }
 
-  /// Finalizes all of them, for a daemon that ends.
-  func closeAll() {
-    for served in channels {
-      kept.drop(served.channel.name)
+  /// Finalizes all of them, for a daemon that ends; with `exceptKept`, those that the next relayd
+  /// will not have. Returns whether there were any.
+  func closeAll(exceptKept: Bool) -> Bool {
+    let ending = channels.filter { !exceptKept || !kept.isKept($0.channel) }
+    for served in ending {
+      kept.drop(served.channel)
       served.channel.close()
     }
+    return !ending.isEmpty
   }
 
   /// Records that the next relayd will have.
   var unreadCount: UInt64 {
-    channels.reduce(0) { sum, served in
+    channels.filter { kept.isKept($0.channel) }.reduce(0) { sum, served in
       served.devices.reduce(sum) { $0 + host.use($1.device) { $0.statistics().recordsUnread } }
     }
   }

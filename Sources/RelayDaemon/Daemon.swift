@@ -215,11 +215,11 @@ public final class Daemon {
   /// find what is left there.
   private func shutDown() throws {
     ServiceManager.notify("STOPPING=1")
+    let isEnding = table.closeAll(exceptKept: isToBeContinued)
     if isToBeContinued {
       logger.notice("\(table.unreadCount) unread records are kept for the next relayd")
-      return
+      guard isEnding else { return }
     }
-    table.closeAll()
     // Nothing that clients do may take of the readers' time.
     server?.stop()
     let start = ContinuousClock.now

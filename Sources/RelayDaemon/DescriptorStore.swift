@@ -93,9 +93,12 @@ final class DescriptorStore {
     kept.insert(name)
   }
 
+  /// Whether the next process will find it.
+  func isKept(_ name: String) -> Bool { isThere && kept.contains(name) }
+
   /// Has the store let go of a name. What it does not hear is logged.
   func drop(_ name: String) {
-    guard isThere, KeptNames.isValid(name) else { return }
+    guard isKept(name) else { return }
     do {
       try ServiceManager.send("FDSTOREREMOVE=1\nFDNAME=\(name)", to: socketName)
       kept.remove(name)

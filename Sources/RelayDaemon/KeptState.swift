@@ -6,14 +6,15 @@ internal import Glibc
 internal import LinuxIO
 internal import Relay
 
-/// The names of a channel's descriptors: + is in no channel's name, : in no descriptor's.
+/// The names of a channel's descriptors, with the number of their memory: one memory replaces
+/// another only when all of it is kept. + is in no channel's name, : in no descriptor's.
 private enum Part: String, CaseIterable {
   case opener = "g+"
   case ring = "r+"
   case listener = "l+"
   case button = "b+"
 
-  func name(_ channel: String) -> String { rawValue + channel }
+  func name(_ channel: String, _ number: String) -> String { "\(rawValue)\(channel)+\(number)" }
 }
 
 final class KeptState {
@@ -36,7 +37,7 @@ final class KeptState {
     var (isOwnersNew, isLifeNew) = (false, false)
     // Who writes into the channels would not be known, and owner ids could be given twice.
     let owners = store.take(KeptState.ownersName)
-    if let owners, let table = OwnerTable(adopting: owners) {
+    if let owners, let table = OwnerTable(adopting: owners), table.entries() != nil {
       self.owners = table
     } else {
       self.owners = try OwnerTable()
@@ -63,11 +64,29 @@ final class KeptState {
     do { try store.keep(name, fd) } catch { log(.warning, "\(error)") }
   }
 
-  /// Channels that the relayd before left and that nobody has taken.
-  var channelNames: [String] {
-    store.names.filter { $0.hasPrefix(Part.opener.rawValue) }
-      .map { String($0.dropFirst(Part.opener.rawValue.count)) }
+  /// By which a channel's notes tell that these are the owner table and the life page it was
+  /// written by.
+  var kin: ChannelNotes.Kin {
+    ChannelNotes.Kin(owners: inode(owners.descriptor), life: inode(life.storeDescriptor))
   }
+
+  private func inode(_ fd: CInt) -> UInt64 {
+    var status = stat()
+    fstat(fd, &status)
+    return UInt64(status.st_ino)
+  }
+
+  /// Of each channel's memory that the relayd before left and that nobody has taken: the channel's
+  /// name, and its number.
+  private var memories: [(channel: String, number: String)] {
+    store.names.filter { $0.hasPrefix(Part.opener.rawValue) }.compactMap {
+      let parts = $0.dropFirst(Part.opener.rawValue.count).split(separator: "+")
+      return parts.count == 2 ? (String(parts[0]), String(parts[1])) : nil
+    }
+  }
+
+  /// Channels that the relayd before left and that nobody has taken.
+  var channelNames: [String] { Set(memories.map(\.channel)).sorted() }
 
   /// What is there of a channel that the relayd before left.
   struct Left {
@@ -76,24 +95,33 @@ final class KeptState {
     let obstacle: String?
   }
 
-  /// What is left of the channel of that name; nil if there is nothing, or nothing that can be
-  /// used, which is said.
-  func takeChannel(_ name: String) -> Left? {
-    guard store.names.contains(Part.opener.name(name)) else { return nil }
-    let opener = store.take(Part.opener.name(name))
-    let ring = store.take(Part.ring.name(name))
-    let listener = store.take(Part.listener.name(name))
-    let button = store.take(Part.button.name(name))
+  /// What is left of the channel of that name and can be used; the newest first, where a relayd
+  /// died while it replaced one by another. What cannot be used is said.
+  func takeChannel(_ name: String) -> [Left] {
+    memories.filter { $0.channel == name }.compactMap { take($0.channel, $0.number) }
+      .sorted { $0.channel.generation > $1.channel.generation }
+  }
+
+  private func take(_ name: String, _ number: String) -> Left? {
+    let opener = store.take(Part.opener.name(name, number))
+    let ring = store.take(Part.ring.name(name, number))
+    let listener = store.take(Part.listener.name(name, number))
+    let button = store.take(Part.button.name(name, number))
     guard let opener, let ring, let listener, let button else {
       log(.warning, refusal(name, "not all of its descriptors were kept"))
+      drop(name, number)
       return nil
     }
     do throws(ChannelError) {
       let channel = try Channel.adopt(
         name, opener: opener, ring: ring, bell: Doorbell(listener: listener, button: button))
-      return Left(channel: channel, obstacle: obstacle)
+      let isOurs = ChannelNotes(channel)?.kin == kin
+      return Left(
+        channel: channel,
+        obstacle: obstacle ?? (isOurs ? nil : "it was left by a relayd of other writers"))
     } catch {
       log(.warning, refusal(name, "\(error)"))
+      drop(name, number)
       return nil
     }
   }
@@ -112,14 +140,27 @@ final class KeptState {
       (.button, files.wake),
     ]
     do {
-      for (part, fd) in all { try store.keep(part.name(channel.name), fd) }
+      for (part, fd) in all { try store.keep(part.name(channel.name, number(channel)), fd) }
     } catch {
       log(.warning, "channel \(channel.name) ends with this relayd: \(error)")
-      drop(channel.name)
+      drop(channel)
     }
   }
 
-  func drop(_ name: String) { for part in Part.allCases { store.drop(part.name(name)) } }
+  private func number(_ channel: Channel) -> String {
+    String(channel.incarnation & 0xffff_ffff, radix: 16)
+  }
+
+  /// Whether the next relayd will find it.
+  func isKept(_ channel: Channel) -> Bool {
+    store.isKept(Part.opener.name(channel.name, number(channel)))
+  }
+
+  func drop(_ channel: Channel) { drop(channel.name, number(channel)) }
+
+  private func drop(_ name: String, _ number: String) {
+    for part in Part.allCases { store.drop(part.name(name, number)) }
+  }
 
   /// A process outside our pid namespace can be found again by its handle only.
   func keep(_ process: borrowing ProcessHandle, owner: UInt16) { keep("p+\(owner)", process.raw) }

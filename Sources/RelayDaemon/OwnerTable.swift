@@ -19,12 +19,6 @@ final class OwnerTable {
     var startTime: UInt64
   }
 
-  enum Slot: Equatable {
-    case used(Entry)
-    /// Nobody knows whose this is: not to be given away, and not to be swept.
-    case damaged
-  }
-
   private static let magic: UInt64 = 0x3152_4e57_4f59_4c52  // "RLYOWNR1" in memory
   // The magic, then for each owner: 0 or a checksum, pid and uid, start time.
   private static let entryWords = 3
@@ -62,19 +56,24 @@ final class OwnerTable {
     UnsafePointer((memory.base + index * 8).assumingMemoryBound(to: Atomic<UInt64>.self))
   }
 
-  /// All that are not free. Read from the file: pages that nobody wrote to stay away.
-  func used() -> [(owner: UInt16, slot: Slot)] {
+  /// All entries. Read from the file: pages that nobody wrote to stay away. nil: one is damaged,
+  /// and with it all are worth nothing, as nobody knows whose owner id that is.
+  func entries() -> [(owner: UInt16, entry: Entry)]? {
     var words = [UInt64](repeating: 0, count: OwnerTable.byteCount / 8)
-    // What it cannot read is free; a memory file is read whole or not at all.
-    _ = pread(file.raw, &words, OwnerTable.byteCount, 0)
-    return (1...Channel.highestOwner).compactMap { owner in
+    guard pread(file.raw, &words, OwnerTable.byteCount, 0) == OwnerTable.byteCount else {
+      return nil
+    }
+    var entries: [(owner: UInt16, entry: Entry)] = []
+    for owner in 1...Channel.highestOwner {
       let first = 1 + Int(owner) * OwnerTable.entryWords
       let (state, ids, startTime) = (words[first], words[first + 1], words[first + 2])
-      guard state != 0 else { return nil }
+      guard state != 0 else { continue }
       let entry = Entry(
         pid: Int32(truncatingIfNeeded: ids), uid: UInt32(ids >> 32), startTime: startTime)
-      return (owner, state == OwnerTable.checksum(entry, owner) ? .used(entry) : .damaged)
+      guard state == OwnerTable.checksum(entry, owner) else { return nil }
+      entries.append((owner, entry))
     }
+    return entries
   }
 
   func set(_ owner: UInt16, _ entry: Entry) {

@@ -126,7 +126,8 @@ final class Producers: EventHandler {
   }
 
   private func checkLimits(_ uid: UInt32) throws(ControlRefusal) {
-    guard byHandle.count < limit else {
+    // Also those that cannot be watched take an id.
+    guard byHandle.count < limit, owners.count < Int(Channel.highestOwner) - 1 else {
       throw ControlRefusal(
         code: EMFILE,
         message: "max_producers is \(limit), and as many processes write already")
@@ -203,14 +204,7 @@ extension Producers {
   /// Watches those that live, and sweeps after the others; `served` are the channels that are gone
   /// on with.
   func adopt(_ served: [ServedChannel]) {
-    for (owner, slot) in kept.owners.used() {
-      switch slot {
-      case .damaged:
-        owners.insert(owner)
-        log("who writes as owner \(owner) is not known any more: its unfinished records are passed")
-      case .used(let entry): adopt(owner, entry, served)
-      }
-    }
+    for (owner, entry) in kept.owners.entries() ?? [] { adopt(owner, entry, served) }
   }
 
   private func adopt(_ owner: UInt16, _ entry: OwnerTable.Entry, _ served: [ServedChannel]) {

@@ -133,7 +133,7 @@ extension OneAtATime {
         "reload": "--pid",
         "create": """
         --consumer-timeout --global --group --keep --max-producers --mode --n-subbufs --owner \
-        --permissions --read --stall-timeout --subbuf-size --timestamps --wakeup --writers
+        --permissions --read --stall-timeout --subbuf-size --timestamps --wakeup --write --writers
         """,
         "relayd":
           "--backend --channel --check --config --hold --mount --socket --version --wait-for-cuse",

@@ -222,6 +222,42 @@ extension OneAtATime {
       #expect(!daemon.logText.contains("killed by signal 4"), "\(daemon.logText)")
     }
 
+    /// Zeroes: as if nobody had ever read, and owner ids that are all taken.
+    @Test func zeroesAndNonsenseInTheStateAreRefused() throws {
+      let held = try HeldDaemon("relay:global")
+      let daemon = held.daemon
+      try daemon.write("one\n")
+      #expect(try cat(daemon) == "one\n")
+      try held.restart {
+        try damage(daemon, "relay-geometry:relay", "dd if=/dev/zero bs=8192 seek=1 count=1")
+      }
+      #expect(try cat(daemon) == "", "\(daemon.logText)")
+      #expect(daemon.logText.contains("its reader's position is damaged"))
+      try held.restart {
+        try damage(
+          daemon, "relay-owners", "head -c 393192 /dev/zero | tr '\\0' x | dd bs=8 seek=1")
+      }
+      #expect(daemon.logText.contains("the table of who writes is missing or damaged"))
+      try daemon.write("two\n")
+      #expect(try cat(daemon) == "two\n")
+      // What was refused once stays so: it is not there any more.
+      try held.restart()
+      try daemon.write("three\n")
+      #expect(try cat(daemon) == "three\n")
+    }
+
+    /// Only while the files were used just now is the dead mount not seen at once.
+    @Test(.onceIsEnough) func mountsDoNotPileUp() throws {
+      let held = try HeldDaemon("relay:global")
+      for _ in 0..<5 {
+        try held.daemon.write("one\n")
+        #expect(try cat(held.daemon) == "one\n")
+        try held.restart()
+      }
+      let mounts = try run("grep", "-c", " \(held.daemon.mount) ", "/proc/self/mounts").output
+      #expect(mounts == "1\n")
+    }
+
     @Test func writersAndAFollowerSeeEveryRecordThroughTwentyRestarts() throws {
       let held = try HeldDaemon("relay:global,subbuf_size=1MiB")
       let survivors = try Survivors(environment: ["RELAY_SOCKET": held.daemon.socket])

@@ -26,17 +26,17 @@ import Testing
     guard let next = OwnerTable(adopting: copy(table.descriptor)) else {
       throw OptionError("it is refused")
     }
-    let used = next.used()
+    let used = try #require(next.entries())
     #expect(used.map(\.owner) == [1, Channel.highestOwner])
-    #expect(used.map(\.slot) == [.used(entry), .used(other)])
+    #expect(used.map(\.entry) == [entry, other])
   }
 
-  @Test func aDamagedEntryIsNobodys() throws {
+  @Test func aDamagedEntryMakesAllWorthless() throws {
     let table = try OwnerTable()
     table.set(1, OwnerTable.Entry(pid: 12, uid: 0, startTime: 5))
     // The low half of the second of its three words, after the magic.
     #expect(pwrite(table.descriptor, "\u{1}", 1, 8 + 3 * 8 + 8) == 1)
-    #expect(table.used().map(\.slot) == [.damaged])
+    #expect(table.entries() == nil)
   }
 
   @Test func whatIsNoTableIsRefused() throws {
@@ -49,6 +49,8 @@ import Testing
     #expect(pwrite(table.descriptor, "X", 1, 0) == 1)
     #expect(isRefused(table.descriptor))
   }
+
+  private let kin = ChannelNotes.Kin(owners: 1, life: 2)
 
   private func shared() throws -> Channel {
     try Channel.openShared(
@@ -70,12 +72,12 @@ import Testing
       ServedChannel.Origin.configured, .created(uid: 0, isKept: false),
       .created(uid: 4_000_000_000, isKept: true),
     ] {
-      notes.store(options, origin)
+      notes.store(options, origin, kin)
       let found = try #require(notes.load(name: "a/b"))
       #expect(found.options == options && found.origin == origin)
     }
     options = try ChannelOptions(name: "a/b")
-    notes.store(options, .configured)
+    notes.store(options, .configured, kin)
     #expect(notes.load(name: "a/b")?.options == options)
     notes[5] = true
     notes[Channel.highestOwner] = true
@@ -87,9 +89,9 @@ import Testing
   @Test func damagedOptionsAreNone() throws {
     let channel = try shared()
     let notes = try #require(ChannelNotes(channel))
-    notes.store(try ChannelOptions(name: "a/b"), .configured)
+    notes.store(try ChannelOptions(name: "a/b"), .configured, kin)
     let page = try #require(channel.notes)
-    for index in [0, 8, 16, 24, 40, 47] {
+    for index in [0, 8, 16, 24, 64, 71] {
       page[index] ^= 1
       #expect(notes.load(name: "a/b") == nil, "byte \(index)")
       page[index] ^= 1

@@ -57,7 +57,7 @@ int cfuse_device_new(
 int cfuse_mount_new(
     const char *mountpoint, int for_others, const struct cfuse_callbacks *, void *context,
     cfuse_session **session);
-// 1 if the directory is in a FUSE file system, else 0.
+// 1 if the directory is in a FUSE file system, 0 if in another one, -errno.
 int cfuse_is_fuse(const char *path);
 // Ends the session, unmounts, closes its descriptor.
 void cfuse_session_destroy(cfuse_session *);
