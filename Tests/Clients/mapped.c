@@ -218,7 +218,9 @@ static void write_records(uint32_t writer, int timeout) {
     memset(record.bytes, (int)(writer + record.number), sizeof record.bytes);
     int result;
     do {
-      result = relay_write_wait(chan, &record, sizeof record, timeout);
+      // What is not waited for is lost, and counted.
+      result = timeout ? relay_write_wait(chan, &record, sizeof record, timeout)
+                       : relay_write(chan, &record, sizeof record);
     } while (timeout && result == -ENOBUFS);
     CHECK(result == 0 || (!timeout && result == -ENOBUFS));
   }
