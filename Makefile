@@ -40,7 +40,7 @@ build: ## build relayd, relayctl, librelay.so and the tools for release
 # last one.
 test: deps build ## run all tests: on real CUSE, under systemd, on four CPUs (in guests), then natively
 	$(SWIFT) build --scratch-path $(BUILD) --build-tests
-	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse Tests/VM/with-cuse \
+	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse Tests/VM/with-cuse --timeout 1800 \
 	  $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing \
 	  --no-parallel --filter '$(CUSE_SUITES)'
 	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse RELAY_TEST_SYSTEMD=1 Tests/VM/with-systemd \
