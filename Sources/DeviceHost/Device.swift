@@ -251,7 +251,7 @@ extension Device {
     return true
   }
 
-  private func reply(nothing request: OpaquePointer) { cfuse_reply_vectors(request, nil, 0) }
+  func reply(nothing request: OpaquePointer) { cfuse_reply_vectors(request, nil, 0) }
 
   /// What a read gets when nothing will ever come any more: 0, end of file, or EIO. nil: not so.
   func end(for file: OpenFile) -> CInt? {

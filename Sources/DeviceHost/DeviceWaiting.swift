@@ -125,8 +125,13 @@ extension Device {
   /// Answers a waiting read; false when there is nothing left for it.
   private func answer(_ read: Parked) -> Bool {
     if deliver(read.request, read.file, read.size) { return true }
-    guard let end = end(for: read.file) else { return false }
-    cfuse_reply_error(read.request, end)
+    if let end = end(for: read.file) {
+      cfuse_reply_error(read.request, end)
+      return true
+    }
+    // It may have been told meanwhile not to wait.
+    guard !(read.file.blocks ?? options.blocks) else { return false }
+    reply(nothing: read.request)
     return true
   }
 

@@ -126,6 +126,8 @@ extension Device {
     if isStale(lease) { return ESTALE }
     guard count >= 0, count <= lease.handedOut.count else { return EINVAL }
     guard self.lease === lease else { return 0 }
+    // Who reports nothing has not begun to be in time.
+    guard count > 0 else { return 0 }
     reader.takeBack(consumed: count)
     lease.handedOut.removeFirst(count)
     keeper?.delivered()
@@ -195,6 +197,8 @@ extension Device {
         "\(name): a mapped consumer took too long (consumer_timeout): others may read now")
     }
     end(lease)
+    // Writers, too, may have waited for what it had.
+    wake()
   }
 }
 

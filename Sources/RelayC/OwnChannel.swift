@@ -338,7 +338,7 @@ extension OwnChannel {
   ) throws(Failure) {
     guard let create = callbacks.create_buf_file else { return }
     let code = create("\(name)\(cpu)", handle.address(cpu: cpu), &isGlobal)
-    guard code == 0 else { throw Failure(code < 0 && code > CInt.min ? 0 - code : EINVAL) }
+    guard code == 0 else { throw Failure((-4095..<0).contains(code) ? 0 - code : EINVAL) }
   }
 
   private func removeFiles(_ cpus: [Int], _ handle: Handle) {

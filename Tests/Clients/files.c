@@ -82,8 +82,8 @@ TEST(a_file_that_cannot_be_made_undoes_everything) {
 }
 
 TEST(a_failure_that_is_no_errno_is_one) {
-  static const int nonsense[] = {1, INT_MAX, INT_MIN};
-  for (int i = 0; i < 3; i++) {
+  static const int nonsense[] = {1, INT_MAX, INT_MIN, -99999};
+  for (size_t i = 0; i < sizeof nonsense / sizeof *nonsense; i++) {
     files.fails_at = 1;
     files.count = 0;
     files.fails_with = nonsense[i];
