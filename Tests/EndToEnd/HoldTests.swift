@@ -238,7 +238,18 @@ extension OneAtATime {
       try write(HolderTests.relayd, to: "\(scratch.path)/relayd")
       let log = try MemoryFile.create(name: "log", count: 0)
       let holder = try ChildProcess(
-        ["bash", "-c", "ulimit -n 500; exec -a relayd '\(program("relayd"))' --hold"],
+        [
+          "bash", "-c",
+          // Without what other tests of this process let their children have.
+          """
+          for file in /proc/$$/fd/*; do
+            fd=${file##*/}
+            if ((fd > 2)); then eval "exec $fd>&-"; fi
+          done
+          ulimit -n 500
+          exec -a relayd '\(program("relayd"))' --hold
+          """,
+        ],
         error: log.raw,
         environment: ["PATH": "\(scratch.path):\(environment("PATH")!)", "REPORT": report])
       func lines() throws -> [Substring] {

@@ -9,7 +9,9 @@ import Testing
 @testable import RelayDaemon
 
 @Suite struct KeptStateTests {
-  private func copy(_ fd: CInt) -> FileDescriptor { FileDescriptor(owning: dup(fd)) }
+  private func copy(_ fd: CInt) -> FileDescriptor {
+    FileDescriptor(owning: fcntl(fd, F_DUPFD_CLOEXEC, 0))
+  }
 
   private func isRefused(_ fd: CInt) -> Bool {
     OwnerTable(adopting: copy(fd)) == nil

@@ -20,7 +20,9 @@ import Testing
       listener: copy(channel.wakeDescriptor), button: copy(channel.descriptors!.wake))
   }
 
-  static func copy(_ fd: CInt) -> FileDescriptor { FileDescriptor(owning: dup(fd)) }
+  static func copy(_ fd: CInt) -> FileDescriptor {
+    FileDescriptor(owning: fcntl(fd, F_DUPFD_CLOEXEC, 0))
+  }
 
   static func attach(_ channel: Channel, owner: UInt16 = 5) throws -> Channel {
     let descriptors = channel.descriptors!

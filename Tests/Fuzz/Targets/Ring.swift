@@ -45,9 +45,9 @@ private struct RingRun: ~Copyable {
       peeker = reader.peeker()
       let files = daemon.descriptors!
       producer = try Channel.attach(
-        "fuzz", geometry: FileDescriptor(owning: dup(files.geometry)),
-        ring: FileDescriptor(owning: dup(files.ring)),
-        wake: FileDescriptor(owning: dup(files.wake)), owner: RingRun.owner)
+        "fuzz", geometry: FileDescriptor(owning: fcntl(files.geometry, F_DUPFD_CLOEXEC, 0)),
+        ring: FileDescriptor(owning: fcntl(files.ring, F_DUPFD_CLOEXEC, 0)),
+        wake: FileDescriptor(owning: fcntl(files.wake, F_DUPFD_CLOEXEC, 0)), owner: RingRun.owner)
       writer = producer.writer()
       hostile = try HostileProcess(daemon, entryCount: geometry.entryCount)
     } catch { fatalError("no channel to fuzz: \(error)") }

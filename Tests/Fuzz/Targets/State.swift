@@ -63,7 +63,9 @@ private struct Left {
   }
 }
 
-private func copy(_ fd: CInt) -> FileDescriptor { FileDescriptor(owning: dup(fd)) }
+private func copy(_ fd: CInt) -> FileDescriptor {
+  FileDescriptor(owning: fcntl(fd, F_DUPFD_CLOEXEC, 0))
+}
 
 private func adopt(_ left: Left) throws(Finding) {
   let channel: Channel
