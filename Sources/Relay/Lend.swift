@@ -127,7 +127,7 @@ extension Reader {
 
   /// The bytes of what was lent, in the memory of this process.
   public func bytes(of lent: LentSubbuf) -> [UnsafeRawBufferPointer] {
-    let base = lent.isRest ? restPlace : UnsafeRawPointer(buffer.payload(lent.subbuf))
+    let base = UnsafeRawPointer(lent.isRest ? restPlace : buffer.payload(lent.subbuf))
     return lent.pieces.map { UnsafeRawBufferPointer(start: base + $0.offset, count: $0.length) }
   }
 
@@ -189,7 +189,9 @@ extension Reader {
     append(start, rest.count)
     var lent = LentSubbuf()
     lent.isRest = true
-    lent.pieces = [LentSubbuf.Piece(offset: start - restPlace, length: rest.count)]
+    lent.pieces = [
+      LentSubbuf.Piece(offset: start - UnsafeRawPointer(restPlace), length: rest.count)
+    ]
     lent.firstRecord = restRecord.number
     return told(lent)
   }

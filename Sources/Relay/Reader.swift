@@ -281,15 +281,17 @@ extension Reader {
     teller.goBack(to: lastTime)
   }
 
-  /// Where both areas are, while there is a rest.
-  var restPlace: UnsafeRawPointer { UnsafeRawPointer(store?.area(0) ?? restAreas!) }
+  /// Where both areas are.
+  var restPlace: UnsafeMutableRawPointer {
+    if let store { return store.area(0) }
+    let areas =
+      restAreas ?? .allocate(byteCount: 2 * buffer.layout.subbufSize, alignment: 64)
+    restAreas = areas
+    return areas
+  }
 
   private var restMemory: UnsafeMutableRawPointer {
-    if let store { return store.area(restArea) }
-    let size = buffer.layout.subbufSize
-    let areas = restAreas ?? .allocate(byteCount: 2 * size, alignment: 64)
-    restAreas = areas
-    return areas + restArea * size
+    store?.area(restArea) ?? restPlace + restArea * buffer.layout.subbufSize
   }
 
   func append(_ bytes: UnsafeRawPointer, _ count: Int) {

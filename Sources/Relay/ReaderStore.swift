@@ -13,6 +13,20 @@ package struct ReaderStore {
   package static let words = copyWords - 2
   package typealias Values = InlineArray<38, UInt64>
 
+  /// What each word is.
+  enum Field: Int {
+    case seq, subbuf, entry, offset, record, lostBase
+    /// Bit 0: walked from the start, 1: may reclaim, 2: the area of the rest.
+    case flags
+    case restOffset, restCount
+    case pendingOverwritten, pendingFull, pendingStalled
+    case records, dead, stalled, bytes, padding, subbufs
+    case originRecords, originBytes, originSeq, originPadding
+    case originFull, originTooBig, originAborted, originCancelled, originCorrupt
+    case pendingRestart, restart, originRestart
+    case restRecord, restRecordLength, restRecordTime
+  }
+
   private let base: SharedWord
   private let areas: UnsafeMutableRawPointer
   private let areaBytes: Int
@@ -94,45 +108,52 @@ package enum Checksum {
   }
 }
 
+extension ReaderStore.Values {
+  subscript(field: ReaderStore.Field) -> UInt64 {
+    get { self[field.rawValue] }
+    set { self[field.rawValue] = newValue }
+  }
+}
+
 extension Reader {
   /// Remembers where it is and what it counted, before anything it passed is given up.
   func save() {
     guard let store else { return }
     generation &+= 1
     var v = ReaderStore.Values(repeating: 0)
-    v[0] = position.seq
-    v[1] = UInt64(position.subbuf)
-    v[2] = UInt64(position.entry)
-    v[3] = UInt64(position.offset)
-    v[4] = position.record
-    v[5] = position.lostBase
-    v[6] = (position.walkedFromStart ? 1 : 0) | (mayReclaim ? 2 : 0) | UInt64(restArea) << 2
-    v[7] = UInt64(rest.count == 0 ? 0 : rest.baseAddress! - store.area(restArea))
-    v[8] = UInt64(rest.count)
-    v[9] = pendingGap.overwritten
-    v[10] = pendingGap.full
-    v[11] = pendingGap.stalled
-    v[12] = totals.records
-    v[13] = totals.dead
-    v[14] = totals.stalled
-    v[15] = totals.bytes
-    v[16] = totals.padding
-    v[17] = totals.subbufs
-    v[18] = origin.records
-    v[19] = origin.bytes
-    v[20] = origin.seq
-    v[21] = origin.padding
-    v[22] = origin.counters.full
-    v[23] = origin.counters.tooBig
-    v[24] = origin.counters.aborted
-    v[25] = origin.counters.cancelled
-    v[26] = origin.counters.corrupt
-    v[27] = pendingGap.restart
-    v[28] = totals.restart
-    v[29] = origin.counters.restart
-    v[30] = restRecord.number
-    v[31] = UInt64(restRecord.length)
-    v[32] = restRecord.time
+    v[.seq] = position.seq
+    v[.subbuf] = UInt64(position.subbuf)
+    v[.entry] = UInt64(position.entry)
+    v[.offset] = UInt64(position.offset)
+    v[.record] = position.record
+    v[.lostBase] = position.lostBase
+    v[.flags] = (position.walkedFromStart ? 1 : 0) | (mayReclaim ? 2 : 0) | UInt64(restArea) << 2
+    v[.restOffset] = UInt64(rest.count == 0 ? 0 : rest.baseAddress! - store.area(restArea))
+    v[.restCount] = UInt64(rest.count)
+    v[.pendingOverwritten] = pendingGap.overwritten
+    v[.pendingFull] = pendingGap.full
+    v[.pendingStalled] = pendingGap.stalled
+    v[.records] = totals.records
+    v[.dead] = totals.dead
+    v[.stalled] = totals.stalled
+    v[.bytes] = totals.bytes
+    v[.padding] = totals.padding
+    v[.subbufs] = totals.subbufs
+    v[.originRecords] = origin.records
+    v[.originBytes] = origin.bytes
+    v[.originSeq] = origin.seq
+    v[.originPadding] = origin.padding
+    v[.originFull] = origin.counters.full
+    v[.originTooBig] = origin.counters.tooBig
+    v[.originAborted] = origin.counters.aborted
+    v[.originCancelled] = origin.counters.cancelled
+    v[.originCorrupt] = origin.counters.corrupt
+    v[.pendingRestart] = pendingGap.restart
+    v[.restart] = totals.restart
+    v[.originRestart] = origin.counters.restart
+    v[.restRecord] = restRecord.number
+    v[.restRecordLength] = UInt64(restRecord.length)
+    v[.restRecordTime] = restRecord.time
     store.save(v, generation: generation)
     if generation == 1 { channel.noteSaved(cpu: buffer.cpu) }
   }
@@ -148,34 +169,42 @@ extension Reader {
       return
     }
     let layout = buffer.layout
-    let area = Int(v[6] >> 2 & 1)
+    let area = Int(v[.flags] >> 2 & 1)
     let current = buffer.loadCurrent()
-    guard v[0] >= 1, v[0] <= max(current.seq, 1), v[1] < layout.subbufCount,
-      v[2] < layout.entryCount, v[3] <= layout.subbufSize, v[7] <= layout.subbufSize,
-      v[8] <= UInt64(layout.subbufSize) - v[7], v[31] <= layout.subbufSize,
-      v[8] <= v[31]
+    guard v[.seq] >= 1, v[.seq] <= max(current.seq, 1), v[.subbuf] < layout.subbufCount,
+      v[.entry] < layout.entryCount, v[.offset] <= layout.subbufSize,
+      v[.restOffset] <= layout.subbufSize,
+      v[.restCount] <= UInt64(layout.subbufSize) - v[.restOffset],
+      v[.restRecordLength] <= layout.subbufSize,
+      v[.restCount] <= v[.restRecordLength]
     else { throw .untrusted("its reader's position is not in the channel") }
     self.generation = generation
     position = Position(
-      seq: v[0], subbuf: Int(v[1]), entry: Int(v[2]), offset: Int(v[3]), record: v[4],
-      lostBase: v[5], walkedFromStart: v[6] & 1 != 0)
+      seq: v[.seq], subbuf: Int(v[.subbuf]), entry: Int(v[.entry]), offset: Int(v[.offset]),
+      record: v[.record],
+      lostBase: v[.lostBase], walkedFromStart: v[.flags] & 1 != 0)
     restArea = area
-    rest = UnsafeMutableRawBufferPointer(start: store.area(area) + Int(v[7]), count: Int(v[8]))
-    restRecord = CutRecord(number: v[30], length: Int(v[31]), time: v[32])
-    pendingGap.overwritten = v[9]
-    pendingGap.full = v[10]
-    pendingGap.stalled = v[11]
+    rest = UnsafeMutableRawBufferPointer(
+      start: store.area(area) + Int(v[.restOffset]), count: Int(v[.restCount]))
+    restRecord = CutRecord(
+      number: v[.restRecord], length: Int(v[.restRecordLength]), time: v[.restRecordTime])
+    pendingGap.overwritten = v[.pendingOverwritten]
+    pendingGap.full = v[.pendingFull]
+    pendingGap.stalled = v[.pendingStalled]
     totals = Totals(
-      records: v[12], dead: v[13], stalled: v[14], bytes: v[15], padding: v[16], subbufs: v[17])
-    origin = Origin(records: v[18], bytes: v[19], seq: v[20], padding: v[21])
-    origin.counters.full = v[22]
-    origin.counters.tooBig = v[23]
-    origin.counters.aborted = v[24]
-    origin.counters.cancelled = v[25]
-    origin.counters.corrupt = v[26]
-    pendingGap.restart = v[27]
-    totals.restart = v[28]
-    origin.counters.restart = v[29]
+      records: v[.records], dead: v[.dead], stalled: v[.stalled], bytes: v[.bytes],
+      padding: v[.padding], subbufs: v[.subbufs])
+    origin = Origin(
+      records: v[.originRecords], bytes: v[.originBytes], seq: v[.originSeq],
+      padding: v[.originPadding])
+    origin.counters.full = v[.originFull]
+    origin.counters.tooBig = v[.originTooBig]
+    origin.counters.aborted = v[.originAborted]
+    origin.counters.cancelled = v[.originCancelled]
+    origin.counters.corrupt = v[.originCorrupt]
+    pendingGap.restart = v[.pendingRestart]
+    totals.restart = v[.restart]
+    origin.counters.restart = v[.originRestart]
     // What was passed and not given up yet.
     mayReclaim = true
   }

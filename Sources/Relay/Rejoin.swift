@@ -278,8 +278,9 @@ extension ChannelBuffer {
       cancelled.pointee.load(ordering: .relaxed)
       &+ aborted.pointee.load(ordering: .relaxed)
     // Relaxed: as above.
-    let untold = lostRestart.pointee.load(ordering: .relaxed).less(stored[28]) &+ stored[27]
-    let unreadDead = dead.less(stored[24] &+ stored[25] &+ stored[13])
-    return reservedNow().records.less(stored[4]).less(unreadDead) &+ untold
+    let untold =
+      lostRestart.pointee.load(ordering: .relaxed).less(stored[.restart]) &+ stored[.pendingRestart]
+    let unreadDead = dead.less(stored[.originAborted] &+ stored[.originCancelled] &+ stored[.dead])
+    return reservedNow().records.less(stored[.record]).less(unreadDead) &+ untold
   }
 }

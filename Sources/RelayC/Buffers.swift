@@ -217,7 +217,7 @@ private func account(of buf: OpaquePointer) throws(Failure) -> relay_stat {
       try client.stat(name).first { $0.cpu == buffer.cpu }
     }
     guard let found else { throw Failure(ENXIO) }
-    return relay_stat(found)
+    return relay_stat(found.counts)
   }
 }
 
@@ -232,16 +232,6 @@ extension relay_record {
 
 extension relay_stat {
   fileprivate init(_ s: Statistics) {
-    self.init(
-      subbufs_produced: s.subbufsProduced, subbufs_consumed: s.subbufsConsumed,
-      records_written: s.recordsWritten, records_read: s.recordsRead,
-      bytes_written: s.bytesWritten, bytes_read: s.bytesRead, padding: s.padding,
-      lost_full: s.lostFull, lost_too_big: s.lostTooBig, lost_overwritten: s.lostOverwritten,
-      lost_stalled: s.lostStalled, lost_restart: s.lostRestart, aborted: s.aborted,
-      cancelled: s.cancelled)
-  }
-
-  fileprivate init(_ s: BufferStatistics) {
     self.init(
       subbufs_produced: s.subbufsProduced, subbufs_consumed: s.subbufsConsumed,
       records_written: s.recordsWritten, records_read: s.recordsRead,

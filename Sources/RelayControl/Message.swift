@@ -118,42 +118,17 @@ public struct ChannelDescription: Equatable, Sendable {
   }
 }
 
-/// The counters of one channel buffer. Records and bytes count from the channel's creation.
+/// The account of one channel buffer.
 public struct BufferStatistics: Equatable, Sendable {
   public var cpu: Int
   /// The device node or file that reads this buffer.
   public var path: String
+  public var counts: Statistics
 
-  public var recordsWritten: UInt64 = 0
-  public var recordsRead: UInt64 = 0
-  public var recordsUnread: UInt64 = 0
-  public var bytesWritten: UInt64 = 0
-  public var bytesRead: UInt64 = 0
-  public var bytesUnread: UInt64 = 0
-  /// Bytes at the ends of sub-buffers that no record fitted.
-  public var padding: UInt64 = 0
-  public var subbufsProduced: UInt64 = 0
-  public var subbufsConsumed: UInt64 = 0
-  /// Refused because the buffer was full.
-  public var lostFull: UInt64 = 0
-  /// Refused because longer than a sub-buffer.
-  public var lostTooBig: UInt64 = 0
-  /// Overwritten before they were read.
-  public var lostOverwritten: UInt64 = 0
-  /// Gone past because their writer stood still too long.
-  public var lostStalled: UInt64 = 0
-  /// Written into memory that a restarted daemon did not go on with; not in `recordsWritten`.
-  public var lostRestart: UInt64 = 0
-  /// Begun by a producer that died.
-  public var aborted: UInt64 = 0
-  /// Given up by their writer.
-  public var cancelled: UInt64 = 0
-  /// Damage that another process did to the shared memory, where it was found.
-  public var corrupt: UInt64 = 0
-
-  public init(cpu: Int, path: String) {
+  public init(cpu: Int, path: String, counts: Statistics) {
     self.cpu = cpu
     self.path = path
+    self.counts = counts
   }
 }
 

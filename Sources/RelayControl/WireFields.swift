@@ -95,12 +95,7 @@ struct Encoder {
   mutating func encode(_ buffer: BufferStatistics) throws(WireError) {
     try count(buffer.cpu)
     try string(buffer.path, limit: ControlLimits.pathBytes)
-    for counter in [
-      buffer.recordsWritten, buffer.recordsRead, buffer.recordsUnread, buffer.bytesWritten,
-      buffer.bytesRead, buffer.bytesUnread, buffer.padding, buffer.subbufsProduced,
-      buffer.subbufsConsumed, buffer.lostFull, buffer.lostTooBig, buffer.lostOverwritten,
-      buffer.lostStalled, buffer.lostRestart, buffer.aborted, buffer.cancelled, buffer.corrupt,
-    ] { integer(counter) }
+    for counter in counters { integer(buffer.counts[keyPath: counter]) }
   }
 
   consuming func finish() throws(WireError) -> [UInt8] {
@@ -245,30 +240,24 @@ struct Decoder {
   }
 
   mutating func bufferStatistics(_ bytes: RawSpan) throws(WireError) -> BufferStatistics {
-    var buffer = BufferStatistics(
-      cpu: try count(bytes), path: try string(bytes, limit: ControlLimits.pathBytes))
-    buffer.recordsWritten = try integer(bytes)
-    buffer.recordsRead = try integer(bytes)
-    buffer.recordsUnread = try integer(bytes)
-    buffer.bytesWritten = try integer(bytes)
-    buffer.bytesRead = try integer(bytes)
-    buffer.bytesUnread = try integer(bytes)
-    buffer.padding = try integer(bytes)
-    buffer.subbufsProduced = try integer(bytes)
-    buffer.subbufsConsumed = try integer(bytes)
-    buffer.lostFull = try integer(bytes)
-    buffer.lostTooBig = try integer(bytes)
-    buffer.lostOverwritten = try integer(bytes)
-    buffer.lostStalled = try integer(bytes)
-    buffer.lostRestart = try integer(bytes)
-    buffer.aborted = try integer(bytes)
-    buffer.cancelled = try integer(bytes)
-    buffer.corrupt = try integer(bytes)
-    return buffer
+    let cpu = try count(bytes)
+    let path = try string(bytes, limit: ControlLimits.pathBytes)
+    var counts = Statistics()
+    for counter in counters { counts[keyPath: counter] = try integer(bytes) }
+    return BufferStatistics(cpu: cpu, path: path, counts: counts)
   }
 
   /// Bytes after the last field are refused: they would be a field this version doesn't know.
   func finish(_ bytes: RawSpan) throws(WireError) {
     guard offset == bytes.byteCount else { throw .malformed }
   }
+}
+
+/// In the order in which they travel.
+private var counters: [WritableKeyPath<Statistics, UInt64>] {
+  [
+    \.recordsWritten, \.recordsRead, \.recordsUnread, \.bytesWritten, \.bytesRead, \.bytesUnread,
+    \.padding, \.subbufsProduced, \.subbufsConsumed, \.lostFull, \.lostTooBig, \.lostOverwritten,
+    \.lostStalled, \.lostRestart, \.aborted, \.cancelled, \.corrupt,
+  ]
 }

@@ -75,7 +75,7 @@ final class ControlRequests: ControlHandler {
     guard served.devices.indices.contains(bufferIndex) else { return nil }
     let (cpu, device) = served.devices[bufferIndex]
     let statistics = host.use(device) { $0.statistics() }
-    return BufferStatistics(statistics, cpu: cpu, path: served.path(cpu: cpu))
+    return BufferStatistics(cpu: cpu, path: served.path(cpu: cpu), counts: statistics)
   }
 
   func flush(channel: String, client: Client) throws(ControlRefusal) {
@@ -151,28 +151,5 @@ final class ControlRequests: ControlHandler {
     throw ControlRefusal(
       code: ENOENT,
       message: "no channel \(name); there \(all.isEmpty ? "is none" : "are: \(all)")")
-  }
-}
-
-extension BufferStatistics {
-  init(_ s: Statistics, cpu: Int, path: String) {
-    self.init(cpu: cpu, path: path)
-    recordsWritten = s.recordsWritten
-    recordsRead = s.recordsRead
-    recordsUnread = s.recordsUnread
-    bytesWritten = s.bytesWritten
-    bytesRead = s.bytesRead
-    bytesUnread = s.bytesUnread
-    padding = s.padding
-    subbufsProduced = s.subbufsProduced
-    subbufsConsumed = s.subbufsConsumed
-    lostFull = s.lostFull
-    lostTooBig = s.lostTooBig
-    lostOverwritten = s.lostOverwritten
-    lostStalled = s.lostStalled
-    lostRestart = s.lostRestart
-    aborted = s.aborted
-    cancelled = s.cancelled
-    corrupt = s.corrupt
   }
 }

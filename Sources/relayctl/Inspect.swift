@@ -4,6 +4,7 @@
 import ArgumentParser
 import FoundationEssentials
 import Glibc
+import Relay
 import RelayControl
 
 struct ListCommand: ParsableCommand {
@@ -158,10 +159,11 @@ private struct ListedStatistics: Encodable {
   let cancelled: UInt64
   let corrupt: UInt64
 
-  init(_ channel: String, _ s: BufferStatistics) {
+  init(_ channel: String, _ buffer: BufferStatistics) {
     self.channel = channel
-    cpu = s.cpu
-    path = s.path
+    cpu = buffer.cpu
+    path = buffer.path
+    let s = buffer.counts
     subbufsProduced = s.subbufsProduced
     subbufsConsumed = s.subbufsConsumed
     recordsWritten = s.recordsWritten

@@ -19,7 +19,8 @@ import Testing
   private static func take(_ path: String) throws -> LifePage {
     let page = try LifePage.adopt(FileDescriptor.open(path, O_RDWR))
     try page.begin()
-    precondition(try! LifeView(page.descriptor).isAlive)
+    let isAlive = try LifeView(page.descriptor).isAlive
+    #expect(isAlive)
     return page
   }
 
@@ -53,6 +54,7 @@ import Testing
   @Test func aTrapIsMarked() async throws {
     await #expect(processExitsWith: .failure) { [path = path as String] in
       _ = try LifeTests.take(path)
+      // The end that is tested.
       fatalError("as it should")
     }
     try requireDeath()

@@ -34,6 +34,7 @@ struct Persist: ParsableCommand {
         throw ExitCode.failure
       }
       sequence += 1
+      // Its pace; nothing waits for anything here.
       usleep(pause)
     }
     print("writer \(writer) blocks \(sequence) highest \(Int(sequence) - 1)")

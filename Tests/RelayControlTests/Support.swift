@@ -23,25 +23,25 @@ let someChannels = [
 ]
 
 var someStatistics: BufferStatistics {
-  var buffer = BufferStatistics(cpu: 3, path: "/dev/relay3")
-  buffer.recordsWritten = .max
-  buffer.recordsRead = 1
-  buffer.recordsUnread = 2
-  buffer.bytesWritten = 3
-  buffer.bytesRead = 4
-  buffer.bytesUnread = 5
-  buffer.padding = 6
-  buffer.subbufsProduced = 7
-  buffer.subbufsConsumed = 8
-  buffer.lostFull = 9
-  buffer.lostTooBig = 10
-  buffer.lostOverwritten = 11
-  buffer.lostStalled = 12
-  buffer.lostRestart = 13
-  buffer.aborted = 14
-  buffer.cancelled = 15
-  buffer.corrupt = 16
-  return buffer
+  var counts = Statistics()
+  counts.recordsWritten = .max
+  counts.recordsRead = 1
+  counts.recordsUnread = 2
+  counts.bytesWritten = 3
+  counts.bytesRead = 4
+  counts.bytesUnread = 5
+  counts.padding = 6
+  counts.subbufsProduced = 7
+  counts.subbufsConsumed = 8
+  counts.lostFull = 9
+  counts.lostTooBig = 10
+  counts.lostOverwritten = 11
+  counts.lostStalled = 12
+  counts.lostRestart = 13
+  counts.aborted = 14
+  counts.cancelled = 15
+  counts.corrupt = 16
+  return BufferStatistics(cpu: 3, path: "/dev/relay3", counts: counts)
 }
 
 var someLent: LentSubbuf {

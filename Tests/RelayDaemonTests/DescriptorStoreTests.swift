@@ -144,6 +144,7 @@ private func refusal(_ store: DescriptorStore, _ name: String) throws -> String 
   @Test func nothingIsLostWhileTheQueueIsFull() throws {
     let manager = try Manager()
     let store = manager.store(capacity: "3000")
+    // Used by that thread alone, until it is joined.
     nonisolated(unsafe) let sender = store
     let thread = try Thread(name: "keeps") {
       guard let file = try? memory("x") else { return }

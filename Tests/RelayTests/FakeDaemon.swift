@@ -76,18 +76,22 @@ final class FakeDaemon: Sendable {
     let descriptors = descriptors
     return Answers(
       thread: Thread {
-        (0..<answers).map { listener.answer(descriptors, owner: UInt8(21 + $0), beforeReply) }
+        Result {
+          try (0..<answers).map {
+            try listener.answer(descriptors, owner: UInt8(21 + $0), beforeReply)
+          }
+        }
       })
   }
 }
 
 /// To be awaited.
 struct Answers {
-  let thread: Thread<[SharedDescriptor]>
+  let thread: Thread<Result<[SharedDescriptor], any Error>>
 
   /// The connections, when all have been answered.
   @discardableResult
-  func join() -> [SharedDescriptor] { thread.join() }
+  func join() throws -> [SharedDescriptor] { try thread.join().get() }
 }
 
 private final class Listener: Sendable {
@@ -95,18 +99,24 @@ private final class Listener: Sendable {
 
   init(_ listener: consuming UnixListener) { self.listener = listener }
 
-  func answer(_ descriptors: [CInt], owner: UInt8, _ beforeReply: () -> Void) -> SharedDescriptor {
+  func answer(
+    _ descriptors: [CInt], owner: UInt8, _ beforeReply: () -> Void
+  ) throws -> SharedDescriptor {
     _ = Readiness.wait(listener.raw, .read, timeoutMilliseconds: 20_000)
-    let connection = try! UnixSocket.accept(listener.raw)!
+    guard let connection = try UnixSocket.accept(listener.raw) else {
+      throw SystemError(code: ETIMEDOUT, operation: "wait for a producer")
+    }
     _ = Readiness.wait(connection.raw, .read, timeoutMilliseconds: 20_000)
     var request = [UInt8](repeating: 0, count: 100)
-    let count = request.withUnsafeMutableBytes { bytes in
-      try! UnixSocket.receive(connection.raw, into: bytes)!.count
+    let count = try request.withUnsafeMutableBytes { bytes in
+      try UnixSocket.receive(connection.raw, into: bytes)?.count ?? 0
     }
-    precondition(Array(request[..<count]) == FakeDaemon.request)
+    guard Array(request[..<count]) == FakeDaemon.request else {
+      throw SystemError(code: EPROTO, operation: "read a producer's request")
+    }
     beforeReply()
     let reply = FakeDaemon.header + [owner, 0]
-    _ = try! reply.withUnsafeBytes {
+    _ = try reply.withUnsafeBytes {
       try UnixSocket.send(connection.raw, $0, descriptors: descriptors)
     }
     return SharedDescriptor(connection)

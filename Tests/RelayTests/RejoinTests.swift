@@ -64,7 +64,7 @@ import Testing
     let new = try FakeDaemon(mode: mode)
     let answers = try new.listen(socket, answers: 2)
     for producer in producers { #expect(producer.rejoin() && producer.isServed) }
-    answers.join()
+    try answers.join()
     #expect(lost(new) == unread)
     #expect(Reader(old.channel, old.channel.buffers[0]).buffer.loadCurrent().isClosed)
     for producer in producers { #expect(producer.write("de") == .written) }
@@ -85,7 +85,7 @@ import Testing
     let answers = try new.listen(socket, answers: 2)
     #expect(producers[0].write("at a switch") == .written)
     #expect(producers[1].write("at its end") == .written)
-    answers.join()
+    try answers.join()
     #expect(Reader(new.channel, new.channel.buffers[0]).drain() == "at a switchat its end")
     #expect(lost(new) == 1)
     #expect(producers.map(\.owner) == [21, 22])
@@ -112,7 +112,7 @@ import Testing
     let other = try FakeDaemon()
     let answers = try other.listen(socket) { old.serve(generation: 2) }
     #expect(!producer.rejoin() && producer.isServed)
-    answers.join()
+    try answers.join()
     #expect(producer.write("too") == .written)
     #expect(Reader(old.channel, old.channel.buffers[0]).drain() == "kepttoo")
   }
@@ -126,7 +126,7 @@ import Testing
     let new = try FakeDaemon()
     let answers = try new.listen(socket)
     #expect(!producer.isServed && producer.rejoin())
-    answers.join()
+    try answers.join()
     #expect(lost(new) == 1)
   }
 
@@ -146,7 +146,7 @@ import Testing
     let new = try FakeDaemon(subbufCount: 5)
     let answers = try new.listen(socket)
     #expect(!producer.rejoin())
-    answers.join()
+    try answers.join()
     #expect(producer.write("x") == .closed)
     #expect(lost(new) == 0)
   }
@@ -161,7 +161,7 @@ import Testing
       let new = try FakeDaemon()
       let answers = try new.listen(socket)
       #expect(producer.rejoin())
-      answers.join()
+      try answers.join()
       // What nobody was told is told by the next; only the first had the record.
       #expect(lost(new) == restart)
       #expect(writer.write("on") == .written)
@@ -185,9 +185,11 @@ import Testing
       guard reached == point, !hasCome else { return true }
       hasCome = true
       old.die()
-      let answers = try! new.listen(socket)
-      #expect(producer.rejoin())
-      answers.join()
+      #expect(throws: Never.self) {
+        let answers = try new.listen(socket)
+        #expect(producer.rejoin())
+        try answers.join()
+      }
       return true
     }
     defer { Steps.handler = nil }
@@ -219,7 +221,7 @@ import Testing
     let new = try FakeDaemon()
     let answers = try new.listen(socket)
     #expect(producer.write("lost") == .written)
-    answers.join()
+    try answers.join()
     #expect(producer.write("found") == .written)
     #expect(Reader(new.channel, new.channel.buffers[0]).drain() == "found")
     #expect(lost(new) == 1)
@@ -235,7 +237,7 @@ import Testing
       let new = try FakeDaemon("many")
       let answers = try new.listen(socket)
       #expect(producer.rejoin())
-      answers.join()
+      try answers.join()
       #expect(lost(new) == restart)
       daemon = new
     }

@@ -9,6 +9,7 @@ internal import Relay
 func runState(_ bytes: UnsafeRawBufferPointer) throws(Finding) {
   var script = Script(bytes)
   let left: Left
+  // No input can make this fail: the machine has no memory or descriptors left.
   do { left = try Left(&script) } catch { fatalError("no channel to fuzz: \(error)") }
   for _ in 0..<64 where !script.isOver { left.damage(&script) }
   let start = threadMilliseconds()

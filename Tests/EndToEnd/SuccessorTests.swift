@@ -7,7 +7,7 @@ import LinuxIO
 import Testing
 
 extension OneAtATime {
-  @Suite struct FollowingTests {
+  @Suite struct SuccessorTests {
     /// A producer of the channel "relay" that ends with its input.
     private final class Producer {
       let process: ChildProcess
