@@ -107,6 +107,7 @@ extension Device {
       return cfuse_reply_error(request, EACCES)
     }
     guard soleReader == nil && lease == nil || !file.reads else {
+      if let lease { askAfter(lease) }
       return cfuse_reply_error(request, EBUSY)
     }
     guard keeper?.admitReader(of: self) != false else {

@@ -101,6 +101,7 @@ extension Device {
   }
 
   private func readAlone(_ file: OpenFile, _ isBegin: Bool) -> CInt {
+    if let lease { askAfter(lease) }
     guard soleReader == nil || soleReader === file, lease == nil else { return EBUSY }
     if isBegin {
       beginSoleReading(file)
@@ -122,7 +123,8 @@ extension Device {
     }
     file.peeker?.keepsEmptyRecords = file.isFramed
     noteModes()
-    // What it waits for in another thread may be another thing now.
+    // What it waits for in another thread may be another thing now, or nothing.
+    answerParked()
     wake()
     return 0
   }

@@ -15,7 +15,8 @@ public final class Lease: @unchecked Sendable {
   private let bell: Doorbell
   /// When each part was handed out that was not reported yet.
   fileprivate var handedOut: [Int] = []
-  /// Since when it could ask for something, and has been told; nil: there is nothing.
+  /// Since when it is expected to ask, and has been told: there is something, or somebody else
+  /// would have the buffer. nil: it is not.
   fileprivate var offeredSince: Int?
   fileprivate var takesUnfinished = false
   /// What it had in its hands was given back.
@@ -28,7 +29,7 @@ public final class Lease: @unchecked Sendable {
     bell = try Doorbell()
   }
 
-  /// Readable when `next` would return something it has not been told yet. For the consumer.
+  /// Readable when it is expected to call `next`. For the consumer.
   public var listenerDescriptor: CInt { bell.listenerDescriptor }
 
   /// Milliseconds it still has.
@@ -62,7 +63,8 @@ public enum LeaseAnswer: Equatable, Sendable {
 }
 
 extension DeviceHost {
-  /// Gives the buffer to a consumer. EBUSY where it is open or mapped, ENXIO where not served.
+  /// Gives the buffer to a consumer. EBUSY where it is open or mapped, ENXIO where not served,
+  /// EOPNOTSUPP where writers overwrite and would have no room beside what is lent.
   /// - Parameter timeout: milliseconds for each thing the consumer has to do; nil: for ever.
   public func map(_ device: Device, timeout: Int?) throws(SystemError) -> Lease {
     guard isServed(device) else {
@@ -98,8 +100,13 @@ extension DeviceHost {
 extension Device {
   fileprivate func begin(_ lease: Lease) -> CInt {
     guard !isRemoved else { return ENOENT }
+    guard !reader.lendsLastRoom else { return EOPNOTSUPP }
+    if let other = self.lease {
+      askAfter(other)
+      return EBUSY
+    }
     // Who only writes is no other reader.
-    guard !files.contains(where: \.reads), self.lease == nil else { return EBUSY }
+    guard !files.contains(where: \.reads) else { return EBUSY }
     guard keeper?.admitReader(of: self) != false else { return EMFILE }
     self.lease = lease
     return 0
@@ -176,6 +183,14 @@ extension Device {
         break
       }
     }
+  }
+
+  /// Somebody else would have the buffer: a consumer that is alive answers when its bell rings, and
+  /// one that does not is too late some time.
+  func askAfter(_ lease: Lease) {
+    guard lease.handedOut.isEmpty else { return }
+    lease.offer()
+    keeper?.startWaking(self)
   }
 
   /// Milliseconds until a stopped writer's record may be passed, or a consumer is too late; nil:

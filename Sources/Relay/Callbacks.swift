@@ -22,6 +22,8 @@ public final class CallbackBuffer {
   /// next start, so that it may still be written to, and nothing behind it can be read.
   private var header: Reservation?
   private var headerLength = 0
+  /// What was reset is still the current sub-buffer, sealed: reservations hold all others.
+  private var hasLeftNothing = false
   /// The callback is running.
   public private(set) var isStarting = false
   /// The sub-buffer it is asked about holds data.
@@ -87,13 +89,13 @@ public final class CallbackBuffer {
         return .corrupt
       }
       sealed = totals
-      previous = buffer.payload(current.subbuf)
+      if !hasLeftNothing { previous = buffer.payload(current.subbuf) }
     }
     var patience = Patience()
     guard let (next, state) = buffer.chooseNext(after: current, &patience) else { return .full }
     let claim = SubbufState(.claimed, seq: current.seq &+ 1, owner: owner)
     guard buffer.exchangeState(next, state, claim) else { return .full }
-    isOverwriting = state.phase != .free
+    isOverwriting = previous != nil && state.phase != .free
     let goesOn = ask(next, previous, buffer.layout.subbufSize - sealed.bytes)
     finishHeader()
     guard goesOn || previous == nil else {
@@ -102,6 +104,7 @@ public final class CallbackBuffer {
     }
     let stop = buffer.publish(
       next, claim, over: state, after: current, sealed, wakeFD, NoTestPoints.self)
+    hasLeftNothing = false
     takeHeader()
     return stop
   }
@@ -139,12 +142,18 @@ public final class CallbackBuffer {
     }
   }
 
-  /// As the reader's reset, after which the callback is asked as at the start.
+  /// As the reader's reset, after which the callback is asked as at the start: now, or, where
+  /// reservations hold every sub-buffer, once one is to be had.
   public func reset(_ reader: Reader) {
     finishHeader()
     reader.reset()
     let current = buffer.loadCurrent()
-    guard !current.isClosed, case .empty(_, at: 0, _) = buffer.frontier(current) else { return }
+    guard !current.isClosed else { return }
+    guard case .empty(_, at: 0, _) = buffer.frontier(current) else {
+      hasLeftNothing = true
+      return
+    }
+    hasLeftNothing = false
     isOverwriting = false
     _ = ask(current.subbuf, nil, 0)
     takeHeader()

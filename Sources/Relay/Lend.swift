@@ -65,6 +65,9 @@ extension Reader {
     return loans.count < min(limit, Reader.loanLimit) && parts < Reader.partLimit
   }
 
+  /// Whether writers that overwrite would have nowhere to go while one is lent.
+  public var lendsLastRoom: Bool { buffer.layout.overwrites && buffer.layout.subbufCount < 3 }
+
   static var loanLimit: Int { 64 }
   /// Each pins the sub-buffer, which has room for 15 pins.
   static var partLimit: Int { 8 }

@@ -12,6 +12,8 @@ final class OwnBuffer {
   let reader: Reader
   /// Who has it mapped; then nobody reads it.
   var lease: OwnLease?
+  /// It was unmapped from inside the callback, which is still running.
+  var isUnmapping = false
   private let callback: CallbackBuffer?
   /// Readable when the reader has something to say; made when first asked for.
   private var wake: EventFD?
@@ -26,10 +28,19 @@ final class OwnBuffer {
     callback = start.map { CallbackBuffer(channel, buffer, start: $0) }
   }
 
-  fileprivate var isHeldHere: Bool { lock.isHeldHere }
+  var isHeldHere: Bool { lock.isHeldHere }
+  var hasCallback: Bool { callback != nil }
 
   func locked<R: ~Copyable>(_ body: () throws(Failure) -> R) throws(Failure) -> R {
-    try lock.locked(body)
+    try lock.locked { () throws(Failure) in
+      defer {
+        if isUnmapping {
+          isUnmapping = false
+          endLease()
+        }
+      }
+      return try body()
+    }
   }
 
   /// For who reads: EBUSY while it is mapped.

@@ -18,19 +18,27 @@ extension OwnBuffer {
   func map(unfinished: Bool) throws(Failure) {
     try locked { () throws(Failure) in
       guard lease == nil else { throw Failure(EBUSY) }
+      // With a callback, which sub-buffers writers may have is for that to say.
+      guard hasCallback || !reader.lendsLastRoom else { throw Failure(EOPNOTSUPP) }
       lease = OwnLease(unfinished: unfinished)
       rearm()
     }
   }
 
-  /// What is in hand comes again.
+  /// What is in hand comes again. From inside the callback: once that has returned.
   func unmap() {
-    // From inside the callback it stays mapped.
-    try? locked { () throws(Failure) in
-      reader.takeBackUnread()
-      lease = nil
-      rearm()
+    if isHeldHere {
+      isUnmapping = true
+    } else {
+      // Throws to its holder only.
+      try? locked { () throws(Failure) in endLease() }
     }
+  }
+
+  func endLease() {
+    reader.takeBackUnread()
+    lease = nil
+    rearm()
   }
 
   func next() throws(Failure) -> (LentSubbuf, [UnsafeRawBufferPointer]) {

@@ -30,7 +30,8 @@ public final class MappedConsumer {
   ///     sub-buffers that they have left.
   ///   - client: a connection that is used for nothing else.
   /// - Throws: `ControlError`; refused with ENOENT: no such channel or buffer; EPERM: this user may
-  ///   not read it; EBUSY: its file is open, or another consumer has it; EMFILE.
+  ///   not read it; EBUSY: its file is open, or another consumer has it; EOPNOTSUPP: its writers
+  ///   overwrite and have only two sub-buffers; EMFILE.
   public init(
     channel: String, cpu: Int, takesUnfinished: Bool = false, client: ControlClient
   ) throws(ControlError) {
@@ -62,7 +63,8 @@ public final class MappedConsumer {
 
   public var geometry: Geometry { memory.geometry }
 
-  /// For polling: readable when `next` would return something, or the daemon is gone.
+  /// For polling: readable when `next` would return something, when others ask for the buffer and
+  /// `next` shows that this one is alive, or when the daemon is gone.
   public var raw: CInt { ready.raw }
 
   /// The next part of the buffer, where it lies. nil: nothing now, or, with `isAtEnd`, for ever. It

@@ -94,6 +94,9 @@ final class Consumers {
     let reason =
       switch code {
       case EBUSY: "it is open, or mapped by another consumer"
+      case EOPNOTSUPP:
+        "its writers overwrite and have 2 sub-buffers, of which a consumer would leave them one: "
+          + "it needs n_subbufs = 3 or more"
       case EINVAL: "more is reported as consumed than was handed out"
       case ENOBUFS: "as much as can be is handed out; report some of it as consumed"
       case ENOENT: "its channel was closed, and is gone"

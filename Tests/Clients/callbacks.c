@@ -182,6 +182,31 @@ TEST(a_reset_starts_again_without_a_previous_sub_buffer) {
   relay_detach(chan);
 }
 
+TEST(a_reset_where_reservations_hold_all_starts_once_one_has_ended) {
+  seen.refuses_when_full = 1;
+  relay_chan *chan = open_with((relay_callbacks){.subbuf_start = start}, 4, 2);
+  relay_buf *buf = relay_buffer(chan, 0);
+  relay_reservation first, second;
+  CHECK(relay_reserve(chan, 2, &first));
+  EQUAL(relay_write(chan, "ab", 2), 0);
+  CHECK(relay_reserve(chan, 2, &second));
+  EQUAL(seen.starts, 2);
+  EQUAL(relay_reset(chan), 0);
+  EQUAL(relay_write(chan, "c", 1), -ENOBUFS);
+  EQUAL(relay_reset(chan), 0);
+  EQUAL(seen.starts, 2);
+  relay_commit(&first);
+  EQUAL(relay_write(chan, "d", 1), 0);
+  EQUAL(seen.starts, 3);
+  CHECK(!seen.previous && seen.padding == 0);
+  relay_commit(&second);
+  CHECK(!strcmp(drain(buf), "d"));
+  EQUAL(relay_flush(chan), 0);
+  EQUAL(seen.starts, 4);
+  CHECK(seen.previous && seen.padding == 3);
+  relay_detach(chan);
+}
+
 static relay_chan *reentered;
 
 static int reenter(relay_buf *buf, void *subbuf, void *previous, size_t padding) {

@@ -95,3 +95,55 @@ TEST(a_reset_takes_what_is_in_hand) {
   relay_unmap(map);
   relay_detach(chan);
 }
+
+TEST(writers_that_overwrite_need_a_sub_buffer_beside_what_is_in_hand) {
+  relay_chan *chan = open_small(16, 2, RELAY_OVERWRITE);
+  CHECK(!relay_map_buffer(relay_buffer(chan, 0), 0) && errno == EOPNOTSUPP);
+  relay_detach(chan);
+  chan = open_small(16, 2, 0);
+  relay_unmap(relay_map_buffer(relay_buffer(chan, 0), 0));
+  relay_detach(chan);
+  chan = open_small(16, 3, RELAY_OVERWRITE);
+  relay_mapping *map = relay_map_buffer(relay_buffer(chan, 0), 0);
+  struct relay_subbuf subbuf;
+  for (int i = 0; i < 100; i++) {
+    EQUAL(relay_printf(chan, "%016d", i), 0);
+    if (i == 1) EQUAL(relay_map_next(map, &subbuf, sizeof subbuf), 0);
+  }
+  CHECK(!memcmp(subbuf.pieces[0].iov_base, "0000000000000000", 16));
+  relay_unmap(map);
+  relay_detach(chan);
+}
+
+static relay_mapping *to_unmap;
+
+static int start_and_unmap(relay_buf *buf, void *subbuf, void *previous, size_t padding) {
+  (void)buf, (void)subbuf, (void)previous, (void)padding;
+  struct relay_subbuf next;
+  if (to_unmap) {
+    EQUAL(relay_map_next(to_unmap, &next, sizeof next), -EDEADLK);
+    EQUAL(relay_map_consumed(to_unmap, 1), -EDEADLK);
+    relay_unmap(to_unmap);
+  }
+  to_unmap = NULL;
+  return 1;
+}
+
+TEST(a_callback_may_unmap) {
+  relay_callbacks callbacks = {
+      .size = sizeof callbacks, .subbuf_start = start_and_unmap, .buf_unmapped = note_unmapped};
+  relay_chan *chan = relay_open(NULL, 16, 4, RELAY_GLOBAL, &callbacks, NULL);
+  relay_buf *buf = relay_buffer(chan, 0);
+  for (int i = 1; i < 3; i++) {
+    relay_mapping *map = relay_map_buffer(buf, RELAY_MAP_UNFINISHED);
+    CHECK(map);
+    struct relay_subbuf subbuf;
+    EQUAL(relay_write(chan, "abc", 3), 0);
+    EQUAL(relay_map_next(map, &subbuf, sizeof subbuf), 0);
+    to_unmap = map;
+    EQUAL(relay_flush(chan), 0);
+    EQUAL(unmapped, i);
+    CHECK(!strcmp(drain(buf), "abc"));
+  }
+  relay_detach(chan);
+}

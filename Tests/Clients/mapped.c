@@ -178,6 +178,59 @@ TEST(a_reset_gives_back_what_is_in_hand) {
   relay_detach(chan);
 }
 
+TEST(two_sub_buffers_that_are_overwritten_cannot_be_mapped) {
+  CHECK(!relay_map(NULL, "relay", 0, 0) && errno == EOPNOTSUPP);
+}
+
+TEST(reporting_nothing_buys_no_time) {
+  relay_chan *chan = attach();
+  relay_mapping *mapping = map(RELAY_MAP_UNFINISHED);
+  EQUAL(relay_write(chan, "one\n", 4), 0);
+  next(mapping);
+  alarm(60);
+  int result;
+  while ((result = relay_map_consumed(mapping, 0)) == 0) poll(NULL, 0, 20);
+  EQUAL(result, -ESTALE);
+  relay_unmap(mapping);
+  relay_detach(chan);
+}
+
+// Of three sub-buffers one has a record that is not finished, one is in hand, and one is full.
+TEST(a_writer_waits_no_longer_than_a_consumer_may_take) {
+  static char full[4096] = "full";
+  relay_chan *chan = attach();
+  relay_mapping *mapping = map(RELAY_MAP_UNFINISHED);
+  relay_reservation reservation;
+  CHECK(relay_reserve(chan, sizeof full, &reservation));
+  EQUAL(relay_write(chan, full, sizeof full), 0);
+  EQUAL(next(mapping).lost_stalled, 1);
+  EQUAL(relay_write(chan, full, sizeof full), 0);
+  EQUAL(relay_write(chan, "x", 1), -ENOBUFS);
+  EQUAL(relay_write_wait(chan, "x", 1, 20000), 0);
+  EQUAL(relay_map_consumed(mapping, 1), -ESTALE);
+  relay_commit(&reservation);
+  relay_unmap(mapping);
+  relay_detach(chan);
+}
+
+// Asks when it is told to, and only then, until it is to end: how often.
+TEST(attentive) {
+  relay_mapping *mapping = map(0);
+  alarm(60);
+  puts("mapped");
+  fflush(stdout);
+  struct pollfd ask[] = {{.fd = 0, .events = POLLIN},
+                         {.fd = relay_map_fd(mapping), .events = POLLIN}};
+  struct relay_subbuf subbuf;
+  int count = 0;
+  while (poll(ask, 2, -1) > 0 && !ask[0].revents) {
+    EQUAL(relay_map_next(mapping, &subbuf, sizeof subbuf), -EAGAIN);
+    count++;
+  }
+  printf("%d\n", count);
+  relay_unmap(mapping);
+}
+
 // Its first line: that it has what was handed out. Then what becomes of that.
 TEST(hold) {
   relay_mapping *mapping = map(RELAY_MAP_UNFINISHED);

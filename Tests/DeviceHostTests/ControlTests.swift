@@ -166,14 +166,25 @@ import Testing
     #expect(try kernel.ask(.read, FakeKernel.read(waiting, 100)).body == [])
   }
 
+  @Test func aReadThatWaitsIsLetGoOfWhenItsFileIsToldNotToWait() throws {
+    #expect(try kernel.control(file, crelay_ioc_block, 1) == 0)
+    #expect(try kernel.exchange(.read, FakeKernel.read(file, 100)) == [])
+    let waiting = kernel.lastUnique
+    let messages = try kernel.exchange(
+      .ioctl, FakeKernel.ioctl(file, crelay_ioc_block, bytes(CInt(0))))
+    #expect(Set(messages.map(\.unique)) == [waiting, kernel.lastUnique])
+    #expect(messages.allSatisfy { $0.code == 0 })
+  }
+
+  /// Which has no room for a frame.
   @Test func aReadThatWaitsForAnotherFormIsAnsweredInIt() throws {
     #expect(try kernel.control(file, crelay_ioc_block, 1) == 0)
     #expect(try kernel.exchange(.read, FakeKernel.read(file, 10)) == [])
-    let unique = kernel.lastUnique
-    #expect(try kernel.control(file, crelay_ioc_frames, 1) == 0)
-    kernel.channel.write("one")
-    kernel.device.wake()
-    #expect(try kernel.messages() == [Message(unique: unique, code: -EINVAL, body: [])])
+    let waiting = kernel.lastUnique
+    let messages = try kernel.exchange(
+      .ioctl, FakeKernel.ioctl(file, crelay_ioc_frames, bytes(CInt(1))))
+    #expect(messages.map(\.unique) == [waiting, kernel.lastUnique])
+    #expect(messages.map(\.code) == [-EINVAL, 0])
   }
 
   @Test func aFlushTellsWhoWaitsForWholeSubbuffers() throws {

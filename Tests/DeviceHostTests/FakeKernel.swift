@@ -173,9 +173,13 @@ extension FakeKernel {
   ) throws -> Message {
     let isRead = command >> 31 == 1
     let size = output ?? (isRead ? Int(command >> 16 & 0x3fff) : 0)
-    return try ask(
-      .ioctl,
-      bytes(file, UInt32(0), command, UInt64(0), UInt32(input.count), UInt32(size)) + input)
+    return try ask(.ioctl, FakeKernel.ioctl(file, command, input, size))
+  }
+
+  static func ioctl(
+    _ file: UInt64, _ command: UInt32, _ input: [UInt8], _ size: Int = 0
+  ) -> [UInt8] {
+    bytes(file, UInt32(0), command, UInt64(0), UInt32(input.count), UInt32(size)) + input
   }
 
   /// What it answers: 0, or an errno value.

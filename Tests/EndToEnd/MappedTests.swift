@@ -114,6 +114,52 @@ extension OneAtATime {
       #expect(daemon.logText.contains("relay0: a mapped consumer took too long"))
     }
 
+    /// Nothing is there for it: only whole sub-buffers are.
+    @Test func anIdleConsumerThatStoppedLosesTheBufferToWhoAsks() throws {
+      let daemon = try Daemon("relay:global,consumer_timeout=300ms")
+      let consumer = try Holding("idle", daemon)
+      try daemon.write("one\n")
+      consumer.process.signal(SIGSTOP)
+      #expect(open(daemon.device("relay0"), O_RDONLY) == -1 && errno == EBUSY)
+      try eventually("others may read", within: 5) {
+        let file = open(daemon.device("relay0"), O_RDONLY)
+        if file >= 0 { close(file) }
+        return file >= 0
+      }
+      #expect(try run("cat", daemon.device("relay0")).output == "one\n")
+      consumer.process.signal(SIGCONT)
+      #expect(try consumer.end() == "\(EAGAIN)\n")
+    }
+
+    @Test func anIdleConsumerThatAnswersKeepsTheBuffer() throws {
+      let daemon = try Daemon("relay:global,consumer_timeout=300ms")
+      let consumer = try Holding("attentive", daemon)
+      try daemon.write("one\n")
+      for _ in 0..<10 {
+        #expect(open(daemon.device("relay0"), O_RDONLY) == -1 && errno == EBUSY)
+        poll(nil, 0, 100)
+      }
+      let count = try #require(Int(try consumer.end().dropLast()))
+      #expect((1...10).contains(count))
+    }
+
+    @Test func reportingNothingBuysNoTime() throws {
+      let daemon = try Daemon("relay:global,consumer_timeout=300ms")
+      try check("reporting_nothing_buys_no_time", daemon)
+    }
+
+    @Test func aWriterWaitsNoLongerThanAConsumerMayTake() throws {
+      let daemon = try Daemon(
+        "relay:global,mode=overwrite,subbuf_size=4KiB,n_subbufs=3,"
+          + "stall_timeout=10ms,consumer_timeout=300ms")
+      try check("a_writer_waits_no_longer_than_a_consumer_may_take", daemon)
+    }
+
+    @Test func writersThatOverwriteNeedASubbufferBesideWhatIsInHand() throws {
+      let daemon = try Daemon("relay:global,mode=overwrite,n_subbufs=2")
+      try check("two_sub_buffers_that_are_overwritten_cannot_be_mapped", daemon)
+    }
+
     @Test func neverMeansNever() throws {
       let daemon = try Daemon("relay:global,consumer_timeout=never")
       try daemon.write("one\n")
@@ -124,7 +170,7 @@ extension OneAtATime {
     }
 
     @Test func everyTestIsRun() throws {
-      #expect(try Library.tests("mapped.c").count == 13)
+      #expect(try Library.tests("mapped.c").count == 17)
     }
 
     @Test func whatIsListedAndCountedAndFlushedGoesOnMeanwhile() throws {

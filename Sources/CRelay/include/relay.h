@@ -180,8 +180,9 @@ int relay_vprintf(relay_chan *chan, const char *format, va_list arguments)
  * -EIO. Costs one switch for each buffer. */
 int relay_flush(relay_chan *chan);
 
-/* Forgets all data and counts. Safe while others write. A daemon's channel: as relay_close, -EPERM;
- * one request to the daemon. */
+/* Forgets all data and counts. Safe while others write. subbuf_start is called again without a
+ * previous sub-buffer, at once, or, where reservations are open in all, before the next record. A
+ * daemon's channel: as relay_close, -EPERM; one request to the daemon. */
 int relay_reset(relay_chan *chan);
 
 /* The highest CPU that has a buffer, plus 1; 1 for a global channel; 0 for NULL. Can grow: a
@@ -284,11 +285,12 @@ int relay_statistics(relay_buf *buf, struct relay_stat *stat, size_t size);
  * then. One buffer has one consumer, and no file of it is open beside it (EBUSY).
  *
  * Whoever keeps what it was handed out for longer than the channel's consumer_timeout (5 s unless
- * configured), or leaves for as long what relay_map_fd tells of, stands aside: what is in hand is
- * given back, and files, or another consumer, may have the buffer. The next call returns -ESTALE if
- * anything was in hand: other bytes may stand there by then, so do not trust what was read of it
- * since. relay_map_next goes on, or returns -EBUSY while others have the buffer. A relay_reset
- * gives back what is in hand, too.
+ * configured), or leaves relay_map_fd readable for as long, stands aside: what is in hand is given
+ * back, and files, or another consumer, may have the buffer. That descriptor is readable, too, when
+ * others were refused the buffer: relay_map_next, though it may say -EAGAIN, shows that its
+ * consumer is alive. The next call returns -ESTALE if anything was in hand: other bytes may stand
+ * there by then, so do not trust what was read of it since. relay_map_next goes on, or returns
+ * -EBUSY while others have the buffer. A relay_reset gives back what is in hand, too.
  *
  * relay_unmap, the end of the process, and its death give back what was not reported: nothing is
  * lost. When the daemon dies or ends, calls return -ECONNRESET: map again, and what was not
@@ -301,14 +303,16 @@ typedef struct relay_mapping relay_mapping;
 /* Maps the buffer of a CPU (0 for a global channel). socket_path as in relay_attach. Who may read
  * the buffer's file may map it. Keeps three descriptors and the memory. errno: ENOENT no such
  * channel or buffer; EBUSY its file is open, or it is mapped; EPERM its readers are others; ENXIO
- * it is not served yet; EMFILE; EINVAL flags; and relay_attach's for the connection. */
+ * it is not served yet; EOPNOTSUPP mode = "overwrite" with two sub-buffers, of which writers need
+ * one beside what is in hand; EMFILE; EINVAL flags; and relay_attach's for the connection. */
 relay_mapping *relay_map(const char *socket_path, const char *channel, unsigned cpu,
                          unsigned flags);
 
 /* Own channels. The same for a buffer of this process's, which is read where it lies: nobody reads
  * it otherwise meanwhile (-EBUSY, relay_poll POLLERR). There is no time-out. relay_unmap comes
- * before relay_detach. errno: EBUSY it is mapped; EOPNOTSUPP a daemon's; EDEADLK from inside
- * subbuf_start; EINVAL. */
+ * before relay_detach. With subbuf_start and two sub-buffers, records are refused while one is in
+ * hand. errno: EBUSY it is mapped; EOPNOTSUPP a daemon's, or RELAY_OVERWRITE with two sub-buffers;
+ * EDEADLK from inside subbuf_start; EINVAL. */
 relay_mapping *relay_map_buffer(relay_buf *buf, unsigned flags);
 
 #define RELAY_SUBBUF_LAST 1u /* nothing more comes of this sub-buffer */
@@ -339,20 +343,21 @@ struct relay_subbuf {
  * (sizeof(struct relay_subbuf)) of what is known about it. -EAGAIN: nothing now. -EPIPE: closed and
  * drained. -ESTALE, -EBUSY: as said above. -ENOBUFS: too much is in hand; report some. -ENOENT:
  * closed and gone. -EIO: damaged. -ECONNRESET: the daemon is gone. -ETIMEDOUT, -EPROTO: as
- * relay_attach. One request to the daemon, of some 20 us; in an own channel a lock. */
+ * relay_attach. -EDEADLK: from inside subbuf_start. One request to the daemon, of some 20 us; in an
+ * own channel a lock. */
 int relay_map_next(relay_mapping *map, struct relay_subbuf *subbuf, size_t size);
 
 /* The first n of the parts in hand are not needed any more. -EINVAL: so many are not in hand, and
  * nothing is changed. Else as relay_map_next. */
 int relay_map_consumed(relay_mapping *map, size_t n);
 
-/* A descriptor that poll(2) says is readable when relay_map_next would return something, or the
- * daemon is gone; at times also when there is nothing, until relay_map_next is called. The
- * library's: do not read or close it. */
+/* A descriptor that poll(2) says is readable when relay_map_next would return something, when
+ * others were refused the buffer, or when the daemon is gone; at times also when there is nothing,
+ * until relay_map_next is called. The library's: do not read or close it. */
 int relay_map_fd(relay_mapping *map);
 
-/* Gives the buffer up, and frees map; what it handed out is not there any more. NULL does
- * nothing. */
+/* Gives the buffer up, and frees map; what it handed out is not there any more. From inside
+ * subbuf_start others have it once that has returned. NULL does nothing. */
 void relay_unmap(relay_mapping *map);
 
 #ifdef __cplusplus
