@@ -108,13 +108,15 @@ public final class ControlServer: EventHandler {
   /// Open connections.
   public var connectionCount: Int { connections.count }
 
-  /// Closes everything and removes the socket's files. The handler hears of each connection.
-  public func stop() {
-    guard listener != nil else { return }
-    loop.remove(listenerRaw)
-    loop.remove(timer.raw)
-    for connection in Array(connections.values) { close(connection) }
-    listener = nil
+  /// Removes the socket's files and closes all connections, but for those that are still served
+  /// until the next call. The handler hears of each one that is closed.
+  public func stop(except isKept: (ConnectionID) -> Bool = { _ in false }) {
+    if listener != nil {
+      loop.remove(listenerRaw)
+      loop.remove(timer.raw)
+      listener = nil
+    }
+    for connection in Array(connections.values) where !isKept(connection.id) { close(connection) }
   }
 
   public func handle(_ events: Events, from fd: CInt) {

@@ -71,6 +71,8 @@ final class Consumers {
     end(try find(channel, cpu, connection), Buffer(channel: channel, cpu: cpu), connection)
   }
 
+  func has(_ connection: ConnectionID) -> Bool { leases[connection] != nil }
+
   /// The connection is over.
   func forget(_ connection: ConnectionID) {
     for (buffer, lease) in leases[connection] ?? [:] { end(lease, buffer, connection) }

@@ -131,7 +131,7 @@ public final class Daemon {
     }
     announce()
     try serveUntilSignal()
-    try shutDown()
+    try shutDown(server, requests.consumers)
   }
 
   private func listen(_ requests: ControlRequests) throws -> ControlServer {
@@ -213,15 +213,15 @@ public final class Daemon {
   /// Writers and clients are refused from here on, readers are told and may drain; what nobody read
   /// is said. Where the next relayd goes on, nothing of that: writers notice nothing, and readers
   /// find what is left there.
-  private func shutDown() throws {
+  private func shutDown(_ server: ControlServer, _ consumers: Consumers) throws {
     ServiceManager.notify("STOPPING=1")
     let isEnding = table.closeAll(exceptKept: isToBeContinued)
     if isToBeContinued {
       logger.notice("\(table.unreadCount) unread records are kept for the next relayd")
       guard isEnding else { return }
     }
-    // Nothing that clients do may take of the readers' time.
-    server?.stop()
+    // Nothing that other clients do may take of the readers' time.
+    server.stop(except: consumers.has)
     let start = ContinuousClock.now
     var deliveries = host.deliveryCount
     var lastDelivery = start

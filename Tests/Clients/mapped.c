@@ -231,6 +231,30 @@ TEST(attentive) {
   relay_unmap(mapping);
 }
 
+// All until the end: how much that was.
+TEST(drain_all) {
+  relay_mapping *mapping = map(0);
+  alarm(60);
+  puts("mapped");
+  fflush(stdout);
+  struct pollfd ask = {.fd = relay_map_fd(mapping), .events = POLLIN};
+  struct relay_subbuf subbuf;
+  uint64_t bytes = 0;
+  int result;
+  while ((result = relay_map_next(mapping, &subbuf, sizeof subbuf)) != -EPIPE) {
+    if (result == -EAGAIN) {
+      EQUAL(poll(&ask, 1, 20000), 1);
+      continue;
+    }
+    EQUAL(result, 0);
+    bytes += subbuf.bytes;
+    EQUAL(relay_map_consumed(mapping, 1), 0);
+  }
+  while (getchar() != '\n') {}
+  printf("%llu\n", (unsigned long long)bytes);
+  relay_unmap(mapping);
+}
+
 // Its first line: that it has what was handed out. Then what becomes of that.
 TEST(hold) {
   relay_mapping *mapping = map(RELAY_MAP_UNFINISHED);

@@ -160,6 +160,19 @@ extension OneAtATime {
       try check("two_sub_buffers_that_are_overwritten_cannot_be_mapped", daemon)
     }
 
+    @Test func atTheEndConsumersTakeWhatIsLeft() throws {
+      let daemon = try Daemon("relay:global,subbuf_size=4KiB,n_subbufs=4")
+      let consumer = try Holding("drain_all", daemon)
+      let text = String(repeating: "x", count: 1000)
+      consumer.process.signal(SIGSTOP)
+      for _ in 0..<10 { try daemon.write(text) }
+      daemon.process.signal(SIGINT)
+      consumer.process.signal(SIGCONT)
+      #expect(daemon.end(SIGINT) == 0)
+      #expect(try consumer.end() == "10000\n")
+      #expect(!daemon.logText.contains("unread"))
+    }
+
     @Test func neverMeansNever() throws {
       let daemon = try Daemon("relay:global,consumer_timeout=never")
       try daemon.write("one\n")
@@ -170,7 +183,7 @@ extension OneAtATime {
     }
 
     @Test func everyTestIsRun() throws {
-      #expect(try Library.tests("mapped.c").count == 17)
+      #expect(try Library.tests("mapped.c").count == 18)
     }
 
     @Test func whatIsListedAndCountedAndFlushedGoesOnMeanwhile() throws {

@@ -293,9 +293,10 @@ int relay_statistics(relay_buf *buf, struct relay_stat *stat, size_t size);
  * -EBUSY while others have the buffer. A relay_reset gives back what is in hand, too.
  *
  * relay_unmap, the end of the process, and its death give back what was not reported: nothing is
- * lost. When the daemon dies or ends, calls return -ECONNRESET: map again, and what was not
- * reported comes again, if there is a next daemon that goes on with it. A mapping is used by one
- * thread at a time, and not in a forked child. */
+ * lost. A daemon that ends for good closes its channels and lets consumers take what is left, as
+ * long as they do so within 10 s and without a pause of half a second. When it is gone, calls
+ * return -ECONNRESET: map again, and what was not reported comes again, if there is a next daemon
+ * that goes on with it. A mapping is used by one thread at a time, and not in a forked child. */
 typedef struct relay_mapping relay_mapping;
 
 #define RELAY_MAP_UNFINISHED 1u /* also what is committed in the sub-buffer that writers are in */
