@@ -7,14 +7,14 @@
 ///
 /// Not thread-safe: one call at a time, and none of the channel's own writing, flushing, closing
 /// and resetting beside it. Reservations may end at any time.
-public final class CallbackBuffer {
+final class CallbackBuffer {
   /// Whether to start `subbuf`; `previous` is being left, its last `padding` bytes unused. nil at
   /// the start and after a reset, where the answer does not matter.
-  public typealias Start = (
+  typealias Start = (
     _ subbuf: UnsafeMutableRawPointer, _ previous: UnsafeMutableRawPointer?, _ padding: Int
   ) -> Bool
 
-  public let buffer: ChannelBuffer
+  let buffer: ChannelBuffer
   private let owner: UInt16
   private let wakeFD: WakeTarget
   private let start: Start
@@ -25,14 +25,14 @@ public final class CallbackBuffer {
   /// What was reset is still the current sub-buffer, sealed: reservations hold all others.
   private var hasLeftNothing = false
   /// The callback is running.
-  public private(set) var isStarting = false
+  private(set) var isStarting = false
   /// The sub-buffer it is asked about holds data.
-  public private(set) var isOverwriting = false
+  private(set) var isOverwriting = false
   /// It is asked at the start, or after a reset.
-  public private(set) var isLeavingNothing = false
+  private(set) var isLeavingNothing = false
 
   /// - Precondition: `channel` is in private memory, in overwrite mode, and was never written to.
-  public init(_ channel: Channel, _ buffer: ChannelBuffer, start: @escaping Start) {
+  init(_ channel: Channel, _ buffer: ChannelBuffer, start: @escaping Start) {
     self.buffer = buffer
     owner = channel.owner
     wakeFD = channel.wakeTarget
@@ -40,15 +40,15 @@ public final class CallbackBuffer {
   }
 
   /// Starts the first sub-buffer. To be called once, before anything else.
-  public func begin() { _ = switchSubbuf() }
+  func begin() { _ = switchSubbuf() }
 
   /// From inside the callback: its first `length` bytes are the caller's.
-  public func reserveHeader(_ length: Int) {
+  func reserveHeader(_ length: Int) {
     if isStarting { headerLength = min(length, buffer.layout.subbufSize) }
   }
 
   /// Not counted if refused.
-  public func reserve(_ length: Int) -> ReserveResult {
+  func reserve(_ length: Int) -> ReserveResult {
     guard length <= buffer.layout.subbufSize else { return .refused(.tooBig) }
     for attempt in 0... {
       let current = buffer.loadCurrent()
@@ -70,7 +70,7 @@ public final class CallbackBuffer {
   }
 
   /// Leaves the current sub-buffer, even if it is empty, as relay_switch_subbuf does.
-  public func switchSubbuf() -> FlushResult {
+  func switchSubbuf() -> FlushResult {
     switch leave(buffer.loadCurrent()) {
     case nil: .flushed
     case .full: .full
@@ -127,7 +127,7 @@ public final class CallbackBuffer {
   }
 
   /// As a channel's flush. A sub-buffer that holds nothing but its header is left alone.
-  public func flush() -> FlushResult {
+  func flush() -> FlushResult {
     let current = buffer.loadCurrent()
     if case .empty(_, let count, _) = buffer.frontier(current), count == (header == nil ? 0 : 1) {
       return current.isClosed ? .closed : .flushed
@@ -144,7 +144,7 @@ public final class CallbackBuffer {
 
   /// As the reader's reset, after which the callback is asked as at the start: now, or, where
   /// reservations hold every sub-buffer, once one is to be had.
-  public func reset(_ reader: Reader) {
+  func reset(_ reader: Reader) {
     finishHeader()
     reader.reset()
     let current = buffer.loadCurrent()
@@ -160,7 +160,7 @@ public final class CallbackBuffer {
   }
 
   /// As the channel's close, for this buffer.
-  public func close() {
+  func close() {
     finishHeader()
     buffer.close(wakeFD: wakeFD)
   }

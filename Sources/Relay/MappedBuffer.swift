@@ -70,3 +70,24 @@ public final class MappedBuffer: @unchecked Sendable {
     return bytes
   }
 }
+
+/// A part of a sub-buffer, as it lies in the memory that it keeps mapped.
+public struct MappedSubbuf {
+  /// What is known about it.
+  public let lent: LentSubbuf
+  /// Its bytes: committed records one behind the other; valid while this is kept, and unchanged
+  /// while it is in hand.
+  public let bytes: [UnsafeRawBufferPointer]
+  private let memory: AnyObject
+
+  package init(lent: LentSubbuf, bytes: [UnsafeRawBufferPointer], memory: AnyObject) {
+    self.lent = lent
+    self.bytes = bytes
+    self.memory = memory
+  }
+
+  /// Gives each of its pieces to `body`.
+  public func forEachPiece<E: Error>(_ body: (RawSpan) throws(E) -> Void) throws(E) {
+    for piece in bytes { try body(piece.bytes) }
+  }
+}

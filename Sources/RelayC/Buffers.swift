@@ -6,6 +6,7 @@
 
 public import CRelay
 internal import Glibc
+internal import LinuxIO
 internal import Relay
 internal import RelayControl
 
@@ -43,7 +44,7 @@ public func relay_flush(_ chan: OpaquePointer?) -> CInt {
     let handle = Handle.of(chan)
     try handle.makeReady()
     if case .own(let own) = handle.kind {
-      try check(own.flush(handle.channel))
+      try check(failing { () throws(SystemError) in try own.flush() })
     } else {
       try check(handle.channel.flush())
     }
@@ -56,7 +57,7 @@ public func relay_reset(_ chan: OpaquePointer?) -> CInt {
     guard let chan else { throw Failure(EINVAL) }
     let handle = Handle.of(chan)
     switch handle.kind {
-    case .own(let own): try own.reset()
+    case .own(let own): try failing { () throws(SystemError) in try own.reset() }
     case .daemon(let attachment):
       try handle.ask(attachment) { (client, name) throws(ControlError) in
         try client.reset(name)
@@ -70,7 +71,7 @@ public func relay_buffers(_ chan: OpaquePointer?) -> UInt32 {
   guard let chan else { return 0 }
   let handle = Handle.of(chan)
   guard (try? handle.makeReady()) != nil else { return 0 }
-  if case .own(let own) = handle.kind { own.addCPUs(handle) }
+  if case .own(let own) = handle.kind { own.addCPUs() }
   return UInt32((handle.channel.cpus.last ?? -1) + 1)
 }
 
@@ -94,17 +95,16 @@ public func relay_switch_subbuf(_ buf: OpaquePointer?, _ length: Int) -> Int {
     handle.channel.count(.tooBig, in: buffer)
     return 0
   }
-  if case .own(let own) = handle.kind, own.hasCallback {
-    return (try? own[buffer.cpu].leave()) == true ? length : 0
+  if case .own(let own) = handle.kind {
+    return (try? own.buffer(cpu: buffer.cpu)?.switchSubbuf()) == .flushed ? length : 0
   }
   return handle.channel.switchSubbuf(buffer) == .flushed ? length : 0
 }
 
 @c @implementation
 public func relay_subbuf_start_reserve(_ buf: OpaquePointer?, _ length: Int) {
-  guard let buf, let (handle, buffer) = try? Handle.ofBuffer(buf), case .own(let own) = handle.kind
-  else { return }
-  own[buffer.cpu].reserveHeader(length >= 0 ? length : .max)
+  guard let buf, let buffer = try? own(buf) else { return }
+  buffer.reserveHeader(length >= 0 ? length : .max)
 }
 
 @c @implementation
@@ -123,7 +123,9 @@ private func look(
   guard let buf else { return 0 - EINVAL }
   do throws(Failure) {
     let (handle, buffer) = try Handle.ofBuffer(buf)
-    if case .own(let channel) = handle.kind { return own(channel[buffer.cpu]) ? 1 : 0 }
+    if case .own(let channel) = handle.kind, let buffer = channel.buffer(cpu: buffer.cpu) {
+      return own(buffer) ? 1 : 0
+    }
     return daemon(buffer) ? 1 : 0
   } catch { return 0 - error.code }
 }
@@ -132,15 +134,18 @@ private func look(
 private func own(_ buf: OpaquePointer?) throws(Failure) -> OwnBuffer {
   guard let buf else { throw Failure(EINVAL) }
   let (handle, buffer) = try Handle.ofBuffer(buf)
-  guard case .own(let own) = handle.kind else { throw Failure(EOPNOTSUPP) }
-  return own[buffer.cpu]
+  guard case .own(let own) = handle.kind, let found = own.buffer(cpu: buffer.cpu) else {
+    throw Failure(EOPNOTSUPP)
+  }
+  return found
 }
 
 @c @implementation
 public func relay_subbufs_consumed(_ chan: OpaquePointer?, _ cpu: UInt32, _ n: Int) -> CInt {
   code { () throws(Failure) in
     guard let chan else { throw Failure(EINVAL) }
-    try own(Handle.of(chan).name(cpu: Int(cpu))).consume(n >= 0 ? n : .max)
+    let buffer = try own(Handle.of(chan).name(cpu: Int(cpu)))
+    try failing { () throws(SystemError) in try buffer.consumeSubbufs(n >= 0 ? n : .max) }
   }
 }
 
@@ -151,8 +156,8 @@ public func relay_read(
   do throws(Failure) {
     let buffer = try own(buf)
     guard size == 0 || data != nil else { throw Failure(EINVAL) }
-    return try buffer.read(
-      UnsafeMutableRawBufferPointer(start: data, count: size >= 0 ? size : .max))
+    let target = UnsafeMutableRawBufferPointer(start: data, count: size >= 0 ? size : .max)
+    return try failing { () throws(SystemError) in try buffer.read(into: target) }
   } catch { return Int(0 - error.code) }
 }
 
@@ -165,13 +170,24 @@ public func relay_read_record(
     let buffer = try own(buf)
     guard size >= 0, size == 0 || data != nil, recordSize >= 0, recordSize == 0 || record != nil
     else { throw Failure(EINVAL) }
-    let info = try buffer.readRecord(UnsafeMutableRawBufferPointer(start: data, count: size))
+    let target = UnsafeMutableRawBufferPointer(start: data, count: size)
+    let info = try known(failing { () throws(SystemError) in try buffer.readRecord(into: target) })
     if let record {
       var known = relay_record(info)
       fill(UnsafeMutableRawPointer(record), recordSize, from: &known)
     }
     return info.byteCount
   } catch { return Int(0 - error.code) }
+}
+
+private func known(_ result: RecordResult) throws(Failure) -> RecordInfo {
+  switch result {
+  case .record(let info): return info
+  case .none: throw Failure(EAGAIN)
+  case .end: throw Failure(EPIPE)
+  case .tooLong: throw Failure(EMSGSIZE)
+  case .corrupt: throw Failure(EIO)
+  }
 }
 
 /// The first `size` bytes of what a caller has room for; zeroes for what only it knows.
@@ -186,14 +202,16 @@ func fill<T: BitwiseCopyable>(
 @c @implementation
 public func relay_poll(_ buf: OpaquePointer?) -> Int16 {
   do throws(Failure) {
-    return Int16(try own(buf).events())
+    let buffer = try own(buf)
+    return Int16(try failing { () throws(SystemError) in try buffer.events() })
   } catch { return Int16(error.code == EDEADLK ? POLLERR : POLLNVAL) }
 }
 
 @c @implementation
 public func relay_poll_fd(_ buf: OpaquePointer?) -> CInt {
   do throws(Failure) {
-    return try own(buf).wakeDescriptor()
+    let buffer = try own(buf)
+    return try failing { () throws(SystemError) in try buffer.wakeDescriptor() }
   } catch { return 0 - error.code }
 }
 
@@ -211,7 +229,9 @@ public func relay_statistics(
 private func account(of buf: OpaquePointer) throws(Failure) -> relay_stat {
   let (handle, buffer) = try Handle.ofBuffer(buf)
   switch handle.kind {
-  case .own(let own): return relay_stat(try own[buffer.cpu].statistics())
+  case .own(let own):
+    return relay_stat(
+      try failing { () throws(SystemError) in try own.buffer(cpu: buffer.cpu)!.statistics() })
   case .daemon(let attachment):
     let found = try handle.ask(attachment) { (client, name) throws(ControlError) in
       try client.stat(name).first { $0.cpu == buffer.cpu }

@@ -54,43 +54,6 @@ struct Hot {
   static let nextEpoch = Atomic<UInt64>(1)
 }
 
-/// A lock in four bytes of memory, zero at first; a wiped one is free.
-struct Lock {
-  /// 0 free, 1 held, 2 held and somebody may sleep.
-  private let word: UnsafePointer<Atomic<UInt32>>
-
-  init(_ address: UnsafeMutableRawPointer) {
-    word = UnsafePointer(address.assumingMemoryBound(to: Atomic<UInt32>.self))
-  }
-
-  func locked<R: ~Copyable, E: Error>(_ body: () throws(E) -> R) throws(E) -> R {
-    // Acquire, twice, with the release at the end: a holder sees what the one before did.
-    if !word.pointee.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged {
-      while word.pointee.exchange(2, ordering: .acquiring) != 0 {
-        Futex.wait(UnsafeRawPointer(word), expected: 2, timeoutMilliseconds: -1)
-      }
-    }
-    defer { unlock() }
-    return try body()
-  }
-
-  /// nil, without waiting, where somebody holds it.
-  func lockedIfFree<R>(_ body: () -> R) -> R? {
-    // Acquire: as above.
-    guard word.pointee.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
-    else { return nil }
-    defer { unlock() }
-    return body()
-  }
-
-  private func unlock() {
-    // Release: pairs with the acquires of who comes next.
-    if word.pointee.exchange(0, ordering: .releasing) == 2 {
-      Futex.wake(UnsafeRawPointer(word), count: 1)
-    }
-  }
-}
-
 /// Why a call fails: a positive errno value.
 struct Failure: Error {
   let code: CInt
@@ -116,6 +79,13 @@ struct Failure: Error {
     case .system(let error): code = error.code
     }
   }
+
+  init(_ error: SystemError) { code = error.code }
+}
+
+/// What fails with a system error, as a failure.
+func failing<R: ~Copyable>(_ body: () throws(SystemError) -> R) throws(Failure) -> R {
+  do throws(SystemError) { return try body() } catch { throw Failure(error) }
 }
 
 /// Everything about a channel that no record needs.
@@ -188,21 +158,20 @@ final class Handle {
     guard (0..<bufferCount).contains(cpu), channel.bufferIfPresent(cpu: cpu) != nil else {
       return nil
     }
-    return address(cpu: cpu)
+    return OpaquePointer(buffers + (channel.geometry.isGlobal ? globalIndex : cpu))
   }
 
-  /// The name of a buffer that may still come.
-  func address(cpu: Int) -> OpaquePointer {
-    OpaquePointer(buffers + (channel.geometry.isGlobal ? globalIndex : cpu))
+  /// Before anything was written: an own channel may have one buffer instead of many now, which
+  /// keeps its name.
+  func look(at own: OwnChannel) {
+    guard own.channel !== channel else { return }
+    channel = own.channel
+    globalIndex = own.buffers[0].madeFor
+    buffers[globalIndex] = BufferName(chan: chan, cpu: 0)
   }
 
-  /// Before anything was written: one buffer instead of many, which keeps the name that the one of
-  /// `cpu` had.
-  func replace(by global: Channel, named cpu: Int) {
-    channel = global
-    globalIndex = cpu
-    buffers[cpu] = BufferName(chan: chan, cpu: 0)
-  }
+  /// Also one that is not set up yet.
+  func name(of buffer: OwnBuffer) -> OpaquePointer { OpaquePointer(buffers + buffer.madeFor) }
 
   /// In a forked child that uses a daemon's channel for the first time: attaches in its own name.
   func makeReady() throws(Failure) {
@@ -221,7 +190,7 @@ final class Handle {
   func end() {
     if hot.isFast { hot.writer.deinitialize(count: 1) }
     switch kind {
-    case .own(let own): try? own.close(self)
+    case .own(let own): try? own.close()
     case .daemon(let attachment):
       if isForked { attachment.abandon(channel) }
       attachment.end()

@@ -6,6 +6,7 @@
 
 public import CRelay
 internal import Glibc
+internal import LinuxIO
 internal import Relay
 internal import RelayControl
 
@@ -17,18 +18,12 @@ private final class Consumer {
 
   enum Source {
     case daemon(MappedConsumer)
-    case own(OwnChannel, OwnBuffer, OpaquePointer)
+    case own(OwnMapping)
   }
 
   init(_ source: Source) { self.source = source }
 
-  deinit {
-    if case .own(let channel, let buffer, let buf) = source {
-      buffer.unmap()
-      channel.unmapped(buf)
-    }
-    forget(vectors.count)
-  }
+  deinit { forget(vectors.count) }
 
   var pointer: OpaquePointer { OpaquePointer(Unmanaged.passRetained(self).toOpaque()) }
 
@@ -37,7 +32,8 @@ private final class Consumer {
   }
 
   func next() throws(Failure) -> relay_subbuf {
-    let (lent, bytes) = try nextBytes()
+    let next = try nextSubbuf()
+    let bytes = next.bytes
     let pieces = UnsafeMutableBufferPointer<iovec>.allocate(capacity: bytes.count)
     for (index, piece) in bytes.enumerated() {
       pieces.initializeElement(
@@ -46,25 +42,31 @@ private final class Consumer {
           iov_base: UnsafeMutableRawPointer(mutating: piece.baseAddress), iov_len: piece.count))
     }
     vectors.append(pieces)
-    return relay_subbuf(lent, pieces)
+    return relay_subbuf(next.lent, pieces)
   }
 
-  private func nextBytes() throws(Failure) -> (LentSubbuf, [UnsafeRawBufferPointer]) {
+  private func nextSubbuf() throws(Failure) -> MappedSubbuf {
     do throws(Failure) {
+      let next: MappedSubbuf?
+      let isAtEnd: Bool
       switch source {
-      case .own(_, let buffer, _): return try buffer.next()
+      case .own(let mapping):
+        next = try failing { () throws(SystemError) in try mapping.next() }
+        isAtEnd = mapping.isAtEnd
       case .daemon(let mapped):
-        let next = try asked { () throws(ControlError) in try mapped.next() }
-        guard let next else { throw Failure(mapped.isAtEnd ? EPIPE : EAGAIN) }
-        return (next.lent, next.bytes)
+        next = try asked { () throws(ControlError) in try mapped.next() }
+        isAtEnd = mapped.isAtEnd
       }
+      guard let next else { throw Failure(isAtEnd ? EPIPE : EAGAIN) }
+      return next
     } catch { throw noted(error) }
   }
 
   func consumed(_ count: Int) throws(Failure) {
     do throws(Failure) {
       switch source {
-      case .own(_, let buffer, _): try buffer.consumed(count)
+      case .own(let mapping):
+        try failing { () throws(SystemError) in try mapping.consumed(count) }
       case .daemon(let mapped):
         try asked { () throws(ControlError) in try mapped.consumed(count) }
       }
@@ -74,7 +76,8 @@ private final class Consumer {
 
   func descriptor() throws(Failure) -> CInt {
     switch source {
-    case .own(_, let buffer, _): try buffer.wakeDescriptor()
+    case .own(let mapping):
+      try failing { () throws(SystemError) in try mapping.wakeDescriptor() }
     case .daemon(let mapped): mapped.raw
     }
   }
@@ -123,10 +126,11 @@ public func relay_map_buffer(_ buf: OpaquePointer?, _ flags: UInt32) -> OpaquePo
     guard let buf, flags & ~UInt32(RELAY_MAP_UNFINISHED) == 0 else { throw Failure(EINVAL) }
     let (handle, buffer) = try Handle.ofBuffer(buf)
     guard case .own(let channel) = handle.kind else { throw Failure(EOPNOTSUPP) }
-    let own = channel[buffer.cpu]
-    try own.map(unfinished: flags & UInt32(RELAY_MAP_UNFINISHED) != 0)
-    channel.mapped(buf)
-    return Consumer(.own(channel, own, buf)).pointer
+    let own = channel.buffer(cpu: buffer.cpu)!
+    let mapping = try failing { () throws(SystemError) in
+      try own.map(takesUnfinished: flags & UInt32(RELAY_MAP_UNFINISHED) != 0)
+    }
+    return Consumer(.own(mapping)).pointer
   } catch {
     errno = error.code
     return nil

@@ -41,26 +41,22 @@ public func relay_open(
 ) -> OpaquePointer? {
   orErrno { () throws(Failure) in
     try check(flags)
-    let callbacks = try copy(callbacks)
-    // A callback decides by itself whether to overwrite.
-    let overwrites = flags & RELAY_OVERWRITE != 0 || callbacks.subbuf_start != nil
-    func open(isGlobal: Bool) throws(Failure) -> Channel {
-      try openOwn(
-        subbufSize, subbufCount, overwrites ? .overwrite : .discard, isGlobal,
-        hasTimestamps: flags & RELAY_TIMESTAMPS != 0)
+    let callbacks = Callbacks(try copy(callbacks))
+    let own = try opening { () throws(ChannelError) in
+      try OwnChannel(
+        unopened: callbacks.own, subbufSize: subbufSize, subbufCount: subbufCount,
+        mode: flags & RELAY_OVERWRITE != 0 ? .overwrite : .discard,
+        isGlobal: flags & RELAY_GLOBAL != 0, hasTimestamps: flags & RELAY_TIMESTAMPS != 0)
     }
-    let own = OwnChannel(callbacks)
-    let handle = try Handle(
-      open(isGlobal: flags & RELAY_GLOBAL != 0), .own(own), privateData: privateData)
+    let handle = try Handle(own.channel, .own(own), privateData: privateData)
+    callbacks.handle = handle
     do throws(Failure) {
-      if let baseName {
-        try own.setName(String(cString: baseName), handle) { cpu throws(Failure) in
-          handle.replace(by: try open(isGlobal: true), named: cpu)
-        }
+      try opening { () throws(ChannelError) in
+        try own.setUp(baseName.map { String(cString: $0) })
       }
-      own.setUp(handle)
+      handle.look(at: own)
       handle.hot.open(handle.channel, isFast: !own.hasCallback)
-      try own.begin()
+      try failing { () throws(SystemError) in try own.begin() }
     } catch {
       handle.end()
       throw error
@@ -69,21 +65,52 @@ public func relay_open(
   }
 }
 
-private func openOwn(
-  _ subbufSize: Int, _ subbufCount: Int, _ mode: ChannelMode, _ isGlobal: Bool,
-  hasTimestamps: Bool
-) throws(Failure) -> Channel {
-  let geometry: Geometry
-  do {
-    geometry = try Geometry(
-      subbufSize: subbufSize, subbufCount: subbufCount, mode: mode, isGlobal: isGlobal,
-      hasTimestamps: hasTimestamps, online: Processors.online(), possible: Processors.possible())
-  } catch let error as SystemError {
-    throw Failure(error.code)
-  } catch { throw Failure(EINVAL) }
-  do {
-    return try Channel.open("own", geometry, wakesEachBuffer: true)
-  } catch { throw Failure(error) }
+private func opening<R>(_ body: () throws(ChannelError) -> R) throws(Failure) -> R {
+  do throws(ChannelError) { return try body() } catch {
+    if case .geometry = error { throw Failure(EINVAL) }
+    throw Failure(error)
+  }
+}
+
+/// The C program's callbacks.
+// Sendable: the program says so by giving them; the handle is set before the first call.
+private final class Callbacks: @unchecked Sendable {
+  private let given: relay_callbacks
+  /// Lives longer than the channel, which makes the calls.
+  unowned var handle: Handle!
+
+  init(_ given: relay_callbacks) { self.given = given }
+
+  /// What an own channel calls.
+  var own: OwnChannel.Callbacks {
+    var own = OwnChannel.Callbacks()
+    if let start = given.subbuf_start {
+      own.subbufStart = { [self] buffer, subbuf, previous, padding in
+        start(handle.name(of: buffer), subbuf.baseAddress, previous?.baseAddress, padding) != 0
+      }
+    }
+    if let mapped = given.buf_mapped {
+      own.bufMapped = { [self] in mapped(handle.name(of: $0)) }
+    }
+    if let unmapped = given.buf_unmapped {
+      own.bufUnmapped = { [self] in unmapped(handle.name(of: $0)) }
+    }
+    if let create = given.create_buf_file {
+      own.createBufFile = { [self] (name, buffer) throws(SystemError) in
+        var isGlobal: CInt = handle.channel.geometry.isGlobal ? 1 : 0
+        let code = create(name, handle.name(of: buffer), &isGlobal)
+        guard code == 0 else {
+          throw SystemError(
+            code: (-4095..<0).contains(code) ? 0 - code : EINVAL, operation: "make file \(name)")
+        }
+        return isGlobal != 0
+      }
+    }
+    if let remove = given.remove_buf_file {
+      own.removeBufFile = { [self] in remove($0, handle.name(of: $1)) }
+    }
+    return own
+  }
 }
 
 /// As much of the caller's structure as both sides know.
@@ -111,7 +138,8 @@ public func relay_late_setup_files(
     guard let chan else { throw Failure(EINVAL) }
     let handle = Handle.of(chan)
     guard case .own(let own) = handle.kind else { throw Failure(EINVAL) }
-    try own.setName(baseName.map { String(cString: $0) }, handle)
+    guard let baseName else { throw Failure(EINVAL) }
+    try failing { () throws(SystemError) in try own.lateSetupFiles(String(cString: baseName)) }
   }
 }
 
@@ -174,7 +202,7 @@ public func relay_close(_ chan: OpaquePointer?) -> CInt {
     guard let chan else { throw Failure(EINVAL) }
     let handle = Handle.of(chan)
     switch handle.kind {
-    case .own(let own): try own.close(handle)
+    case .own(let own): try failing { () throws(SystemError) in try own.close() }
     case .daemon(let attachment):
       try handle.ask(attachment) { (client, name) throws(ControlError) in
         try client.close(name)

@@ -7,6 +7,7 @@
 
 public import CRelay
 internal import Glibc
+internal import LinuxIO
 internal import Relay
 internal import Synchronization
 
@@ -91,7 +92,9 @@ private func reserveSlowly(_ chan: OpaquePointer, _ length: Int) -> Reserved {
   let handle = Handle.of(chan)
   do throws(Failure) {
     try handle.makeReady()
-    if case .own(let own) = handle.kind { return unpack(try own.reserve(length)) }
+    if case .own(let own) = handle.kind {
+      return unpack(try failing { () throws(SystemError) in try own.reserve(length) })
+    }
     return unpack(handle.hot.writer.pointee.reserve(length))
   } catch { return .failure(error.code) }
 }
@@ -133,23 +136,11 @@ public func relay_write_wait(
 private func write(
   _ record: UnsafeRawBufferPointer, _ handle: Handle, waitingMilliseconds milliseconds: Int
 ) throws(Failure) -> WriteResult {
-  guard case .own(let own) = handle.kind, own.hasCallback else {
+  guard case .own(let own) = handle.kind else {
     return handle.hot.writer.pointee.write(record, waitingMilliseconds: milliseconds)
   }
-  // A callback may refuse for reasons of its own, so there is nothing to sleep on but time.
-  var left = milliseconds
-  while true {
-    switch try own.reserve(record.count, countsFull: false) {
-    case .reserved(let reservation):
-      reservation.bytes.copyMemory(from: record)
-      reservation.commit()
-      return .written
-    case .refused(let refusal):
-      guard refusal == .full, left > 0 else { return refusal }
-      let nap = min(left, 5)
-      poll(nil, 0, CInt(nap))
-      left -= nap
-    }
+  return try failing { () throws(SystemError) in
+    try own.write(record, waitingMilliseconds: milliseconds)
   }
 }
 

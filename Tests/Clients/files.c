@@ -92,6 +92,17 @@ TEST(a_failure_that_is_no_errno_is_one) {
   }
 }
 
+TEST(a_file_that_comes_late_cannot_make_the_channel_global) {
+  relay_chan *chan = open_files(NULL);
+  files.makes_global = 1;
+  EQUAL(relay_late_setup_files(chan, "base"), -EINVAL);
+  CHECK(!strcmp(files.made, "base0 ") && !strcmp(files.removed, "base0 "));
+  files.makes_global = 0;
+  *files.made = *files.removed = 0;
+  EQUAL(relay_late_setup_files(chan, "base"), 0);
+  expect_one_file_each(chan);
+}
+
 TEST(a_file_can_make_the_channel_global) {
   files.makes_global = 1;
   relay_chan *chan = open_files("base");

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Own channels read where they lie.
+#include <pthread.h>
+
 #include "test.h"
 
 static int mapped, unmapped;
@@ -145,5 +147,38 @@ TEST(a_callback_may_unmap) {
     EQUAL(unmapped, i);
     CHECK(!strcmp(drain(buf), "abc"));
   }
+  relay_detach(chan);
+}
+
+static int is_mapped;
+
+static void begin(relay_buf *buf) {
+  (void)buf;
+  EQUAL(is_mapped++, 0);
+}
+
+static void end(relay_buf *buf) {
+  (void)buf;
+  EQUAL(is_mapped--, 1);
+}
+
+static void *map_often(void *buf) {
+  for (int i = 0; i < 20000; i++) {
+    relay_mapping *map = relay_map_buffer(buf, 0);
+    CHECK(map || errno == EBUSY);
+    relay_unmap(map);
+  }
+  return NULL;
+}
+
+TEST(callbacks_learn_of_mappings_in_their_order) {
+  relay_callbacks callbacks = {
+      .size = sizeof callbacks, .buf_mapped = begin, .buf_unmapped = end};
+  relay_chan *chan = relay_open(NULL, 16, 4, RELAY_GLOBAL, &callbacks, NULL);
+  pthread_t threads[4];
+  for (int i = 0; i < 4; i++)
+    EQUAL(pthread_create(&threads[i], NULL, map_often, relay_buffer(chan, 0)), 0);
+  for (int i = 0; i < 4; i++) EQUAL(pthread_join(threads[i], NULL), 0);
+  EQUAL(is_mapped, 0);
   relay_detach(chan);
 }

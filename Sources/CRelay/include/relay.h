@@ -54,7 +54,12 @@ typedef struct relay_reservation {
   uint64_t opaque[8];
 } relay_reservation;
 
-/* Own channels only. Members may be NULL: relay's defaults. */
+/* Own channels only. Members may be NULL: relay's defaults. Those of one buffer are called one at a
+ * time, by the thread inside the call that is named; any call on the buffer from inside one but for
+ * those named returns -EDEADLK. They return normally (no longjmp, exception or pthread_exit: the
+ * buffer would stay locked), and wait for nobody who writes. One that calls upon another buffer
+ * with callbacks takes that one's lock, too: always in the same order, or two of them wait for each
+ * other. */
 typedef struct relay_callbacks {
   size_t size; /* sizeof *this */
   /* A sub-buffer is about to be started: 1 (or anything but 0) goes on, 0 refuses, and then every
@@ -64,17 +69,17 @@ typedef struct relay_callbacks {
    * unused; NULL at open and after relay_reset, where the result does not matter. Called once for
    * each sub-buffer that is started, one call at a time for each buffer, by the thread that writes,
    * flushes, switches, resets, or adds the buffer (relay_buffers). It may call
-   * relay_subbuf_start_reserve, relay_buf_full and relay_buf_empty on `buf`, and relay_private. Any
-   * other call on the buffer returns -EDEADLK (relay_read too, relay_poll POLLERR). It may write to
-   * `subbuf` only the bytes it reserves there, and only if it does not return 0. Every write of
-   * such a channel takes a lock. */
+   * relay_subbuf_start_reserve, relay_buf_full and relay_buf_empty on `buf`, relay_private, and
+   * relay_unmap; relay_poll says POLLERR. It may write to `subbuf` only the bytes it reserves
+   * there, and only if it does not return 0. Every write of such a channel takes a lock. */
   int (*subbuf_start)(relay_buf *buf, void *subbuf, void *prev_subbuf, size_t prev_padding);
-  /* The buffer was mapped (relay_map_buffer) or unmapped, by the thread inside that call. */
+  /* The buffer was mapped (relay_map_buffer), or is being unmapped (relay_unmap): in that order. */
   void (*buf_mapped)(relay_buf *buf);
   void (*buf_unmapped)(relay_buf *buf);
   /* For each buffer as soon as the channel has a name; filename is the base name and the CPU.
    * 0 or -errno, which undoes everything. At open, for the first CPU's buffer, it may set
-   * *is_global: then that buffer is the only one. Called by the thread inside relay_open,
+   * *is_global: then that buffer is the only one; when there are others it is too late (EINVAL), so
+   * open a channel that is named later with RELAY_GLOBAL. Called by the thread inside relay_open,
    * relay_late_setup_files or relay_buffers. Until relay_open or relay_buffers returns, only the
    * address of `buf` means anything. */
   int (*create_buf_file)(const char *filename, relay_buf *buf, int *is_global);
@@ -153,9 +158,9 @@ int relay_writev(relay_chan *chan, const struct iovec *pieces, int count);
 int relay_write_wait(relay_chan *chan, const void *data, size_t length, int timeout_ms);
 
 /* Space for a record of `length` bytes that the caller fills, then ends by relay_commit or
- * relay_cancel, soon: readers wait at a record that is neither, and after the channel's
- * stall_timeout (1 s unless configured) they pass it for good. NULL, and errno is one of the above
- * as a positive number. Safe and cheap as relay_write. Any thread of this process may end it. */
+ * relay_cancel, soon: readers wait at a record that is neither. Those of a daemon's channel pass it
+ * for good after its stall_timeout (1 s unless configured). NULL, and errno is one of the above as
+ * a positive number. Safe and cheap as relay_write. Any thread of this process may end it. */
 void *relay_reserve(relay_chan *chan, size_t length, relay_reservation *reservation);
 
 /* Makes the record visible. One store. Does nothing for a reservation that failed or has ended.

@@ -3,6 +3,7 @@
 // and does not wait for itself.
 
 internal import Glibc
+internal import LinuxIO
 internal import Synchronization
 
 struct CallbackLock: ~Copyable {
@@ -21,15 +22,18 @@ struct CallbackLock: ~Copyable {
   var isHeldHere: Bool { holder.load(ordering: .relaxed) == UInt(pthread_self()) }
 
   /// EDEADLK for its holder.
-  func locked<R: ~Copyable>(_ body: () throws(Failure) -> R) throws(Failure) -> R {
-    guard !isHeldHere else { throw Failure(EDEADLK) }
-    return try Lock(word).locked { () throws(Failure) in try held(body) }
+  func locked<R: ~Copyable>(_ body: () throws(SystemError) -> R) throws(SystemError) -> R {
+    guard !isHeldHere else {
+      throw SystemError(code: EDEADLK, operation: "use a buffer from inside its callback")
+    }
+    return try Lock(word).locked { () throws(SystemError) in try held(body) }
   }
 
   /// Does nothing where somebody holds it.
   func lockedIfFree(_ body: () -> Void) { Lock(word).lockedIfFree { held(body) } }
 
   private func held<R: ~Copyable, E: Error>(_ body: () throws(E) -> R) throws(E) -> R {
+    // Relaxed, both: as above.
     holder.store(UInt(pthread_self()), ordering: .relaxed)
     defer { holder.store(0, ordering: .relaxed) }
     return try body()
