@@ -21,6 +21,8 @@ public final class Device: @unchecked Sendable {
   weak var soleReader: OpenFile?
   /// The mapped consumer that has the buffer; then no file has.
   var lease: Lease?
+  /// Mapped consumers that lost it, and would have it again.
+  var formerLeases: [Lease] = []
   /// Where frames are put together; its thread's, once it is served.
   var frames = FrameBuffer()
   var awaitedPolls = 0
@@ -132,6 +134,7 @@ extension Device {
     noteModes()
     if soleReader === file { endSoleReading() }
     keeper?.releaseReader()
+    callFormerLeases()
     tellIfUnused()
     Device.OpenFile.of(file.handle).release()
   }

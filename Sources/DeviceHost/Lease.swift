@@ -9,7 +9,9 @@ public import Relay
 /// One mapped consumer of one buffer. Comes to nothing unless its owner ends it (`unmap`).
 // Sendable: but for the bell, used by the thread that serves the device.
 public final class Lease: @unchecked Sendable {
-  public let device: Device
+  /// nil: it is gone, with its channel.
+  public private(set) weak var device: Device?
+  fileprivate let takesUnfinished: Bool
   /// Milliseconds for each thing that is to be done; nil: for ever.
   private let timeout: Int?
   private let bell: Doorbell
@@ -18,13 +20,13 @@ public final class Lease: @unchecked Sendable {
   /// Since when it is expected to ask, and has been told: there is something, or somebody else
   /// would have the buffer. nil: it is not.
   fileprivate var offeredSince: Int?
-  fileprivate var takesUnfinished = false
   /// What it had in its hands was given back.
   fileprivate var isRecalled = false
   private var hasComplained = false
 
-  init(_ device: Device, timeout: Int?) throws(SystemError) {
+  init(_ device: Device, unfinished: Bool, timeout: Int?) throws(SystemError) {
     self.device = device
+    takesUnfinished = unfinished
     self.timeout = timeout
     bell = try Doorbell()
   }
@@ -43,6 +45,9 @@ public final class Lease: @unchecked Sendable {
     offeredSince = Clock.milliseconds()
     bell.ring()
   }
+
+  /// It has not the buffer, and could ask for it again.
+  fileprivate func call() { bell.ring() }
 
   /// True once.
   fileprivate func complains() -> Bool {
@@ -65,12 +70,16 @@ public enum LeaseAnswer: Equatable, Sendable {
 extension DeviceHost {
   /// Gives the buffer to a consumer. EBUSY where it is open or mapped, ENXIO where not served,
   /// EOPNOTSUPP where writers overwrite and would have no room beside what is lent.
-  /// - Parameter timeout: milliseconds for each thing the consumer has to do; nil: for ever.
-  public func map(_ device: Device, timeout: Int?) throws(SystemError) -> Lease {
+  /// - Parameters:
+  ///   - unfinished: it is handed out what is in the sub-buffer that writers are in, too.
+  ///   - timeout: milliseconds for each thing the consumer has to do; nil: for ever.
+  public func map(
+    _ device: Device, unfinished: Bool, timeout: Int?
+  ) throws(SystemError) -> Lease {
     guard isServed(device) else {
       throw SystemError(code: ENXIO, operation: "map \(device.name)")
     }
-    let lease = try Lease(device, timeout: timeout)
+    let lease = try Lease(device, unfinished: unfinished, timeout: timeout)
     let code = run(device) { device in
       let code = device.begin(lease)
       if code == 0 { device.lookAgain(lease) }
@@ -81,19 +90,22 @@ extension DeviceHost {
   }
 
   /// Hands out what comes next; takes the buffer again where the consumer had lost it.
-  public func next(_ lease: Lease, unfinished: Bool) -> LeaseAnswer {
-    run(lease.device) { $0.next(lease, unfinished) }
+  public func next(_ lease: Lease) -> LeaseAnswer {
+    guard let device = lease.device else { return .refused(ENOENT) }
+    return run(device) { $0.next(lease) }
   }
 
   /// The first `count` parts handed out were consumed. 0, or EINVAL: they are fewer; ESTALE: they
-  /// were given back.
+  /// were given back; ENOENT: as `next`.
   public func consumed(_ lease: Lease, _ count: Int) -> CInt {
-    run(lease.device) { $0.consumed(lease, count) }
+    guard let device = lease.device else { return ENOENT }
+    return run(device) { $0.consumed(lease, count) }
   }
 
   /// The consumer is done, or gone.
   public func unmap(_ lease: Lease) {
-    run(lease.device) { $0.end(lease) }
+    guard let device = lease.device else { return }
+    run(device) { $0.forget(lease) }
   }
 }
 
@@ -109,18 +121,18 @@ extension Device {
     guard !files.contains(where: \.reads) else { return EBUSY }
     guard keeper?.admitReader(of: self) != false else { return EMFILE }
     self.lease = lease
+    formerLeases.removeAll { $0 === lease }
     return 0
   }
 
-  fileprivate func next(_ lease: Lease, _ unfinished: Bool) -> LeaseAnswer {
+  fileprivate func next(_ lease: Lease) -> LeaseAnswer {
     if isStale(lease) { return .refused(ESTALE) }
     if self.lease !== lease {
       let code = begin(lease)
       guard code == 0 else { return .refused(code) }
     }
-    lease.takesUnfinished = unfinished
     guard reader.mayLend else { return .refused(ENOBUFS) }
-    let lent = reader.lend(unfinished: unfinished)
+    let lent = reader.lend(unfinished: lease.takesUnfinished)
     if lent != nil { lease.handedOut.append(Clock.milliseconds()) }
     reportCorruption()
     lookAgain(lease)
@@ -143,14 +155,27 @@ extension Device {
     return 0
   }
 
-  fileprivate func end(_ lease: Lease) {
+  /// It has no buffer any more, and wants none.
+  fileprivate func forget(_ lease: Lease) {
+    formerLeases.removeAll { $0 === lease }
+    end(lease)
+  }
+
+  private func end(_ lease: Lease) {
     guard self.lease === lease else { return }
     reader.takeBackUnread()
     lease.handedOut = []
     lease.offeredSince = nil
     self.lease = nil
     keeper?.releaseReader()
+    callFormerLeases()
     tellIfUnused()
+  }
+
+  /// Who lost the buffer and may have it again is told so.
+  func callFormerLeases() {
+    guard lease == nil, !files.contains(where: \.reads) else { return }
+    for lease in formerLeases { lease.call() }
   }
 
   /// Whether what it has was given back, by a reset or because it took too long; told once.
@@ -161,6 +186,8 @@ extension Device {
       lease.isRecalled = true
     }
     defer { lease.isRecalled = false }
+    // Who polls now would wait for what it cannot be told without the buffer.
+    if lease.isRecalled { callFormerLeases() }
     return lease.isRecalled
   }
 
@@ -178,10 +205,12 @@ extension Device {
     for _ in 0..<8 where lease.offeredSince == nil {
       if isOffering(lease) {
         lease.offer()
-        keeper?.startWaking(self)
-      } else if reader.arm(lease.wakeup, unless: { isOffering(lease) }) {
+      } else if reader.isArmed(lease.wakeup) {
         break
       }
+      // Also for a writer that has stopped, which is passed some time.
+      keeper?.startWaking(self)
+      if lease.offeredSince == nil { _ = reader.arm(lease.wakeup, unless: { isOffering(lease) }) }
     }
   }
 
@@ -211,6 +240,7 @@ extension Device {
       keeper?.log(
         "\(name): a mapped consumer took too long (consumer_timeout): others may read now")
     }
+    formerLeases.append(lease)
     end(lease)
     // Writers, too, may have waited for what it had.
     wake()

@@ -45,17 +45,17 @@ public struct Attachment: Sendable {
   }
 }
 
-/// What a consumer that maps a buffer gets. The descriptors stay the handler's and must be open
-/// until it returns to the event loop.
-public struct MappedFiles: Sendable {
-  /// The memory file with the channel's geometry, open for reading.
-  public var geometry: CInt
+/// What a consumer that maps a buffer gets.
+public struct MappedFiles: ~Copyable, Sendable {
+  /// The memory file with the channel's geometry, open for reading. The handler's, as the bell is:
+  /// both must be open until it returns to the event loop.
+  let geometry: CInt
   /// The memory file with the ring, open for reading.
-  public var ring: CInt
+  let ring: FileDescriptor
   /// The listening end of the consumer's doorbell.
-  public var bell: CInt
+  let bell: CInt
 
-  public init(geometry: CInt, ring: CInt, bell: CInt) {
+  public init(geometry: CInt, ring: consuming FileDescriptor, bell: CInt) {
     self.geometry = geometry
     self.ring = ring
     self.bell = bell
@@ -103,12 +103,12 @@ public protocol ControlHandler: AnyObject {
   func reload(client: Client) throws(ControlRefusal)
 
   /// Gives a buffer to a consumer, until it is unmapped or the connection is over.
-  func map(channel: String, cpu: Int, client: Client) throws(ControlRefusal) -> MappedFiles
+  func map(
+    channel: String, cpu: Int, unfinished: Bool, client: Client
+  ) throws(ControlRefusal) -> MappedFiles
 
   /// What comes next of a buffer that the connection has mapped.
-  func next(
-    channel: String, cpu: Int, unfinished: Bool, client: Client
-  ) throws(ControlRefusal) -> NextPart
+  func next(channel: String, cpu: Int, client: Client) throws(ControlRefusal) -> NextPart
 
   /// The first `count` parts that were handed out were consumed.
   func consumed(channel: String, cpu: Int, count: Int, client: Client) throws(ControlRefusal)

@@ -317,14 +317,19 @@ public final class ControlServer: EventHandler {
         try handler.create(channel: channel, options: options, keep: keep, client: client)
       case .close(let channel): try handler.close(channel: channel, client: client)
       case .reload: try handler.reload(client: client)
-      case .map(let channel, let cpu):
-        let files = try handler.map(channel: channel, cpu: cpu, client: client)
-        connection.hasAttached = true
-        return send(.mapped, to: raw, descriptors: [files.geometry, files.ring, files.bell])
-      case .next(let channel, let cpu, let unfinished):
-        let part = try handler.next(
+      case .map(let channel, let cpu, let unfinished):
+        let files = try handler.map(
           channel: channel, cpu: cpu, unfinished: unfinished, client: client)
-        return send(reply(part), to: raw)
+        connection.hasAttached = true
+        // The bell stays open for as long as the buffer is mapped.
+        guard files.bell < limits.descriptors || connection.isPrivileged else {
+          try handler.unmap(channel: channel, cpu: cpu, client: client)
+          throw ControlRefusal(code: EMFILE, message: noDescriptorLeft)
+        }
+        return send(.mapped, to: raw, descriptors: [files.geometry, files.ring.raw, files.bell])
+      case .next(let channel, let cpu):
+        return send(
+          reply(try handler.next(channel: channel, cpu: cpu, client: client)), to: raw)
       case .consumed(let channel, let cpu, let count):
         try handler.consumed(channel: channel, cpu: cpu, count: count, client: client)
       case .unmap(let channel, let cpu):

@@ -18,7 +18,6 @@ public final class MappedConsumer {
   /// Sub-buffers that writers have left, and that were consumed, when last heard of.
   public private(set) var produced: UInt64 = 0
   public private(set) var consumed: UInt64 = 0
-  private let takesUnfinished: Bool
   private let client: ControlClient
   private let memory: MappedBuffer
   private let bell: FileDescriptor
@@ -36,7 +35,8 @@ public final class MappedConsumer {
     channel: String, cpu: Int, takesUnfinished: Bool = false, client: ControlClient
   ) throws(ControlError) {
     var files = DescriptorList()
-    let reply = try client.exchange(.map(channel: channel, cpu: cpu), &files)
+    let reply = try client.exchange(
+      .map(channel: channel, cpu: cpu, unfinished: takesUnfinished), &files)
     guard case .mapped = reply, let geometry = files.take(0), let ring = files.take(1),
       let bell = files.take(2)
     else { throw client.unexpected() }
@@ -54,7 +54,6 @@ public final class MappedConsumer {
     self.bell = bell
     self.channel = channel
     self.cpu = cpu
-    self.takesUnfinished = takesUnfinished
     self.client = client
   }
 
@@ -79,7 +78,7 @@ public final class MappedConsumer {
     Doorbell.drain(bell.raw)
     let reply: Reply
     do throws(ControlError) {
-      reply = try client.exchange(.next(channel: channel, cpu: cpu, unfinished: takesUnfinished))
+      reply = try client.exchange(.next(channel: channel, cpu: cpu))
     } catch { throw noted(error) }
     switch reply {
     case .subbuf(let lent):

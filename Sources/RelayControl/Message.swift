@@ -22,10 +22,10 @@ public enum Request: Equatable, Sendable {
   case reload
   /// Descriptors for reading a channel's buffer where it lies, which nobody else reads from then
   /// on. One buffer of a channel once on a connection, whose end gives it up.
-  case map(channel: String, cpu: Int)
+  /// - unfinished: also what is committed in the sub-buffer that writers are in.
+  case map(channel: String, cpu: Int, unfinished: Bool)
   /// The next part of a mapped buffer.
-  /// - unfinished: also of the sub-buffer that writers are in.
-  case next(channel: String, cpu: Int, unfinished: Bool)
+  case next(channel: String, cpu: Int)
   /// So many of the parts handed out are not needed any more, in their order.
   case consumed(channel: String, cpu: Int, count: Int)
   /// Gives a mapped buffer up: what was not consumed is the next reader's.

@@ -16,8 +16,8 @@
 //             keep UInt8 0 or 1
 //   7 close   name                    133 mapped
 //   8 reload                          134 subbuf      see encode(_: LentSubbuf)
-//   9 map     name, cpu UInt32
-//  10 next    name, cpu, unfinished UInt8 0 or 1
+//   9 map     name, cpu UInt32, unfinished UInt8 0 or 1
+//  10 next    name, cpu
 //  11 consumed  name, cpu, count UInt32
 //  12 unmap   name, cpu
 
@@ -99,10 +99,10 @@ extension Request {
       encoder.begin(.close)
       try encoder.name(channel)
     case .reload: encoder.begin(.reload)
-    case .map(let channel, let cpu): try encoder.buffer(.map, channel, cpu)
-    case .next(let channel, let cpu, let unfinished):
-      try encoder.buffer(.next, channel, cpu)
+    case .map(let channel, let cpu, let unfinished):
+      try encoder.buffer(.map, channel, cpu)
       encoder.flag(unfinished)
+    case .next(let channel, let cpu): try encoder.buffer(.next, channel, cpu)
     case .consumed(let channel, let cpu, let count):
       try encoder.buffer(.consumed, channel, cpu)
       try encoder.count(count)
@@ -131,10 +131,10 @@ extension Request {
     case .reload: self = .reload
     case .map:
       let (channel, cpu) = try decoder.buffer(bytes)
-      self = .map(channel: channel, cpu: cpu)
+      self = .map(channel: channel, cpu: cpu, unfinished: try decoder.flag(bytes))
     case .next:
       let (channel, cpu) = try decoder.buffer(bytes)
-      self = .next(channel: channel, cpu: cpu, unfinished: try decoder.flag(bytes))
+      self = .next(channel: channel, cpu: cpu)
     case .consumed:
       let (channel, cpu) = try decoder.buffer(bytes)
       self = .consumed(channel: channel, cpu: cpu, count: try decoder.count(bytes))

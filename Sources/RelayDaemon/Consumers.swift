@@ -15,14 +15,12 @@ final class Consumers {
 
   private let host: DeviceHost
   private var leases: [ConnectionID: [Buffer: Lease]] = [:]
-  /// Sent with the latest reply: it has to be open until that is out.
-  private var sent: FileDescriptor?
 
   init(host: DeviceHost) { self.host = host }
 
   /// Gives the buffer of a CPU to a connection.
   func map(
-    _ served: ServedChannel, cpu: Int, for connection: ConnectionID
+    _ served: ServedChannel, cpu: Int, unfinished: Bool, for connection: ConnectionID
   ) throws(ControlRefusal) -> MappedFiles {
     let channel = served.channel
     guard let (_, device) = served.devices.first(where: { $0.cpu == cpu }) else {
@@ -31,26 +29,25 @@ final class Consumers {
         code: ENOENT, message: "channel \(channel.name) has no buffer \(cpu); it has: \(cpus)")
     }
     let buffer = Buffer(channel: channel.name, cpu: cpu)
-    // Of an earlier channel of that name.
-    if let old = leases[connection]?[buffer], old.device !== device { end(old, buffer, connection) }
     let path = served.path(cpu: cpu)
     let files = channel.descriptors!
     do throws(SystemError) {
       let ring = try MemoryFile.readOnly(files.ring)
-      let lease = try host.map(device, timeout: served.options.consumerTimeout)
+      let lease = try host.map(
+        device, unfinished: unfinished, timeout: served.options.consumerTimeout)
+      // One that lost the buffer, or of an earlier channel of that name.
+      if let old = leases[connection]?[buffer] { host.unmap(old) }
       leases[connection, default: [:]][buffer] = lease
-      let mapped = MappedFiles(
-        geometry: files.geometry, ring: ring.raw, bell: lease.listenerDescriptor)
-      sent = consume ring
-      return mapped
+      return MappedFiles(
+        geometry: files.geometry, ring: ring, bell: lease.listenerDescriptor)
     } catch { throw refusal(error.code, path) }
   }
 
   func next(
-    _ channel: String, cpu: Int, unfinished: Bool, for connection: ConnectionID
+    _ channel: String, cpu: Int, for connection: ConnectionID
   ) throws(ControlRefusal) -> NextPart {
     let lease = try find(channel, cpu, connection)
-    switch host.next(lease, unfinished: unfinished) {
+    switch host.next(lease) {
     case .lent(let lent): return .subbuf(lent)
     case .nothing: return .nothing
     case .end: return .end
@@ -114,17 +111,18 @@ final class Consumers {
 
 extension ControlRequests {
   func map(
-    channel: String, cpu: Int, client: Client
+    channel: String, cpu: Int, unfinished: Bool, client: Client
   ) throws(ControlRefusal) -> MappedFiles {
     let served = try find(channel)
     try access.checkRead(client.peer, served)
-    return try consumers.map(served, cpu: cpu, for: client.connection)
+    return try consumers.map(
+      served, cpu: cpu, unfinished: unfinished, for: client.connection)
   }
 
   func next(
-    channel: String, cpu: Int, unfinished: Bool, client: Client
+    channel: String, cpu: Int, client: Client
   ) throws(ControlRefusal) -> NextPart {
-    try consumers.next(channel, cpu: cpu, unfinished: unfinished, for: client.connection)
+    try consumers.next(channel, cpu: cpu, for: client.connection)
   }
 
   func consumed(

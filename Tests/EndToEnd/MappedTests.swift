@@ -19,7 +19,8 @@ extension OneAtATime {
 
     @Test(arguments: [
       "sub_buffers_come_as_writers_leave_them",
-      "unfinished_ones_come_too_where_that_is_asked_for", "the_end_is_told",
+      "unfinished_ones_come_too_where_that_is_asked_for", "who_only_polls_is_told",
+      "the_end_is_told",
       "more_than_was_handed_out_cannot_be_consumed", "what_is_handed_out_cannot_be_written",
       "what_cannot_be_mapped", "a_reset_gives_back_what_is_in_hand",
     ])
@@ -143,6 +144,90 @@ extension OneAtATime {
       #expect((1...10).contains(count))
     }
 
+    @Test func whoWasTooSlowIsToldToGoOn() throws {
+      let daemon = try Daemon("relay:global,consumer_timeout=100ms")
+      try check("who_was_too_slow_is_told_to_go_on", daemon)
+    }
+
+    @Test func whoLostTheBufferToAFileIsToldOfItsClose() throws {
+      let daemon = try Daemon("relay:global,consumer_timeout=100ms")
+      try daemon.write("one\n")
+      let consumer = try Holding("comes_back", daemon)
+      consumer.process.signal(SIGSTOP)
+      var file: CInt = -1
+      try eventually("others may read") {
+        file = open(daemon.device("relay0"), O_RDONLY)
+        return file >= 0
+      }
+      consumer.process.signal(SIGCONT)
+      try eventually("it knows") { consumer.said == "\(ESTALE) \(EBUSY) " }
+      close(file)
+      #expect(try consumer.end() == "\(ESTALE) \(EBUSY) one\n")
+    }
+
+    /// One that goes on running, and one that had the buffer when it was stopped.
+    @Test(arguments: [false, true])
+    func ofAClosedChannelNothingIsLeftWhoeverStaysConnected(_ isStopped: Bool) throws {
+      let daemon = try Daemon("relay:global")
+      try daemon.require(
+        "create", "mine", "--global", "--keep", "--consumer-timeout", "100ms")
+      let consumer = try Holding("keep_the_connection", daemon)
+      if isStopped { consumer.process.signal(SIGSTOP) }
+      try daemon.require("close", "mine")
+      try eventually("its memory is gone") {
+        try !run("ls", "-l", "/proc/\(daemon.process.pid)/fd").output.contains("relay:mine")
+      }
+      consumer.process.signal(SIGCONT)
+      #expect(["\(ENOENT)\n", "\(EPIPE)\n"].contains(try consumer.end()))
+    }
+
+    /// What another user's consumers lost counts, too, until they end.
+    @Test(.onceIsEnough) func whoMapsTakesNoDescriptorsThatAreKeptForRoot() throws {
+      let daemon = try Daemon(
+        "relay:global,permissions=0444,consumer_timeout=10ms", prefix: ["prlimit", "--nofile=90"])
+      chmod(daemon.scratch.path, 0o755)
+      let script = """
+        import socket, struct, sys, time
+        clients = []
+        while True:
+            s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            s.connect("\(daemon.socket)")
+            clients.append(s)
+            while True:
+                try: s.send(struct.pack("<BBHIH5sIB", 3, 9, 0, 12, 5, b"relay", 0, 0))
+                except OSError: pass
+                reply = s.recv(4096)
+                if not reply or reply[1] == 133: break
+                if b"descriptor" in reply:
+                    print(reply[14:].decode(), flush=True)
+                    sys.stdin.readline()
+                    sys.exit()
+                time.sleep(0.005)
+        """
+      let pipe = try Pipe()
+      let output = try MemoryFile.create(name: "output", count: 0)
+      let user = ["setpriv", "--reuid=4005", "--regid=4005", "--clear-groups"]
+      let consumers = try ChildProcess(
+        user + ["/usr/bin/python3", "-c", script], input: pipe.read.raw, output: output.raw)
+      try eventually("no more is given", within: 20) {
+        text(of: output.raw).contains("relayd has no descriptor left for users other than root")
+      }
+      #expect(try daemon.relayctl("list").status == 0)
+      try daemon.write("one\n")
+      consumers.signal(SIGKILL)
+      _ = consumers.wait()
+      try eventually("they are forgotten") {
+        try run("cat", daemon.device("relay0")).output == "one\n"
+      }
+    }
+
+    /// What is behind a record whose writer has stopped comes after stall_timeout, however long the
+    /// consumer has waited.
+    @Test func anIdleConsumerIsToldOfWhatIsBehindAStoppedWriter() throws {
+      let daemon = try Daemon("relay:global,stall_timeout=100ms")
+      try check("what_is_behind_a_stopped_writer_comes", daemon)
+    }
+
     @Test func reportingNothingBuysNoTime() throws {
       let daemon = try Daemon("relay:global,consumer_timeout=300ms")
       try check("reporting_nothing_buys_no_time", daemon)
@@ -183,7 +268,7 @@ extension OneAtATime {
     }
 
     @Test func everyTestIsRun() throws {
-      #expect(try Library.tests("mapped.c").count == 18)
+      #expect(try Library.tests("mapped.c").count == 23)
     }
 
     @Test func whatIsListedAndCountedAndFlushedGoesOnMeanwhile() throws {
@@ -218,10 +303,13 @@ final class Holding {
     try eventually("it has the buffer") { !text(of: said).isEmpty }
   }
 
+  /// What it said so far, but for its first line.
+  var said: String { String(text(of: output.raw).drop { $0 != "\n" }.dropFirst()) }
+
   /// What it says when it may go on.
   func end() throws -> String {
     Glibc.write(input.raw, "\n", 1)
     _ = process.wait()
-    return String(text(of: output.raw).drop { $0 != "\n" }.dropFirst())
+    return said
   }
 }

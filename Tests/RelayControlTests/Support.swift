@@ -138,16 +138,17 @@ final class Channels: ControlHandler, Sendable {
   }
 
   func map(
-    channel: String, cpu: Int, client: Client
+    channel: String, cpu: Int, unfinished: Bool, client: Client
   ) throws(ControlRefusal) -> MappedFiles {
-    try note("map \(cpu)", channel, client)
-    return MappedFiles(geometry: geometry.raw, ring: ring.raw, bell: wake.listenerDescriptor)
+    try note("map \(cpu) \(unfinished)", channel, client)
+    do throws(SystemError) {
+      return MappedFiles(
+        geometry: geometry.raw, ring: try ring.duplicate(), bell: wake.listenerDescriptor)
+    } catch { throw ControlRefusal(code: error.code, message: "\(error)") }
   }
 
-  func next(
-    channel: String, cpu: Int, unfinished: Bool, client: Client
-  ) throws(ControlRefusal) -> NextPart {
-    try note("next \(cpu) \(unfinished)", channel, client)
+  func next(channel: String, cpu: Int, client: Client) throws(ControlRefusal) -> NextPart {
+    try note("next \(cpu)", channel, client)
     return cpu == 0 ? .subbuf(someLent) : cpu == 1 ? .nothing : .end
   }
 

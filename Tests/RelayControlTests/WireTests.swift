@@ -15,8 +15,8 @@ private let requests: [Request] = [
   .create(
     channel: String(repeating: "x", count: ControlLimits.nameBytes),
     options: String(repeating: "o", count: ControlLimits.optionsBytes), keep: true),
-  .close(channel: "relay"), .reload, .map(channel: "relay", cpu: 0),
-  .next(channel: "relay", cpu: 7, unfinished: true), .unmap(channel: "relay", cpu: 8191),
+  .close(channel: "relay"), .reload, .map(channel: "relay", cpu: 0, unfinished: true),
+  .next(channel: "relay", cpu: 7), .unmap(channel: "relay", cpu: 8191),
   .consumed(channel: "relay", cpu: 0, count: Int(UInt32.max)),
 ]
 
@@ -52,8 +52,8 @@ private let replies: [Reply] = [
     #expect(try Request.close(channel: "a").encoded() == [3, 7, 0, 0, 3, 0, 0, 0, 1, 0, 97])
     #expect(try Request.reload.encoded() == [3, 8, 0, 0, 0, 0, 0, 0])
     #expect(
-      try Request.next(channel: "a", cpu: 0x0102, unfinished: true).encoded() == [
-        3, 10, 0, 0, 8, 0, 0, 0, 1, 0, 97, 2, 1, 0, 0, 1,
+      try Request.map(channel: "a", cpu: 0x0102, unfinished: true).encoded() == [
+        3, 9, 0, 0, 8, 0, 0, 0, 1, 0, 97, 2, 1, 0, 0, 1,
       ])
     #expect(
       try Request.consumed(channel: "a", cpu: 1, count: 2).encoded() == [
