@@ -65,6 +65,20 @@ TEST(sub_buffers_come_as_writers_leave_them) {
   relay_detach(chan);
 }
 
+TEST(a_new_buffer_is_zeroed) {
+  static const char zeroes[4095];
+  relay_chan *chan = attach();
+  relay_mapping *mapping = map(0);
+  EQUAL(relay_write(chan, "x", 1), 0);
+  EQUAL(relay_flush(chan), 0);
+  struct relay_subbuf subbuf = next(mapping);
+  CHECK(is(&subbuf, "x"));
+  EQUAL(subbuf.padding, sizeof zeroes);
+  CHECK(!memcmp((char *)subbuf.pieces->iov_base + 1, zeroes, sizeof zeroes));
+  relay_unmap(mapping);
+  relay_detach(chan);
+}
+
 TEST(unfinished_ones_come_too_where_that_is_asked_for) {
   relay_chan *chan = attach();
   relay_mapping *mapping = map(RELAY_MAP_UNFINISHED);

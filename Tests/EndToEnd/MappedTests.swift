@@ -18,7 +18,7 @@ extension OneAtATime {
     }
 
     @Test(arguments: [
-      "sub_buffers_come_as_writers_leave_them",
+      "sub_buffers_come_as_writers_leave_them", "a_new_buffer_is_zeroed",
       "unfinished_ones_come_too_where_that_is_asked_for", "the_end_is_told",
       "more_than_was_handed_out_cannot_be_consumed", "what_is_handed_out_cannot_be_written",
       "what_cannot_be_mapped", "a_reset_gives_back_what_is_in_hand",
