@@ -204,8 +204,8 @@ void *relay_private(relay_chan *chan);
 size_t relay_switch_subbuf(relay_buf *buf, size_t length);
 
 /* Only from inside subbuf_start: the first `length` bytes of the sub-buffer that is being started
- * are the caller's; called again, the next `length` bytes, too; in all at most a sub-buffer. Readers
- * get them with the data, as one record; the whole sub-buffer becomes readable once the next
+ * are the caller's; each further call adds `length` bytes; in all at most a sub-buffer. Readers get
+ * them with the data, as one record; the whole sub-buffer becomes readable once the next
  * subbuf_start has returned, which may still write to them, or by relay_flush, or relay_close.
  * Elsewhere it does nothing. */
 void relay_subbuf_start_reserve(relay_buf *buf, size_t length);
