@@ -42,9 +42,10 @@ final class CallbackBuffer {
   /// Starts the first sub-buffer. To be called once, before anything else.
   func begin() { _ = switchSubbuf() }
 
-  /// From inside the callback: its first `length` bytes are the caller's.
+  /// From inside the callback: `length` more bytes at its start are the caller's, as far as there
+  /// are so many.
   func reserveHeader(_ length: Int) {
-    if isStarting { headerLength = min(length, buffer.layout.subbufSize) }
+    if isStarting { headerLength += min(length, buffer.layout.subbufSize - headerLength) }
   }
 
   /// Not counted if refused.
@@ -92,6 +93,8 @@ final class CallbackBuffer {
       if !hasLeftNothing { previous = buffer.payload(current.subbuf) }
     }
     var patience = Patience()
+    // The header stays open: with no sub-buffer to ask about the callback has not had its chance to
+    // write the padding into it. A flush or the close delivers it all the same.
     guard let (next, state) = buffer.chooseNext(after: current, &patience) else { return .full }
     let claim = SubbufState(.claimed, seq: current.seq &+ 1, owner: owner)
     guard buffer.exchangeState(next, state, claim) else { return .full }

@@ -19,41 +19,38 @@ extension Reader {
     return claim.byteCount
   }
 
-  /// Passes the next `count` sub-buffers that writers have left, as if they had been read.
+  /// Passes the next `count` sub-buffers, of those that writers have left when this is called, as
+  /// if they had been read; ends before one in which a record is unfinished. A loss before them is
+  /// told with what is read next.
   public func consumeSubbufs(_ count: Int) {
+    let end = buffer.loadCurrent().seq
     var left = count
-    while left > 0, hasFinishedSubbuf {
-      // Past what hasData found to be overwritten, and at the sub-buffer's first live record.
-      let seq = position.seq
-      guard let seal = sealOfSubbuf else { return }
-      // Exactly its bytes: where any are left in it, the claim ends behind its SEAL.
-      let bytes = seal.end - position.offset
-      if claim(limit: rest.count + bytes).byteCount > 0 { consume() }
-      if bytes == 0 { skipEmptyRecords(before: seal.entry) }
-      guard position.seq != seq else { return }
-      left -= 1
-    }
+    while left > 0, consumeSubbuf(before: end) { left -= 1 }
   }
 
-  /// What is left of the sub-buffer at the position has no bytes.
-  private func skipEmptyRecords(before seal: Int) {
-    let count = UInt64(seal - position.entry)
-    totals.records &+= count
-    jump(
-      to: Position(
-        seq: position.seq + 1, subbuf: (position.subbuf + 1) % buffer.layout.subbufCount,
-        record: position.record &+ count, lostBase: position.lostBase))
-  }
-
-  /// Where the records of the sub-buffer at the position end; nil while one of them is unfinished.
-  private var sealOfSubbuf: (entry: Int, end: Int)? {
-    let index = buffer.index(position.subbuf)
-    for i in position.entry..<buffer.layout.entryCount {
-      let entry = buffer.loadEntry(index, i)
-      if entry.isSeal(position.seq) { return (i, entry.end) }
-      if entry.isBusy || entry.isEmpty(position.seq) { return nil }
+  /// What is left of the sub-buffer at the position, and no more. False, and nothing consumed: its
+  /// number is not below `end`, or a record in it is unfinished.
+  private func consumeSubbuf(before end: UInt64) -> Bool {
+    settle()
+    beginClaim()
+    guard !isCorrupt, enterSubbuf(), plan.position.seq < end else {
+      giveBack()
+      return false
     }
-    return nil
+    plan.restTaken = rest.count
+    plan.bytes = rest.count
+    while case .record(let entry) = nextRecord(pinned[0].subbuf) {
+      plan.bytes += entry.end - plan.position.offset
+      plan.totals.records &+= 1
+      plan.position.advance(by: 1, to: entry.end)
+    }
+    // Its end was passed.
+    guard pinned[0].seq < plan.position.seq else {
+      giveBack()
+      return false
+    }
+    consume()
+    return true
   }
 }
 
@@ -90,10 +87,17 @@ extension Channel {
     buffer.countRefusal(refusal)
   }
 
-  /// Leaves the buffer's current sub-buffer, even if it is empty.
+  /// Leaves the buffer's current sub-buffer, even if it is empty or was never written to.
   public func switchSubbuf(_ buffer: ChannelBuffer) -> FlushResult {
     let buffer = buffer.home
-    return buffer.leave(buffer.loadCurrent(), owner: owner, wakeFD: wakeTarget)
+    var current = buffer.loadCurrent()
+    if current.seq == 0 {
+      // Nothing is current yet: the first one has to be started before it can be left.
+      let started = buffer.leave(current, owner: owner, wakeFD: wakeTarget)
+      guard started == .flushed else { return started }
+      current = buffer.loadCurrent()
+    }
+    return buffer.leave(current, owner: owner, wakeFD: wakeTarget)
   }
 }
 

@@ -195,10 +195,7 @@ extension Reader {
   /// Claims by `once`, which says whether it found something to deliver and has consumed where it
   /// did not: then what it passed were cancelled records and gaps, and there may be more behind.
   func claimInRounds(_ once: () -> Bool) {
-    precondition(!hasClaim)
-    if mayReclaim { reclaim() }
-    if !stall.passed.isEmpty { settlePassed() }
-    searchesLeft = Reader.searchLimit
+    settle()
     let first = position.seq
     var isFound = once()
     // Each round passes `vectorLimit` sub-buffers or is the last but one; more of them than there
@@ -210,6 +207,14 @@ extension Reader {
     }
     // Who finds nothing may not come again soon: what was left just now must not wait for that.
     if !isFound, mayReclaim, position.seq > first { reclaim() }
+  }
+
+  /// Before a claim: what was left behind for later.
+  func settle() {
+    precondition(!hasClaim)
+    if mayReclaim { reclaim() }
+    if !stall.passed.isEmpty { settlePassed() }
+    searchesLeft = Reader.searchLimit
   }
 
   /// An empty claim, to be consumed or given back.

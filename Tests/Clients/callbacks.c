@@ -148,6 +148,45 @@ TEST(a_header_is_readable_even_where_the_next_start_was_refused) {
   relay_detach(chan);
 }
 
+// No sub-buffer can be offered, so the padding cannot be put into the header yet.
+TEST(a_header_stays_open_while_reservations_hold_all_other_sub_buffers) {
+  seen.header = 1;
+  relay_chan *chan = open_with((relay_callbacks){.subbuf_start = start}, 4, 2);
+  relay_buf *buf = relay_buffer(chan, 0);
+  relay_reservation reservation;
+  CHECK(relay_reserve(chan, 3, &reservation));
+  EQUAL(relay_write(chan, "ab", 2), 0);
+  EQUAL(relay_write(chan, "cd", 2), -ENOBUFS);
+  EQUAL(seen.starts, 2);
+  relay_cancel(&reservation);
+  CHECK(!strcmp(drain(buf), "0"));
+  EQUAL(relay_write(chan, "cd", 2), 0);
+  CHECK(!strcmp(drain(buf), "1ab"));
+  EQUAL(relay_flush(chan), 0);
+  CHECK(!strcmp(drain(buf), "1cd"));
+  relay_detach(chan);
+}
+
+static int start_twice(relay_buf *buf, void *subbuf, void *previous, size_t padding) {
+  (void)previous, (void)padding;
+  seen.starts++;
+  relay_subbuf_start_reserve(buf, 2);
+  relay_subbuf_start_reserve(buf, seen.starts == 1 ? 3 : SIZE_MAX);
+  memcpy(subbuf, "header..", seen.starts == 1 ? 5 : 8);
+  return 1;
+}
+
+TEST(what_a_callback_reserves_adds_up) {
+  relay_chan *chan = open_with((relay_callbacks){.subbuf_start = start_twice}, 8, 4);
+  relay_buf *buf = relay_buffer(chan, 0);
+  EQUAL(relay_write(chan, "abcd", 4), -EMSGSIZE);
+  CHECK(!strcmp(drain(buf), "heade"));
+  EQUAL(relay_write(chan, "", 0), 0);
+  EQUAL(relay_flush(chan), 0);
+  CHECK(!strcmp(drain(buf), "header.."));
+  relay_detach(chan);
+}
+
 TEST(behind_a_header_there_is_less_room) {
   seen.header = 3;
   relay_chan *chan = open_with((relay_callbacks){.subbuf_start = start}, 8, 4);

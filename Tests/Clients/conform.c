@@ -84,6 +84,20 @@ TEST(a_switch_leaves_padding_and_counts) {
   end_subject(it);
 }
 
+TEST(a_buffer_that_was_never_written_to_is_switched_like_any) {
+  subject it = open_subject(8, 3, 0);
+  EQUAL(relay_switch_subbuf(it.buf, 9), 0);
+  EQUAL(account(it.buf).subbufs_produced, 0);
+  for (int i = 1; i < 3; i++) {
+    EQUAL(relay_switch_subbuf(it.buf, 8), 8);
+    EQUAL(account(it.buf).subbufs_produced, i);
+    EQUAL(account(it.buf).padding, 8 * i);
+  }
+  EQUAL(relay_write(it.chan, "abc", 3), 0);
+  CHECK(!strcmp(read_all(it), "abc"));
+  end_subject(it);
+}
+
 TEST(a_write_that_does_not_fit_switches) {
   subject it = open_subject(8, 3, 0);
   EQUAL(relay_write(it.chan, "abcde", 5), 0);

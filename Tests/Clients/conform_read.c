@@ -62,6 +62,77 @@ TEST(a_read_may_end_inside_a_record_and_the_rest_comes_next) {
   end_subject(it);
 }
 
+enum { STREAM = 65536 };
+
+// No two bytes of it stand next to each other twice: what was read tells where it stood.
+static unsigned char stream[STREAM];
+static int place_of[65536];
+
+static void make_stream(void) {
+  int count = 0;
+  for (int a = 0; a < 256; a++) {
+    stream[count++] = (unsigned char)a;
+    for (int b = a + 1; b < 256; b++) {
+      stream[count++] = (unsigned char)a;
+      stream[count++] = (unsigned char)b;
+    }
+  }
+  EQUAL(count, STREAM);
+  for (int i = 0; i + 1 < STREAM; i++) place_of[stream[i] << 8 | stream[i + 1]] = i;
+}
+
+struct part_reader {
+  pthread_t thread;
+  subject it;
+  size_t size; // of its reads
+  int reads, next;
+};
+
+static char is_read[STREAM];
+static int read_count;
+static pthread_barrier_t turn;
+
+static void *read_parts(void *argument) {
+  struct part_reader *me = argument;
+  unsigned char part[16];
+  while (read_count < STREAM) {
+    // All begin to read at once, and look at the count when none reads.
+    pthread_barrier_wait(&turn);
+    ssize_t count = read_some(me->it, part, me->size);
+    CHECK(count >= 0 && count <= (ssize_t)me->size);
+    if (count > 0) {
+      int at = count > 1 ? place_of[part[0] << 8 | part[1]] : STREAM - 1;
+      CHECK(at >= me->next && at + count <= STREAM && !memcmp(stream + at, part, (size_t)count));
+      for (int i = at; i < at + count; i++)
+        EQUAL(__atomic_exchange_n(&is_read[i], 1, __ATOMIC_SEQ_CST), 0);
+      me->next = at + (int)count;
+      me->reads++;
+    }
+    __atomic_fetch_add(&read_count, (int)count, __ATOMIC_SEQ_CST);
+    pthread_barrier_wait(&turn);
+  }
+  return NULL;
+}
+
+TEST(two_readers_at_once_get_each_byte_once_and_in_order) {
+  subject it = open_subject(4096, 20, 0), other = open_again(it);
+  make_stream();
+  for (int at = 0, length; at < STREAM; at += length) {
+    length = STREAM - at < 13 ? STREAM - at : 13;
+    EQUAL(relay_write(it.chan, stream + at, (size_t)length), 0);
+  }
+  struct part_reader readers[] = {{.it = it, .size = 7}, {.it = other, .size = 10}};
+  EQUAL(pthread_barrier_init(&turn, NULL, 2), 0);
+  for (int i = 0; i < 2; i++)
+    EQUAL(pthread_create(&readers[i].thread, NULL, read_parts, &readers[i]), 0);
+  for (int i = 0; i < 2; i++) {
+    EQUAL(pthread_join(readers[i].thread, NULL), 0);
+    CHECK(readers[i].reads > 1000);
+  }
+  if (other.fd >= 0) close(other.fd);
+  end_subject(it);
+}
+
 TEST(a_cut_record_is_neither_lost_nor_torn_by_overwriting) {
   subject it = open_subject(8, 4, RELAY_OVERWRITE);
   char text[20] = {0};

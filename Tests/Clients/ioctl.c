@@ -4,6 +4,7 @@
 #include "test.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <relay_ioctl.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -214,6 +215,67 @@ TEST(a_record_is_never_given_to_two_files) {
   at = 0;
   EQUAL(read(fds[1], reply, RELAY_FRAME_MIN), 48);
   EQUAL(next(reply, 48, &at)->sequence, 1);
+}
+
+enum { RECORDS = 3000 };
+
+struct frame_reader {
+  pthread_t thread;
+  int fd, reads;
+  int64_t last;
+};
+
+static int seen_of[RECORDS], seen_count;
+static pthread_barrier_t turn;
+
+// What record `sequence` consists of; how much of it there is.
+static size_t record_text(uint64_t sequence, char *text) {
+  size_t length = 1 + sequence % 60;
+  for (size_t i = 0; i < length; i++) text[i] = (char)(sequence * 7 + i);
+  return length;
+}
+
+static void *read_frames(void *argument) {
+  struct frame_reader *me = argument;
+  _Alignas(8) char some[256];
+  char text[60];
+  while (seen_count < RECORDS) {
+    // All begin to read at once, and look at the count when none reads.
+    pthread_barrier_wait(&turn);
+    ssize_t count = read(me->fd, some, sizeof some);
+    CHECK(count >= 0);
+    size_t at = 0;
+    for (const struct relay_frame *frame; (frame = next(some, count, &at));) {
+      EQUAL(frame->type, RELAY_FRAME_RECORD);
+      CHECK(frame->sequence < RECORDS && (int64_t)frame->sequence > me->last);
+      me->last = (int64_t)frame->sequence;
+      EQUAL(frame->offset, 0);
+      EQUAL(frame->length, frame->record_length);
+      EQUAL(frame->length, record_text(frame->sequence, text));
+      CHECK(!memcmp(payload(frame), text, frame->length));
+      EQUAL(__atomic_exchange_n(&seen_of[frame->sequence], 1, __ATOMIC_SEQ_CST), 0);
+      __atomic_fetch_add(&seen_count, 1, __ATOMIC_SEQ_CST);
+    }
+    me->reads += count > 0;
+    pthread_barrier_wait(&turn);
+  }
+  return NULL;
+}
+
+TEST(two_readers_at_once_get_each_record_whole_and_once) {
+  struct frame_reader readers[2];
+  char text[60];
+  for (uint64_t i = 0; i < RECORDS; i++) put(text, record_text(i, text));
+  EQUAL(pthread_barrier_init(&turn, NULL, 2), 0);
+  for (int i = 0; i < 2; i++) {
+    readers[i] = (struct frame_reader){.fd = device(), .last = -1};
+    set(readers[i].fd, RELAY_IOC_FRAMES, 1);
+    EQUAL(pthread_create(&readers[i].thread, NULL, read_frames, &readers[i]), 0);
+  }
+  for (int i = 0; i < 2; i++) {
+    EQUAL(pthread_join(readers[i].thread, NULL), 0);
+    CHECK(readers[i].reads > 100);
+  }
 }
 
 TEST(losses_stand_where_they_happened) {

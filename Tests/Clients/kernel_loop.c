@@ -2,7 +2,8 @@
 // usage: kernel_loop FILES OUT
 // A consumer as one writes it for the kernel's relay: a thread for each CPU's file, FILES and the
 // CPU's number; it polls with a time-out and reads until there is nothing more, into OUT and the
-// CPU's number. After SIGTERM each reads what is left and ends. Nothing in it knows of relayd.
+// CPU's number. After SIGTERM each reads what is left and ends; how often poll said that there is
+// something, before its time was over, is told then. Nothing in it knows of relayd.
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -19,6 +20,7 @@ static volatile sig_atomic_t is_over;
 struct consumer {
   pthread_t thread;
   int in, out;
+  unsigned wakes;
 };
 
 static void stop(int signal) {
@@ -54,6 +56,7 @@ static void *consume(void *argument) {
     struct pollfd ask = {.fd = consumer->in, .events = POLLIN};
     if (poll(&ask, 1, last ? 0 : TIMEOUT_MS) < 0 && errno != EINTR) fail("poll");
     if (ask.revents & ~POLLIN) fail("poll: an error or the end");
+    if (ask.revents && !last) consumer->wakes++;
     read_until_nothing_is_left(consumer);
     if (last) return NULL;
   }
@@ -81,6 +84,11 @@ int main(int argc, char **argv) {
   if (count == 0) fail(argv[1]);
   puts("ready");
   fflush(stdout);
-  for (int i = 0; i < count; i++) pthread_join(consumers[i].thread, NULL);
+  unsigned wakes = 0;
+  for (int i = 0; i < count; i++) {
+    pthread_join(consumers[i].thread, NULL);
+    wakes += consumers[i].wakes;
+  }
+  printf("woken %u\n", wakes);
   return 0;
 }

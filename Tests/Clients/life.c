@@ -134,41 +134,16 @@ TEST(a_switch_leaves_even_an_empty_sub_buffer) {
   relay_detach(chan);
 }
 
-TEST(consumed_sub_buffers_are_passed_and_free) {
-  relay_chan *chan = open_small(4, 3, 0);
+TEST(a_reset_buffer_is_switched_as_a_new_one) {
+  relay_chan *chan = open_small(8, 3, 0);
   relay_buf *buf = relay_buffer(chan, 0);
-  relay_write(chan, "abcd", 4);
-  relay_write(chan, "ef", 2);
-  relay_write(chan, "g", 1);
-  relay_write(chan, "hijk", 4);
-  EQUAL(relay_write(chan, "l", 1), -ENOBUFS);
-  char one;
-  EQUAL(relay_read(buf, &one, 1), 1);
-  EQUAL(relay_subbufs_consumed(chan, 0, 1), 0);
-  EQUAL(relay_write(chan, "m", 1), 0);
-  EQUAL(relay_subbufs_consumed(chan, 0, SIZE_MAX), 0);
-  struct relay_stat stat = account(buf);
-  EQUAL(stat.subbufs_consumed, 3);
-  EQUAL(stat.subbufs_produced, 3);
-  EQUAL(stat.records_read, 4);
-  EQUAL(stat.lost_overwritten, 0);
-  CHECK(!strcmp(drain(buf), "m"));
-  relay_detach(chan);
-}
-
-TEST(a_consumed_sub_buffer_may_end_with_empty_records) {
-  relay_chan *chan = open_small(4, 3, 0);
-  relay_buf *buf = relay_buffer(chan, 0);
-  relay_write(chan, "ab", 2);
-  char text[2];
-  relay_write(chan, "", 0);
-  EQUAL(relay_read(buf, text, 2), 2);
-  relay_write(chan, "", 0);
-  relay_write(chan, "cdef", 4);
-  EQUAL(relay_subbufs_consumed(chan, 0, 1), 0);
-  EQUAL(account(buf).subbufs_consumed, 1);
-  EQUAL(account(buf).records_read, 3);
-  CHECK(!strcmp(drain(buf), "cdef"));
+  relay_write(chan, "abc", 3);
+  for (int i = 0; i < 4; i++) {
+    EQUAL(relay_reset(chan), 0);
+    EQUAL(relay_switch_subbuf(buf, 8), 8);
+    EQUAL(account(buf).subbufs_produced, 1);
+    EQUAL(account(buf).padding, 8);
+  }
   relay_detach(chan);
 }
 

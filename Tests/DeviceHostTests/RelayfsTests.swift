@@ -51,6 +51,18 @@ import Testing
         == "device same0: \(mountPoint.path)/same0 exists already; choose another channel name")
   }
 
+  @Test func whatCameUpBeforeADeviceThatCannotIsTakenDown() throws {
+    let channel = try makeChannel()
+    let host = try LiveHost([("twice0", channel)])
+    let names = ["first0", "second0", "twice0"]
+    #expect(throws: HostError.self) {
+      try host.host.add(names.map { Device(name: $0, reader: Reader(channel, channel.buffers[0])) })
+    }
+    #expect(try output("ls", host.mountPoint.path) == "twice0\n")
+    channel.write("here")
+    #expect(try output("cat", host.path("twice0")) == "here")
+  }
+
   @Test func aMountPointThatIsAFileIsNamed() throws {
     let message = try #require(try failure(.fuse, mountPoint: "/etc/passwd", ["test0"]))
     #expect(message.contains("/etc/passwd is not a directory"))

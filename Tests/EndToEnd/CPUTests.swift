@@ -79,6 +79,29 @@ extension OneAtATime {
       #expect(try files() == ["relay0", "relay2"])
     }
 
+    @Test func onRelayfsAFileOutlivesItsCPUAndAFollowerFindsNewOnes() throws {
+      try set(online: [2])
+      let scratch = try Scratch()
+      let mount = "\(scratch.path)/mount"
+      let daemon = try Daemon(
+        "relay", options: ["--backend", "fuse", "--mount", mount], in: scratch)
+      try write("left", on: 2, daemon)
+      try set(online: [])
+      #expect(try run("cat", "\(mount)/relay2").output == "left\n")
+      let out = try MemoryFile.create(name: "out", count: 0)
+      let reader = try ChildProcess(
+        [program("relayctl"), "read", "relay", "--follow"], output: out.raw,
+        environment: ["RELAY_SOCKET": daemon.socket])
+      defer { _ = reader.wait() }
+      defer { reader.signal(SIGKILL) }
+      try set(online: [1, 2])
+      try eventually("the file is there") { access("\(mount)/relay1", F_OK) == 0 }
+      try write("new", on: 1, daemon)
+      try eventually("it arrives") { text(of: out.raw) == "new\n" }
+      try write("back", on: 2, daemon)
+      try eventually("it arrives, too") { text(of: out.raw) == "new\nback\n" }
+    }
+
     @Test func aCPUWhoseBufferIsOverALimitIsSaid() throws {
       try set(online: [3])
       // Enough for two buffers.

@@ -54,6 +54,9 @@ extension OneAtATime {
         """)
       #expect(finished.status == 0, "\(finished.error)")
       #expect(reader.wait() == 0)
+      // Not by its time-out alone.
+      let wakes = text(of: out.raw).split(separator: " ").last.flatMap { Int($0.dropLast()) }
+      #expect(try #require(wakes) > 0)
       let compared = try daemon.shell(
         """
         cd \(directory)

@@ -59,6 +59,10 @@ struct Library: Sendable {
 
   /// The path of a program, built when it is first asked for.
   func program(_ name: String, _ compiler: [String], _ sources: String...) throws -> String {
+    try program(name, compiler, sources)
+  }
+
+  func program(_ name: String, _ compiler: [String], _ sources: [String]) throws -> String {
     let path = "\(directory)/\(name)"
     guard access(path, X_OK) != 0 else { return path }
     let flags = try must(
@@ -87,7 +91,9 @@ struct Library: Sendable {
   }
 
   /// The names of the tests in a program's source.
-  static func tests(_ sources: String...) throws -> [String] {
+  static func tests(_ sources: String...) throws -> [String] { try tests(sources) }
+
+  static func tests(_ sources: [String]) throws -> [String] {
     try sources.flatMap { name in
       let file = try FileDescriptor.open(source(name), O_RDONLY)
       return text(of: file.raw).split(separator: "\n").filter { $0.hasPrefix("TEST(") }.map {

@@ -8,8 +8,11 @@ import Testing
 extension OneAtATime {
   @Suite struct LibraryTests {
     static let hotplug = Result { try Library.tests("hotplug.c") }
+    private static let sources = [
+      "own.c", "life.c", "callbacks.c", "files.c", "records.c", "lease.c", "consume.c",
+    ]
     static let own = Result {
-      try Library.tests("own.c", "life.c", "callbacks.c", "files.c", "records.c", "lease.c")
+      try Library.tests(sources)
     }
 
     @Test(.onceIsEnough) func exportsNothingButRelay() throws {
@@ -71,9 +74,7 @@ extension OneAtATime {
     @Test(.onceIsEnough, arguments: try own.get())
     func ownChannel(_ test: String) throws {
       let library = try Library.get()
-      let program = try library.program(
-        "own", Library.c, "test.c", "own.c", "life.c", "callbacks.c", "files.c", "records.c",
-        "lease.c")
+      let program = try library.program("own", Library.c, ["test.c"] + Self.sources)
       let finished = try library.start([program, test])
       #expect(finished.status == 0, "\(finished.error)")
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Mapped consumers, in C (Tests/Clients/mapped.c): what they get, and what one that dies, stalls or
-// gets in the way of others does to them.
+// Mapped consumers, in C (Tests/Clients/mapped*.c): what they get, and what one that dies, stalls
+// or gets in the way of others does to them.
 
 import Glibc
 import LinuxIO
@@ -9,7 +9,8 @@ import Testing
 extension OneAtATime {
   @Suite struct MappedTests {
     static func program() throws -> String {
-      try Library.get().program("mapped", Library.c, "test.c", "mapped.c")
+      try Library.get().program(
+        "mapped", Library.c, "test.c", "mapped.c", "mapped_late.c")
     }
 
     func check(_ test: String, _ daemon: Daemon, as user: [String] = []) throws {
@@ -18,7 +19,7 @@ extension OneAtATime {
     }
 
     @Test(arguments: [
-      "sub_buffers_come_as_writers_leave_them",
+      "sub_buffers_come_as_writers_leave_them", "a_new_buffer_is_zeroed",
       "unfinished_ones_come_too_where_that_is_asked_for", "who_only_polls_is_told",
       "the_end_is_told",
       "more_than_was_handed_out_cannot_be_consumed", "what_is_handed_out_cannot_be_written",
@@ -268,7 +269,7 @@ extension OneAtATime {
     }
 
     @Test func everyTestIsRun() throws {
-      #expect(try Library.tests("mapped.c").count == 23)
+      #expect(try Library.tests("mapped.c", "mapped_late.c").count == 24)
     }
 
     @Test func whatIsListedAndCountedAndFlushedGoesOnMeanwhile() throws {

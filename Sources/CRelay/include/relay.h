@@ -208,10 +208,11 @@ void *relay_private(relay_chan *chan);
  * length, or 0 where that cannot be: longer than a sub-buffer (counted), full, or closed. */
 size_t relay_switch_subbuf(relay_buf *buf, size_t length);
 
-/* Only from inside subbuf_start: the first `length` bytes (at most a sub-buffer) of the sub-buffer
- * that is being started are the caller's. Readers get them with the data, as one record; the whole
- * sub-buffer becomes readable once the next subbuf_start has returned, which may still write to
- * them, or by relay_flush, or relay_close. Elsewhere it does nothing. */
+/* Only from inside subbuf_start: the first `length` bytes of the sub-buffer that is being started
+ * are the caller's; each further call adds `length` bytes; in all at most a sub-buffer. Readers get
+ * them with the data, as one record; the whole sub-buffer becomes readable once the next
+ * subbuf_start has returned, which may still write to them, or by relay_flush, or relay_close.
+ * Elsewhere it does nothing. */
 void relay_subbuf_start_reserve(relay_buf *buf, size_t length);
 
 /* 1 if all sub-buffers hold data that no reader is done with, and a switch would be refused or
@@ -220,8 +221,11 @@ void relay_subbuf_start_reserve(relay_buf *buf, size_t length);
 int relay_buf_full(relay_buf *buf);
 int relay_buf_empty(relay_buf *buf);
 
-/* Own channels. The reader is done with the n sub-buffers that come next, without relay_read:
- * for consumers that know them from subbuf_start. Counts only those that writers have left. */
+/* Own channels. The reader is done with the n sub-buffers that come next, without relay_read: for
+ * consumers that know them from subbuf_start. What relay_read has left of one is one. Takes no more
+ * than writers have left when it is called, and ends before one in which a record is reserved and
+ * neither committed nor cancelled: nothing of that one is consumed. Returns 0 however many it took;
+ * relay_statistics counts them. Records lost before them are told with the next record read. */
 int relay_subbufs_consumed(relay_chan *chan, unsigned cpu, size_t n);
 
 /* Own channels. What read(2) on a device would give: committed bytes in order, across sub-buffers,
