@@ -168,18 +168,26 @@ extension OneAtATime {
       let manager = try NotifySocket()
       let daemon = try Daemon(
         "relay:global", options: ["--hold"], environment: ["NOTIFY_SOCKET": manager.name])
-      try replace(daemon, SIGTERM)
-      #expect(daemon.end() == 0)
       var heard: [String] = []
-      try withUnsafeTemporaryAllocation(byteCount: 4096, alignment: 1) { buffer in
-        while let packet = try UnixSocket.receive(
-          manager.raw, into: buffer, withSender: true, dontWait: true)
-        {
-          #expect(packet.sender == daemon.process.pid)
-          let text = String(decoding: buffer[..<packet.count], as: UTF8.self)
-          heard.append(String(text.prefix { $0 != "\n" }))
+      func listen() throws {
+        try withUnsafeTemporaryAllocation(byteCount: 4096, alignment: 1) { buffer in
+          while let packet = try UnixSocket.receive(
+            manager.raw, into: buffer, withSender: true, dontWait: true)
+          {
+            #expect(packet.sender == daemon.process.pid)
+            let text = String(decoding: buffer[..<packet.count], as: UTF8.self)
+            heard.append(String(text.prefix { $0 != "\n" }))
+          }
         }
       }
+      try replace(daemon, SIGTERM)
+      // What its log says is there first.
+      try eventually("it said that it is ready again") {
+        try listen()
+        return heard.count >= 2
+      }
+      #expect(daemon.end() == 0)
+      try listen()
       #expect(heard == ["READY=1", "READY=1", "STOPPING=1"])
     }
   }
