@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What devices gave, on standard output: each record once, whatever a device repeats after its
-// daemon died.
+// What devices gave, as it is printed: each record once, whatever a device repeats after its daemon
+// died, and an account of what did not come.
 
 import CRelayIoctl
 import Glibc
@@ -8,18 +8,20 @@ import LinuxIO
 
 final class RecordOutput {
   /// Each record begins with its time.
-  let showsTimes: Bool
+  private let showsTimes: Bool
   private let tellsLosses: Bool
+  private let options: OutputOptions
+  /// By CPU; the only one, unless each has its own, as that of CPU -1.
+  private var files: [Int: OutputFile] = [:]
   /// By CPU.
   private var progress: [Int: StreamProgress] = [:]
-  private var bytes: [UInt8] = []
+  private var accounts: [Int: (path: String, account: RecordAccount)] = [:]
+  private var disorder = Disorder()
 
-  private static let limit = 128 << 10
-
-  init(showsTimes: Bool, tellsLosses: Bool) {
+  init(showsTimes: Bool, tellsLosses: Bool, _ options: OutputOptions) {
     self.showsTimes = showsTimes
     self.tellsLosses = tellsLosses
-    bytes.reserveCapacity(RecordOutput.limit)
+    self.options = options
   }
 
   /// Goes on where the last device of this CPU's buffer stopped, if this is the same memory.
@@ -31,10 +33,29 @@ final class RecordOutput {
         configure timestamps = true
         """)
     }
+    guard options.rotation == nil || device.isFramed else {
+      throw CommandFailure.failed(
+        "--rotate-size: \(device.path) does not tell where records end; its relayd is too old")
+    }
     if let known = progress[device.cpu], known.incarnation == device.incarnation {
       device.progress = known
     }
     progress[device.cpu] = device.progress
+    if accounts[device.cpu] == nil, device.isFramed {
+      accounts[device.cpu] = (device.path, RecordAccount())
+    }
+  }
+
+  /// Opens what the device's records go to, so that a failure costs none of them.
+  func open(for device: DeviceReader) throws { _ = try file(for: device) }
+
+  private func file(for device: DeviceReader) throws(SystemError) -> OutputFile {
+    let key = options.isPerCPU ? device.cpu : -1
+    if let known = files[key] { return known }
+    let path = options.path.map { options.isPerCPU ? "\($0).cpu\(key)" : $0 }
+    let file = try OutputFile(path, options.rotation)
+    files[key] = file
+    return file
   }
 
   /// Prints what is left of the device's last read.
@@ -49,9 +70,11 @@ final class RecordOutput {
 
   private func put(_ piece: Piece, _ device: DeviceReader) throws {
     switch piece {
-    case .bytes(let bytes): try append(bytes)
+    case .bytes(let bytes): try file(for: device).append(bytes)
     case .loss(let frame, let loss):
-      guard tellsLosses, frame.sequence >= device.progress.next else { return }
+      guard frame.sequence >= device.progress.next else { return }
+      accounts[device.cpu]?.account.add(loss)
+      guard tellsLosses else { return }
       try flush()
       for (count, cause) in [
         (loss.overwritten, "overwritten"), (loss.full, "refused, the buffer was full"),
@@ -59,48 +82,63 @@ final class RecordOutput {
       ] where count > 0 {
         complain("\(device.path): \(count) records lost here: \(cause)")
       }
-    case .record(let frame, let payload): try put(frame, payload, device.progress)
+    case .record(let frame, let payload):
+      try put(frame, payload, device, file(for: device))
     }
   }
 
   private func put(
-    _ frame: relay_frame, _ payload: UnsafeRawBufferPointer, _ progress: StreamProgress
+    _ frame: relay_frame, _ payload: UnsafeRawBufferPointer, _ device: DeviceReader,
+    _ file: OutputFile
   ) throws {
-    guard let known = progress.take(frame) else { return }
+    let isBetweenRecords = device.progress.offset == 0 || frame.sequence != device.progress.next
+    guard let known = device.progress.take(frame) else { return }
     let isBeginning = frame.offset == 0 && known == 0
-    if showsTimes, isBeginning, !payload.isEmpty { try append(time: frame.time) }
-    try append(UnsafeRawBufferPointer(rebasing: payload[known...]))
+    if device.progress.offset == 0 { accounts[device.cpu]?.account.read &+= 1 }
+    let time = showsTimes && isBeginning ? text(ofTime: frame.time) : ""
+    if isBetweenRecords {
+      try file.begin(recordOf: time.utf8.count + Int(frame.record_length) - Int(frame.offset))
+    }
+    if showsTimes, isBeginning { disorder.note(time: frame.time) }
+    if !time.isEmpty, !payload.isEmpty {
+      var utf8 = time
+      try utf8.withUTF8 { try file.append(UnsafeRawBufferPointer($0)) }
+    }
+    try file.append(UnsafeRawBufferPointer(rebasing: payload[known...]))
   }
 
   /// As dmesg does: [    1.000002]
-  private func append(time: UInt64) throws {
+  private func text(ofTime time: UInt64) -> String {
     func padded(_ value: UInt64, _ width: Int, _ filler: Character) -> String {
       let digits = String(value)
       return String(repeating: filler, count: max(0, width - digits.count)) + digits
     }
     let microseconds = time / 1000
-    let text =
+    return
       "[\(padded(microseconds / 1_000_000, 5, " ")).\(padded(microseconds % 1_000_000, 6, "0"))] "
-    var utf8 = text
-    try utf8.withUTF8 { try append(UnsafeRawBufferPointer($0)) }
-  }
-
-  private func append(_ new: UnsafeRawBufferPointer) throws {
-    if bytes.count + new.count > RecordOutput.limit { try flush() }
-    bytes.append(contentsOf: new)
   }
 
   /// Writes what was put.
   func flush() throws {
-    var done = 0
-    defer { bytes.removeAll(keepingCapacity: true) }
-    while done < bytes.count {
-      let count = bytes.withUnsafeBytes {
-        write(STDOUT_FILENO, $0.baseAddress! + done, $0.count - done)
-      }
-      if count < 0, errno == EINTR { continue }
-      guard count > 0 else { throw SystemError(code: errno, operation: "write standard output") }
-      done += count
+    for file in files.values { try file.flush() }
+  }
+}
+
+extension RecordOutput {
+  /// Says what was read and what was not; without `--lost` only if something was not.
+  func sayAccount(of channel: String) {
+    let all = accounts.sorted { $0.key < $1.key }.map(\.value)
+    let total = all.map(\.account).reduce(RecordAccount(), +)
+    guard !all.isEmpty, tellsLosses || total.lost > 0 else { return }
+    if all.count > 1 {
+      for (path, account) in all where account.lost > 0 { complain("\(path): \(account.text)") }
     }
+    complain("channel \(channel): \(total.text)")
+    guard tellsLosses, disorder.count > 0 else { return }
+    complain(
+      """
+      channel \(channel): \(disorder.count) records out of order, \
+      by up to \(disorder.most / 1_000_000 + 1) ms
+      """)
   }
 }
