@@ -109,7 +109,7 @@ final class ChannelReader {
       guard let next = try earliest(devices) else { return nil }
       let due = next.device.time &+ (window ?? 0)
       if mayWait, !next.isCertain, due > now {
-        // No record is lost for the sake of order.
+        // Order is not worth a loss.
         if !hasLooked { mayWait = !devices.contains { $0.holdsRecords && $0.isHalfFull } }
         hasLooked = true
         if mayWait { return due - now }

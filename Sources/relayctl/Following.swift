@@ -10,6 +10,8 @@ extension ChannelReader {
   private var isSeekingCPUs: Bool { options.cpu == nil && !channel.isGlobal }
   /// A CPU that comes up sends no event to a client, so those are looked for from time to time.
   private static let lookInterval = 2000
+  /// While records wait, their buffers may fill up.
+  private static let roomInterval = 25
   /// Its devices say nothing of a sub-buffer that is not full, so they are read from time to time.
   private var isSilent: Bool { channel.wakeup == "subbuffer" }
 
@@ -75,8 +77,7 @@ extension ChannelReader {
     }
     try output.flush()
     for device in devices where device.isDead { try settle(device) }
-    // A buffer may fill up meanwhile.
-    return pause.map { min(Int(($0 + 999_999) / 1_000_000), max(options.window / 8, 1)) }
+    return pause.map { min(Int(($0 + 999_999) / 1_000_000), ChannelReader.roomInterval) }
   }
 
   /// The daemon is asked only when there is a CPU that it may have a device for.

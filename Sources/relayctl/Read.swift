@@ -77,10 +77,11 @@ struct ReadCommand: ParsableCommand {
     if let rotateCount, rotateCount < 1 {
       throw ValidationError("--rotate-count takes 1 file or more")
     }
-    if window != nil, !follow || !time || perCPU {
-      throw ValidationError(
-        "--window needs --follow and --time\(perCPU ? ", and with --per-cpu nothing is merged" : "")"
-      )
+    if window != nil, !follow || !time {
+      throw ValidationError("--window needs --follow and --time")
+    }
+    if window != nil, perCPU {
+      throw ValidationError("--window: with --per-cpu nothing is merged that could wait")
     }
     if interval != nil, !follow { throw ValidationError("--interval needs --follow") }
     return ReadOptions(

@@ -99,7 +99,7 @@ final class RecordOutput {
     if isBetweenRecords {
       try file.begin(recordOf: time.utf8.count + Int(frame.record_length) - Int(frame.offset))
     }
-    if showsTimes, isBeginning { disorder.note(time: frame.time) }
+    if showsTimes, isBeginning, !options.isPerCPU { disorder.note(time: frame.time) }
     if !time.isEmpty, !payload.isEmpty {
       var utf8 = time
       try utf8.withUTF8 { try file.append(UnsafeRawBufferPointer($0)) }

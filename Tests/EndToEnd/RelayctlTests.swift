@@ -32,6 +32,11 @@ extension OneAtATime {
           "--rotate-count takes 1 file or more"
         ),
         (["read", "relay", "--follow", "--window", "1s"], "--window needs --follow and --time"),
+        (
+          [
+            "read", "relay", "--follow", "--time", "--window", "1s", "--per-cpu", "--output", "f",
+          ], "--window: with --per-cpu nothing is merged that could wait"
+        ),
         (["read", "relay", "--interval", "1s"], "--interval needs --follow"),
         (
           ["read", "relay", "--follow", "--interval", "0"],

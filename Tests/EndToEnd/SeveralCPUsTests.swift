@@ -80,7 +80,7 @@ extension OneAtATime {
       }
     }
 
-    @Test func nothingIsLostForTheSakeOfOrder() throws {
+    @Test func aHalfFullBufferIsReadOnWhateverTheWindow() throws {
       let daemon = try Daemon(SeveralCPUsTests.channel)
       let follower = try Follower(daemon, SeveralCPUsTests.forEver)
       // Many times what a reader and the buffer hold.
