@@ -28,6 +28,8 @@ final class DeviceReader {
   private var unread = 0..<0
   /// Set by who prints it.
   var progress: StreamProgress
+  /// Where it is printed; set by who does so.
+  var output: BufferOutput?
 
   /// Non-blocking, so that a channel with blocking reads says when it is drained.
   init(_ channel: ChannelDescription, cpu: Int) throws {

@@ -144,6 +144,8 @@ extension ChannelReader {
       $0.progress.offset > $1.progress.offset
     }
     channel = found
+    // CPUs may have come up meanwhile.
+    for device in devices { try output.open(for: device) }
     return true
   }
 }

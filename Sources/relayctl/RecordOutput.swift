@@ -6,16 +6,27 @@ import CRelayIoctl
 import Glibc
 import LinuxIO
 
+/// What becomes of one CPU's records, whichever device they come from.
+final class BufferOutput {
+  fileprivate let path: String
+  fileprivate let file: OutputFile
+  fileprivate var account = RecordAccount()
+
+  fileprivate init(path: String, file: OutputFile) {
+    self.path = path
+    self.file = file
+  }
+}
+
 final class RecordOutput {
   /// Each record begins with its time.
   private let showsTimes: Bool
   private let tellsLosses: Bool
   private let options: OutputOptions
-  /// By CPU; the only one, unless each has its own, as that of CPU -1.
-  private var files: [Int: OutputFile] = [:]
   /// By CPU.
+  private var buffers: [Int: BufferOutput] = [:]
   private var progress: [Int: StreamProgress] = [:]
-  private var accounts: [Int: (path: String, account: RecordAccount)] = [:]
+  private var knowsRecords = true
   private var disorder = Disorder()
 
   init(showsTimes: Bool, tellsLosses: Bool, _ options: OutputOptions) {
@@ -41,21 +52,20 @@ final class RecordOutput {
       device.progress = known
     }
     progress[device.cpu] = device.progress
-    if accounts[device.cpu] == nil, device.isFramed {
-      accounts[device.cpu] = (device.path, RecordAccount())
-    }
+    device.output = buffers[device.cpu]
+    if !device.isFramed { knowsRecords = false }
   }
 
   /// Opens what the device's records go to, so that a failure costs none of them.
-  func open(for device: DeviceReader) throws { _ = try file(for: device) }
-
-  private func file(for device: DeviceReader) throws(SystemError) -> OutputFile {
-    let key = options.isPerCPU ? device.cpu : -1
-    if let known = files[key] { return known }
-    let path = options.path.map { options.isPerCPU ? "\($0).cpu\(key)" : $0 }
-    let file = try OutputFile(path, options.rotation)
-    files[key] = file
-    return file
+  func open(for device: DeviceReader) throws {
+    guard device.output == nil else { return }
+    let file =
+      try options.isPerCPU
+      ? OutputFile(options.path.map { "\($0).cpu\(device.cpu)" }, options.rotation)
+      : buffers.values.first?.file ?? OutputFile(options.path, options.rotation)
+    let buffer = BufferOutput(path: device.path, file: file)
+    buffers[device.cpu] = buffer
+    device.output = buffer
   }
 
   /// Prints what is left of the device's last read.
@@ -69,11 +79,12 @@ final class RecordOutput {
   }
 
   private func put(_ piece: Piece, _ device: DeviceReader) throws {
+    let buffer = device.output!
     switch piece {
-    case .bytes(let bytes): try file(for: device).append(bytes)
+    case .bytes(let bytes): try buffer.file.append(bytes)
     case .loss(let frame, let loss):
       guard frame.sequence >= device.progress.next else { return }
-      accounts[device.cpu]?.account.add(loss)
+      buffer.account.add(loss)
       guard tellsLosses else { return }
       try flush()
       for (count, cause) in [
@@ -83,18 +94,19 @@ final class RecordOutput {
         complain("\(device.path): \(count) records lost here: \(cause)")
       }
     case .record(let frame, let payload):
-      try put(frame, payload, device, file(for: device))
+      try put(frame, payload, device, buffer)
     }
   }
 
   private func put(
     _ frame: relay_frame, _ payload: UnsafeRawBufferPointer, _ device: DeviceReader,
-    _ file: OutputFile
+    _ buffer: BufferOutput
   ) throws {
+    let file = buffer.file
     let isBetweenRecords = device.progress.offset == 0 || frame.sequence != device.progress.next
     guard let known = device.progress.take(frame) else { return }
     let isBeginning = frame.offset == 0 && known == 0
-    if device.progress.offset == 0 { accounts[device.cpu]?.account.read &+= 1 }
+    if device.progress.offset == 0 { buffer.account.read &+= 1 }
     let time = showsTimes && isBeginning ? text(ofTime: frame.time) : ""
     if isBetweenRecords {
       try file.begin(recordOf: time.utf8.count + Int(frame.record_length) - Int(frame.offset))
@@ -120,18 +132,20 @@ final class RecordOutput {
 
   /// Writes what was put.
   func flush() throws {
-    for file in files.values { try file.flush() }
+    for buffer in buffers.values { try buffer.file.flush() }
   }
 }
 
 extension RecordOutput {
   /// Says what was read and what was not; without `--lost` only if something was not.
   func sayAccount(of channel: String) {
-    let all = accounts.sorted { $0.key < $1.key }.map(\.value)
+    let all = buffers.sorted { $0.key < $1.key }.map(\.value)
     let total = all.map(\.account).reduce(RecordAccount(), +)
-    guard !all.isEmpty, tellsLosses || total.lost > 0 else { return }
+    guard knowsRecords, tellsLosses || total.lost > 0 else { return }
     if all.count > 1 {
-      for (path, account) in all where account.lost > 0 { complain("\(path): \(account.text)") }
+      for buffer in all where buffer.account.lost > 0 {
+        complain("\(buffer.path): \(buffer.account.text)")
+      }
     }
     complain("channel \(channel): \(total.text)")
     guard tellsLosses, disorder.count > 0 else { return }
