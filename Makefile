@@ -15,7 +15,7 @@ PEERS := $(BUILD)/peers
 # The suites that open a real /dev/cuse; everything else runs natively.
 CUSE_SUITES := EndToEnd|DeviceHostTests.*Cuse
 # Those that need several CPUs, which come and go.
-CPU_SUITES := CPUTests
+CPU_SUITES := CPUTests|SeveralCPUsTests
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build test stress fuzz model demo bench bench-deps lint format install install-library clean

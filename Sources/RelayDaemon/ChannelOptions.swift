@@ -3,6 +3,7 @@
 // NAME[:key=value,…]. The limits that depend on the machine are Geometry's.
 
 public import Relay
+internal import RelayControl
 
 /// A channel to be opened.
 public struct ChannelOptions: Equatable, Sendable {

@@ -3,6 +3,7 @@
 
 internal import Glibc
 internal import LinuxIO
+internal import RelayControl
 
 /// What was given on the command line, and so what a configuration is loaded from, now or again.
 public struct ConfigurationSources: Equatable, Sendable {

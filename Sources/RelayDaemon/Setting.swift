@@ -4,6 +4,7 @@
 
 internal import LinuxIO
 internal import Relay
+internal import RelayControl
 
 /// What is wrong with a name or a value, and what would be right.
 public struct OptionError: Error, Equatable, CustomStringConvertible {

@@ -2,6 +2,7 @@
 // A configuration as TOML that a configuration file may hold: nothing is left to defaults.
 
 internal import Relay
+internal import RelayControl
 
 enum TOMLText {
   /// A quoted string, one line whatever is in it.

@@ -16,15 +16,20 @@ final class DeviceReader {
   let isFramed: Bool
   let incarnation: UInt64
   let hasTimes: Bool
+  private let subbufCount: UInt64
   /// What read(2) says of a daemon that is gone.
   private(set) var isDead = false
-  /// Reads until it is another device's turn.
+  /// Its channel is closed, or its daemon gone: nobody writes any more.
+  var isClosing = false
+  /// Reads until it is another device's turn, or it was found empty.
   var readsLeft = 0
   private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 128 << 10, alignment: 4096)
   /// What of the buffer was read and not taken.
   private var unread = 0..<0
   /// Set by who prints it.
   var progress: StreamProgress
+  /// Where it is printed; set by who does so.
+  var output: BufferOutput?
 
   /// Non-blocking, so that a channel with blocking reads says when it is drained.
   init(_ channel: ChannelDescription, cpu: Int) throws {
@@ -33,9 +38,10 @@ final class DeviceReader {
     path = channel.pathPrefix + "\(cpu)"
     let device = try FileDescriptor.open(path, O_RDONLY | O_NONBLOCK)
     var on: CInt = 1
-    isFramed = try DeviceReader.ask(device, path, crelay_ioc_frames, &on)
+    isFramed = try DeviceReader.ask(device.raw, path, crelay_ioc_frames, &on)
     var geometry = relay_geometry()
-    _ = try DeviceReader.ask(device, path, crelay_ioc_geometry, &geometry)
+    _ = try DeviceReader.ask(device.raw, path, crelay_ioc_geometry, &geometry)
+    subbufCount = UInt64(geometry.n_subbufs)
     incarnation = geometry.incarnation
     hasTimes = geometry.flags & RELAY_GEOMETRY_TIMESTAMPS != 0
     progress = StreamProgress(incarnation: incarnation)
@@ -44,11 +50,10 @@ final class DeviceReader {
 
   /// False: the device does not know the command.
   private static func ask<Argument>(
-    _ device: borrowing FileDescriptor, _ path: String, _ command: UInt32,
-    _ argument: inout Argument
+    _ device: CInt, _ path: String, _ command: UInt32, _ argument: inout Argument
   ) throws -> Bool {
     let code = withUnsafeMutableBytes(of: &argument) {
-      crelay_ioctl(device.raw, command, $0.baseAddress)
+      crelay_ioctl(device, command, $0.baseAddress)
     }
     if code == -ENOTTY || code == -ENOSYS { return false }
     guard code >= 0 else { throw SystemError(code: -code, operation: "read \(path)") }
@@ -69,8 +74,27 @@ enum Piece {
 }
 
 extension DeviceReader {
-  /// For poll; ignored there once the device is at its end.
-  var poller: pollfd { pollfd(fd: fd, events: Int16(POLLIN), revents: 0) }
+  /// False once it is at its end.
+  var isOpen: Bool { fd >= 0 }
+
+  /// Something was read and not printed yet.
+  var holdsRecords: Bool { !unread.isEmpty }
+
+  /// For poll; ignored there once the device is at its end. While it holds records only a close is
+  /// waited for.
+  var poller: pollfd {
+    pollfd(fd: fd, events: holdsRecords ? 0 : Int16(POLLIN), revents: 0)
+  }
+
+  /// Half of the buffer's sub-buffers or more wait to be read.
+  var isHalfFull: Bool {
+    var account = relay_buffer_statistics()
+    // Who cannot tell has no more to give.
+    guard isOpen, !isDead,
+      (try? DeviceReader.ask(fd, path, crelay_ioc_statistics, &account)) == true
+    else { return false }
+    return 2 &* (account.subbufs_produced &- account.subbufs_consumed) >= subbufCount
+  }
 
   func end() {
     if fd >= 0 { close(fd) }

@@ -1,25 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
-// What devices gave, on standard output: each record once, whatever a device repeats after its
-// daemon died.
+// What devices gave, as it is printed: each record once, whatever a device repeats after its daemon
+// died, and an account of what did not come.
 
 import CRelayIoctl
 import Glibc
 import LinuxIO
 
+/// What becomes of one CPU's records, whichever device they come from.
+final class BufferOutput {
+  fileprivate let path: String
+  fileprivate let file: OutputFile
+  fileprivate var account = RecordAccount()
+
+  fileprivate init(path: String, file: OutputFile) {
+    self.path = path
+    self.file = file
+  }
+}
+
 final class RecordOutput {
   /// Each record begins with its time.
-  let showsTimes: Bool
+  private let showsTimes: Bool
   private let tellsLosses: Bool
+  private let options: OutputOptions
   /// By CPU.
+  private var buffers: [Int: BufferOutput] = [:]
   private var progress: [Int: StreamProgress] = [:]
-  private var bytes: [UInt8] = []
+  private var knowsRecords = true
+  private var disorder = Disorder()
 
-  private static let limit = 128 << 10
-
-  init(showsTimes: Bool, tellsLosses: Bool) {
+  init(showsTimes: Bool, tellsLosses: Bool, _ options: OutputOptions) {
     self.showsTimes = showsTimes
     self.tellsLosses = tellsLosses
-    bytes.reserveCapacity(RecordOutput.limit)
+    self.options = options
   }
 
   /// Goes on where the last device of this CPU's buffer stopped, if this is the same memory.
@@ -31,10 +44,28 @@ final class RecordOutput {
         configure timestamps = true
         """)
     }
+    guard options.rotation == nil || device.isFramed else {
+      throw CommandFailure.failed(
+        "--rotate-size: \(device.path) does not tell where records end; its relayd is too old")
+    }
     if let known = progress[device.cpu], known.incarnation == device.incarnation {
       device.progress = known
     }
     progress[device.cpu] = device.progress
+    device.output = buffers[device.cpu]
+    if !device.isFramed { knowsRecords = false }
+  }
+
+  /// Opens what the device's records go to, so that a failure costs none of them.
+  func open(for device: DeviceReader) throws {
+    guard device.output == nil else { return }
+    let file =
+      try options.isPerCPU
+      ? OutputFile(options.path.map { "\($0).cpu\(device.cpu)" }, options.rotation)
+      : buffers.values.first?.file ?? OutputFile(options.path, options.rotation)
+    let buffer = BufferOutput(path: device.path, file: file)
+    buffers[device.cpu] = buffer
+    device.output = buffer
   }
 
   /// Prints what is left of the device's last read.
@@ -48,10 +79,13 @@ final class RecordOutput {
   }
 
   private func put(_ piece: Piece, _ device: DeviceReader) throws {
+    let buffer = device.output!
     switch piece {
-    case .bytes(let bytes): try append(bytes)
+    case .bytes(let bytes): try buffer.file.append(bytes)
     case .loss(let frame, let loss):
-      guard tellsLosses, frame.sequence >= device.progress.next else { return }
+      guard frame.sequence >= device.progress.next else { return }
+      buffer.account.add(loss)
+      guard tellsLosses else { return }
       try flush()
       for (count, cause) in [
         (loss.overwritten, "overwritten"), (loss.full, "refused, the buffer was full"),
@@ -59,48 +93,66 @@ final class RecordOutput {
       ] where count > 0 {
         complain("\(device.path): \(count) records lost here: \(cause)")
       }
-    case .record(let frame, let payload): try put(frame, payload, device.progress)
+    case .record(let frame, let payload):
+      try put(frame, payload, device, buffer)
     }
   }
 
   private func put(
-    _ frame: relay_frame, _ payload: UnsafeRawBufferPointer, _ progress: StreamProgress
+    _ frame: relay_frame, _ payload: UnsafeRawBufferPointer, _ device: DeviceReader,
+    _ buffer: BufferOutput
   ) throws {
-    guard let known = progress.take(frame) else { return }
+    let file = buffer.file
+    let isBetweenRecords = device.progress.offset == 0 || frame.sequence != device.progress.next
+    guard let known = device.progress.take(frame) else { return }
     let isBeginning = frame.offset == 0 && known == 0
-    if showsTimes, isBeginning, !payload.isEmpty { try append(time: frame.time) }
-    try append(UnsafeRawBufferPointer(rebasing: payload[known...]))
+    if device.progress.offset == 0 { buffer.account.read &+= 1 }
+    let time = showsTimes && isBeginning ? text(ofTime: frame.time) : ""
+    if isBetweenRecords {
+      try file.begin(recordOf: time.utf8.count + Int(frame.record_length) - Int(frame.offset))
+    }
+    if showsTimes, isBeginning, !options.isPerCPU { disorder.note(time: frame.time) }
+    if !time.isEmpty, !payload.isEmpty {
+      var utf8 = time
+      try utf8.withUTF8 { try file.append(UnsafeRawBufferPointer($0)) }
+    }
+    try file.append(UnsafeRawBufferPointer(rebasing: payload[known...]))
   }
 
   /// As dmesg does: [    1.000002]
-  private func append(time: UInt64) throws {
+  private func text(ofTime time: UInt64) -> String {
     func padded(_ value: UInt64, _ width: Int, _ filler: Character) -> String {
       let digits = String(value)
       return String(repeating: filler, count: max(0, width - digits.count)) + digits
     }
     let microseconds = time / 1000
-    let text =
+    return
       "[\(padded(microseconds / 1_000_000, 5, " ")).\(padded(microseconds % 1_000_000, 6, "0"))] "
-    var utf8 = text
-    try utf8.withUTF8 { try append(UnsafeRawBufferPointer($0)) }
-  }
-
-  private func append(_ new: UnsafeRawBufferPointer) throws {
-    if bytes.count + new.count > RecordOutput.limit { try flush() }
-    bytes.append(contentsOf: new)
   }
 
   /// Writes what was put.
   func flush() throws {
-    var done = 0
-    defer { bytes.removeAll(keepingCapacity: true) }
-    while done < bytes.count {
-      let count = bytes.withUnsafeBytes {
-        write(STDOUT_FILENO, $0.baseAddress! + done, $0.count - done)
+    for buffer in buffers.values { try buffer.file.flush() }
+  }
+}
+
+extension RecordOutput {
+  /// Says what was read and what was not; without `--lost` only if something was not.
+  func sayAccount(of channel: String) {
+    let all = buffers.sorted { $0.key < $1.key }.map(\.value)
+    let total = all.map(\.account).reduce(RecordAccount(), +)
+    guard knowsRecords, tellsLosses || total.lost > 0 else { return }
+    if all.count > 1 {
+      for buffer in all where buffer.account.lost > 0 {
+        complain("\(buffer.path): \(buffer.account.text)")
       }
-      if count < 0, errno == EINTR { continue }
-      guard count > 0 else { throw SystemError(code: errno, operation: "write standard output") }
-      done += count
     }
+    complain("channel \(channel): \(total.text)")
+    guard tellsLosses, disorder.count > 0 else { return }
+    complain(
+      """
+      channel \(channel): \(disorder.count) records out of order, \
+      by up to \(disorder.most / 1_000_000 + 1) ms
+      """)
   }
 }

@@ -72,8 +72,86 @@ extension OneAtATime {
       let kept = finished.output.utf8.count / 1000
       #expect(kept >= 4 && kept <= 8 && finished.output.hasSuffix("20\n"))
       let device = daemon.device("relay0")
+      let lines = finished.error.split(separator: "\n")
+      #expect(lines.count == 2)
+      #expect(lines[0] == "relayctl: \(device): \(20 - kept) records lost here: overwritten")
+      let percentage = "\(Double((20 - kept) * 1000 / 20) / 10) %"
       #expect(
-        finished.error == "relayctl: \(device): \(20 - kept) records lost here: overwritten\n")
+        lines[1]
+          == "relayctl: channel relay: \(kept) records read, \(20 - kept) lost (\(percentage))")
+    }
+
+    @Test func aLossIsSaidToWhoDidNotAskAndNothingElse() throws {
+      let daemon = try Daemon("relay:global,mode=overwrite,subbuf_size=4096,n_subbufs=2")
+      try daemon.write("one\n")
+      #expect(try daemon.relayctl("read", "relay").error == "")
+      try daemon.shell("seq -f %0999.0f 1 20 | $BIN/relayctl write relay")
+      let finished = try daemon.relayctl("read", "relay")
+      #expect(finished.status == 0)
+      #expect(
+        finished.error.hasPrefix("relayctl: channel relay: ")
+          && finished.error.split(separator: "\n").count == 1)
+      #expect(
+        try daemon.relayctl("read", "relay", "--lost").error
+          == "relayctl: channel relay: 0 records read, none lost\n")
+    }
+
+    @Test(arguments: [SIGINT, SIGTERM, SIGHUP])
+    func aSignalEndsAFollowerInOrder(_ signal: CInt) throws {
+      let daemon = try Daemon("relay:global")
+      let follower = try Follower(daemon, ["--lost"])
+      try daemon.write("one\n")
+      try eventually("it arrives") { follower.output == "one\n" }
+      follower.signal(signal)
+      #expect(follower.wait() == 128 + Int(signal))
+      #expect(follower.error == "relayctl: channel relay: 1 records read, none lost\n")
+      #expect(follower.output == "one\n")
+    }
+
+    @Test func aSignalThatIsIgnoredStaysSo() throws {
+      let daemon = try Daemon("relay:global")
+      let follower = try Follower(daemon, prefix: ["env", "--ignore-signal=HUP"])
+      for line in ["one\n", "two\n"] {
+        try daemon.write(line)
+        try eventually("it arrives") { follower.output.hasSuffix(line) }
+        follower.signal(SIGHUP)
+      }
+      try daemon.require("close", "relay")
+      #expect(follower.wait() == 0)
+    }
+
+    @Test func aSecondSignalEndsWhoCannotEndInOrder() throws {
+      let daemon = try Daemon("relay:global")
+      // Nobody reads from it.
+      let pipe = try Pipe()
+      let follower = try ChildProcess(
+        [program("relayctl"), "read", "relay", "--follow"], output: pipe.write.raw, error: error,
+        environment: ["RELAY_SOCKET": daemon.socket])
+      try daemon.shell("head -c 1000000 /dev/zero | $BIN/relayctl write relay --block 1000")
+      try eventually("there is no room for the rest") {
+        var poller = pollfd(fd: pipe.write.raw, events: Int16(POLLOUT), revents: 0)
+        return poll(&poller, 1, 0) == 0
+      }
+      follower.signal(SIGTERM)
+      try eventually("it knows") {
+        try run("cat", "/proc/\(follower.pid)/status").output.contains("ShdPnd:\t0000000000000000")
+      }
+      follower.signal(SIGTERM)
+      #expect(follower.wait() == 128 + Int(SIGTERM))
+      #expect(text(of: error) == "relayctl: ended before all that was read was written\n")
+    }
+
+    /// Where poll tells of whole sub-buffers only, and none is ever whole.
+    @Test(arguments: [[], ["--interval", "20ms"]])
+    func aFewRecordsArriveSoonWhateverPollTells(_ options: [String]) throws {
+      let daemon = try Daemon("relay:global,wakeup=subbuffer")
+      let follower = try Follower(daemon, options)
+      var expected = ""
+      for line in ["one\n", "two\n", "three\n"] {
+        try daemon.write(line)
+        expected += line
+        try eventually("it arrives") { follower.output == expected }
+      }
     }
 
     @Test func timesAreShownAndOrderTheCPUs() throws {

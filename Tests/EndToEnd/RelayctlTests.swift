@@ -16,6 +16,32 @@ extension OneAtATime {
           ["create", "x", "--owner", "a,global"], "--owner \"a,global\": one value, without commas"
         ),
         (["create", "x", "--subbuf-size", ""], "--subbuf-size \"\": one value, without commas"),
+        (["read", "relay", "--rotate-size", "1MiB"], "--rotate-size needs --output"),
+        (["read", "relay", "--per-cpu"], "--per-cpu needs --output"),
+        (["read", "relay", "--output", ""], "--output takes the name of a file"),
+        (
+          ["read", "relay", "--output", "f", "--rotate-count", "2"],
+          "--rotate-count needs --rotate-size"
+        ),
+        (
+          ["read", "relay", "--output", "f", "--rotate-size", "0"],
+          "--rotate-size \"0\" is not a size such as 1048576, \"256KiB\" or \"64MiB\""
+        ),
+        (
+          ["read", "relay", "--output", "f", "--rotate-size", "1", "--rotate-count", "0"],
+          "--rotate-count takes 1 file or more"
+        ),
+        (["read", "relay", "--follow", "--window", "1s"], "--window needs --follow and --time"),
+        (
+          [
+            "read", "relay", "--follow", "--time", "--window", "1s", "--per-cpu", "--output", "f",
+          ], "--window: with --per-cpu nothing is merged that could wait"
+        ),
+        (["read", "relay", "--interval", "1s"], "--interval needs --follow"),
+        (
+          ["read", "relay", "--follow", "--interval", "0"],
+          "--interval \"0\" is not a time such as \"50ms\" or \"2s\", of 1 ms to a day"
+        ),
         (["frobnicate"], "Unexpected argument 'frobnicate'"),
       ])
     func wrongUsage(_ arguments: [String], _ reason: String) throws {
@@ -129,7 +155,10 @@ extension OneAtATime {
       .onceIsEnough,
       arguments: [
         "": "--version", "list": "--json", "stat": "--json", "write": "--block --drop --lines",
-        "read": "--cpu --follow --lost --time", "flush": "", "reset": "", "close": "",
+        "read": """
+        --cpu --follow --interval --lost --output --per-cpu --rotate-count --rotate-size --time \
+        --window
+        """, "flush": "", "reset": "", "close": "",
         "reload": "--pid",
         "create": """
         --consumer-timeout --global --group --keep --max-producers --mode --n-subbufs --owner \

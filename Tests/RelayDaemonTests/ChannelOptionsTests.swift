@@ -2,6 +2,7 @@
 // A channel's name and options: what they mean, and what is refused.
 
 import Relay
+import RelayControl
 import Testing
 
 @testable import RelayDaemon

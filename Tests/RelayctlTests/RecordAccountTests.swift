@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// How relayctl read says what was lost, and what came out of order.
+
+import CRelayIoctl
+import Testing
+
+@testable import relayctl
+
+@Suite struct RecordAccountTests {
+  @Test(
+    arguments: [
+      (0, 0, "0 records read, none lost"), (1000, 0, "1000 records read, none lost"),
+      (488, 24, "488 records read, 24 lost (4.7 %)"),
+      (0, 3, "0 records read, 3 lost (100.0 %)"),
+      (1_000_000, 1, "1000000 records read, 1 lost (less than 0.1 %)"),
+      (1, 1_000_000, "1 records read, 1000000 lost (more than 99.9 %)"),
+    ] as [(UInt64, UInt64, String)])
+  func theText(_ read: UInt64, _ lost: UInt64, _ text: String) {
+    var account = RecordAccount(read: read)
+    account.add(relay_loss(overwritten: lost, full: 0, stalled: 0, restart: 0))
+    #expect(account.text == text)
+  }
+
+  @Test func everyCauseCounts() {
+    var account = RecordAccount()
+    account.add(relay_loss(overwritten: 1, full: 2, stalled: 4, restart: 8))
+    account.add(relay_loss(overwritten: 16, full: 0, stalled: 0, restart: 0))
+    #expect((account + account).lost == 62)
+    // From memory that somebody scribbled over.
+    account.add(relay_loss(overwritten: .max, full: .max, stalled: .max, restart: .max))
+  }
+
+  @Test func disorderIsMeasuredAgainstTheLatest() {
+    var disorder = Disorder()
+    for time: UInt64 in [5, 7, 7, 3, 6, 8] { disorder.note(time: time) }
+    #expect(disorder.count == 2 && disorder.most == 4)
+  }
+}
