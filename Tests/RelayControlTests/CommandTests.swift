@@ -106,7 +106,7 @@ private func run(
       (nil, 69, "relayd does not answer"),
       (
         [9, 131, 0, 0, 0, 0, 0, 0], 1,
-        "relayd does not speak this protocol: control protocol version 9 instead of 3: the "
+        "relayd does not speak this protocol: control protocol version 9 instead of 4: the "
           + "programs are of different releases"
       ),
       ([3, 132, 0, 0, 0, 0, 0, 0], 1, "relayd does not speak this protocol: a reply to something"),

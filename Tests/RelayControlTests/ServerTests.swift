@@ -121,7 +121,7 @@ import Testing
 
   static let malformed = "malformed control message"
   static func otherRelease(_ version: Int) -> String {
-    "control protocol version \(version) instead of 3: the programs are of different releases"
+    "control protocol version \(version) instead of 4: the programs are of different releases"
   }
 
   @Test func aReplyThatDoesNotFitIsRefusedAndTheConnectionGoesOn() throws {

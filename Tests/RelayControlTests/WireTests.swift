@@ -159,7 +159,7 @@ private let replies: [Reply] = [
 
   @Test func anotherReleaseIsNamed() {
     let description = "\(WireError.unknownVersion(1))"
-    #expect(description.hasPrefix("control protocol version 1 instead of 3"))
+    #expect(description.hasPrefix("control protocol version 1 instead of 4"))
   }
 
   @Test func aRefusalWithoutACodeIsMalformed() {
