@@ -139,6 +139,6 @@ extension relay_buffer_statistics {
       lost_full: s.lostFull, lost_too_big: s.lostTooBig, lost_overwritten: s.lostOverwritten,
       lost_stalled: s.lostStalled, lost_restart: s.lostRestart, aborted: s.aborted,
       cancelled: s.cancelled, records_unread: s.recordsUnread, bytes_unread: s.bytesUnread,
-      corrupt: s.corrupt)
+      corrupt: s.corrupt, backlog_max: s.backlogMax)
   }
 }

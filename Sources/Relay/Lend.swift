@@ -173,7 +173,7 @@ extension Reader {
         LentSubbuf.Piece(
           offset: UnsafeRawPointer(vectors[$0].iov_base) - payload, length: vectors[$0].iov_len)
       }
-      lent.isLast = isAtNext || isAtSeal(lent.subbuf)
+      lent.isLast = isAtNext || isAtSeal(plan.position)
       if isAtNext {
         lent.padding = Int(plan.totals.padding &- paddingBefore)
       } else if lent.isLast {
@@ -212,11 +212,5 @@ extension Reader {
   private func isLeft(_ seq: UInt64) -> Bool {
     let current = buffer.loadCurrent()
     return current.seq > seq || current.isClosed
-  }
-
-  private func isAtSeal(_ subbuf: Int) -> Bool {
-    let position = plan.position
-    return position.entry < buffer.layout.entryCount
-      && buffer.loadEntry(buffer.index(subbuf), position.entry).isSeal(position.seq)
   }
 }

@@ -36,6 +36,8 @@ public final class Reader {
   var totals = Totals()
   /// What the counters and positions held at the last reset.
   var origin = Origin()
+  /// The largest backlog noted since then: see Backlog.swift.
+  var backlogMax: UInt64 = 0
   /// Found while there was nothing to deliver yet: goes before the next bytes.
   var pendingGap = Gap()
   /// Sub-buffers behind the position wait for a stopped writer, or for another pin.
@@ -262,6 +264,7 @@ extension Reader {
     let gapBefore = pendingGap
     pendingGap = plan.gap
     hasAdvanced = (plan.position.seq, plan.position.entry) != (position.seq, position.entry)
+    noteBacklog(before: plan.position)
     position = plan.position
     totals.add(plan.totals)
     stall.note(plan.passed)
@@ -372,6 +375,7 @@ extension Reader {
   /// Drops everything before `position`, a rest included.
   func jump(to position: Position) {
     precondition(!hasClaim)
+    noteBacklog(before: position)
     self.position = position
     pendingGap = Gap()
     stall.forgetAll()

@@ -25,6 +25,8 @@ package struct ReaderStore {
     case originFull, originTooBig, originAborted, originCancelled, originCorrupt
     case pendingRestart, restart, originRestart
     case restRecord, restRecordLength, restRecordTime
+    /// 0 also where a release that did not know it stored the rest: noted from then on.
+    case backlogMax
   }
 
   private let base: SharedWord
@@ -154,6 +156,7 @@ extension Reader {
     v[.restRecord] = restRecord.number
     v[.restRecordLength] = UInt64(restRecord.length)
     v[.restRecordTime] = restRecord.time
+    v[.backlogMax] = backlogMax
     store.save(v, generation: generation)
     if generation == 1 { channel.noteSaved(cpu: buffer.cpu) }
   }
@@ -176,7 +179,7 @@ extension Reader {
       v[.restOffset] <= layout.subbufSize,
       v[.restCount] <= UInt64(layout.subbufSize) - v[.restOffset],
       v[.restRecordLength] <= layout.subbufSize,
-      v[.restCount] <= v[.restRecordLength]
+      v[.restCount] <= v[.restRecordLength], v[.backlogMax] <= layout.subbufCount
     else { throw .untrusted("its reader's position is not in the channel") }
     self.generation = generation
     position = Position(
@@ -205,6 +208,7 @@ extension Reader {
     pendingGap.restart = v[.pendingRestart]
     totals.restart = v[.restart]
     origin.counters.restart = v[.originRestart]
+    backlogMax = v[.backlogMax]
     // What was passed and not given up yet.
     mayReclaim = true
   }

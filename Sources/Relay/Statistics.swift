@@ -11,6 +11,9 @@ public struct Statistics: Equatable, Sendable {
   /// Sub-buffers left by writers, and by the reader (overwritten ones are passed too).
   public var subbufsProduced: UInt64 = 0
   public var subbufsConsumed: UInt64 = 0
+  /// The most sub-buffers that writers had left and the reader had not passed at one moment; as
+  /// many as there are: the buffer was full.
+  public var backlogMax: UInt64 = 0
   /// Records committed or being written; those refused are in the losses.
   public var recordsWritten: UInt64 = 0
   public var recordsRead: UInt64 = 0
@@ -144,6 +147,7 @@ extension Reader {
     s.bytesWritten = reserved.bytes &- origin.bytes
     s.subbufsProduced = reserved.seq &- origin.seq
     s.subbufsConsumed = position.seq.less(origin.seq)
+    s.backlogMax = max(backlogMax, backlogNow)
     s.padding = reserved.padding &- origin.padding
     return s
   }
@@ -202,6 +206,7 @@ extension Reader {
     totals = Totals()
     // Not told any more.
     totals.restart = Counters.restart(buffer)
+    backlogMax = 0
     origin = Origin(
       records: position.record, bytes: bytesBefore(position), seq: reserved.seq,
       padding: reserved.padding, counters: Counters(buffer))

@@ -258,6 +258,6 @@ extension relay_stat {
       bytes_written: s.bytesWritten, bytes_read: s.bytesRead, padding: s.padding,
       lost_full: s.lostFull, lost_too_big: s.lostTooBig, lost_overwritten: s.lostOverwritten,
       lost_stalled: s.lostStalled, lost_restart: s.lostRestart, aborted: s.aborted,
-      cancelled: s.cancelled)
+      cancelled: s.cancelled, backlog_max: s.backlogMax)
   }
 }

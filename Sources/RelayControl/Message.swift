@@ -134,7 +134,7 @@ public struct BufferStatistics: Equatable, Sendable {
 
 /// The protocol's bounds.
 public enum ControlLimits {
-  public static let version: UInt8 = 3
+  public static let version: UInt8 = 4
   /// Longest packet, both ways.
   public static let packetBytes = 4096
   /// Longest channel name.

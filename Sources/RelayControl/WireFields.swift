@@ -259,5 +259,6 @@ private var counters: [WritableKeyPath<Statistics, UInt64>] {
     \.recordsWritten, \.recordsRead, \.recordsUnread, \.bytesWritten, \.bytesRead, \.bytesUnread,
     \.padding, \.subbufsProduced, \.subbufsConsumed, \.lostFull, \.lostTooBig, \.lostOverwritten,
     \.lostStalled, \.lostRestart, \.aborted, \.cancelled, \.corrupt,
+    \.backlogMax,
   ]
 }

@@ -85,7 +85,10 @@ struct StatCommand: ParsableCommand {
       sub-buffer), too big (longer than a sub-buffer). Aborted records are those whose writer died,
       cancelled ones those it gave up. Restart counts what a relayd that died left unread in memory
       with which the next one did not go on. Corrupt counts damage done to the shared memory; such a
-      buffer delivers nothing more.
+      buffer delivers nothing more. Backlog max is the most sub-buffers that waited to be read at
+      one moment. Lost is the share of all those lost, refused and aborted ones included, in the
+      records that writers did not cancel. The total is that of all lines above it; its backlog is
+      the largest of theirs.
       """)
 
   @Argument(help: "The channel; all if absent.") var channel: String?
@@ -95,21 +98,27 @@ struct StatCommand: ParsableCommand {
     try reporting {
       let client = try ControlClient()
       let buffers = try channel.map { try statistics(of: $0, client) } ?? allStatistics(client)
-      if json { try printJSON(buffers) } else { printTable(table(buffers)) }
+      if json {
+        try printJSON(buffers.map { ListedStatistics($0.channel, $0.buffer) })
+      } else {
+        printTable(table(buffers))
+      }
     }
   }
 
+  private typealias Account = (channel: String, buffer: BufferStatistics)
+
   private func statistics(
     of name: String, _ client: ControlClient
-  ) throws(ControlError) -> [ListedStatistics] {
-    try client.stat(name).map { ListedStatistics(name, $0) }
+  ) throws(ControlError) -> [Account] {
+    try client.stat(name).map { (name, $0) }
   }
 
   /// Channels come and go: one that went since the list was made, or that was closed and made
   /// anew, is no error.
-  private func allStatistics(_ client: ControlClient) throws(ControlError) -> [ListedStatistics] {
+  private func allStatistics(_ client: ControlClient) throws(ControlError) -> [Account] {
     var seen: Set<String> = []
-    var buffers: [ListedStatistics] = []
+    var buffers: [Account] = []
     for channel in try client.list() where seen.insert(channel.name).inserted {
       do throws(ControlError) {
         buffers += try statistics(of: channel.name, client)
@@ -118,21 +127,23 @@ struct StatCommand: ParsableCommand {
     return buffers
   }
 
-  private func table(_ buffers: [ListedStatistics]) -> [[String]] {
-    var rows = [
-      [
-        "DEVICE", "WRITTEN", "READ", "UNREAD", "OVERWRITTEN", "FULL", "TOO BIG", "STALLED",
-        "RESTART", "ABORTED", "CANCELLED", "CORRUPT", "BYTES READ",
-      ]
+  private func table(_ buffers: [Account]) -> [[String]] {
+    let header = [
+      "DEVICE", "WRITTEN", "READ", "UNREAD", "OVERWRITTEN", "FULL", "TOO BIG", "STALLED",
+      "RESTART", "ABORTED", "CANCELLED", "CORRUPT", "BYTES READ", "BACKLOG MAX", "LOST",
     ]
-    for b in buffers {
-      let numbers = [
-        b.recordsWritten, b.recordsRead, b.recordsUnread, b.lostOverwritten, b.lostFull,
-        b.lostTooBig, b.lostStalled, b.lostRestart, b.aborted, b.cancelled, b.corrupt, b.bytesRead,
-      ]
-      rows.append([b.path] + numbers.map(String.init))
-    }
-    return rows
+    let rows = buffers.map { row($0.buffer.path, $0.buffer.counts) }
+    guard buffers.count > 1 else { return [header] + rows }
+    return [header] + rows + [row("total", .total(of: buffers.map(\.buffer.counts)))]
+  }
+
+  private func row(_ name: String, _ s: Statistics) -> [String] {
+    let numbers = [
+      s.recordsWritten, s.recordsRead, s.recordsUnread, s.lostOverwritten, s.lostFull,
+      s.lostTooBig, s.lostStalled, s.lostRestart, s.aborted, s.cancelled, s.corrupt, s.bytesRead,
+      s.backlogMax,
+    ]
+    return [name] + numbers.map(String.init) + [LossShare(s).text]
   }
 }
 
@@ -158,6 +169,10 @@ private struct ListedStatistics: Encodable {
   let aborted: UInt64
   let cancelled: UInt64
   let corrupt: UInt64
+  let backlogMax: UInt64
+  /// By all causes, and of all that writers did not cancel.
+  let lost: UInt64
+  let lostPercent: Double
 
   init(_ channel: String, _ buffer: BufferStatistics) {
     self.channel = channel
@@ -181,6 +196,10 @@ private struct ListedStatistics: Encodable {
     aborted = s.aborted
     cancelled = s.cancelled
     corrupt = s.corrupt
+    backlogMax = s.backlogMax
+    let share = LossShare(s)
+    lost = share.lost
+    lostPercent = share.percent
   }
 }
 
@@ -198,7 +217,9 @@ private func printTable(_ rows: [[String]]) {
     var line = ""
     for (column, cell) in row.enumerated() {
       let space = String(repeating: " ", count: widths[column] - cell.count)
-      let isNumber = rows.dropFirst().allSatisfy { Int($0[column]) != nil }
+      let isNumber = rows.dropFirst().allSatisfy {
+        $0[column].utf8.allSatisfy("0123456789.%".utf8.contains)
+      }
       line += isNumber && rows.count > 1 ? space + cell : cell + space
       if column < row.count - 1 { line += "  " }
     }

@@ -192,6 +192,39 @@ TEST(a_reset_forgets_data_and_counts) {
   end_subject(it);
 }
 
+TEST(the_backlogs_high_water_mark_is_the_most_that_waited) {
+  subject it = open_subject(4, 4, 0);
+  char text[5] = {0};
+  EQUAL(account(it.buf).backlog_max, 0);
+  for (int i = 0; i < 3; i++) EQUAL(relay_write(it.chan, "abcd", 4), 0);
+  CHECK(!strcmp(read_all(it), "abcdabcdabcd"));
+  EQUAL(account(it.buf).backlog_max, 2);
+  for (int i = 0; i < 2; i++) EQUAL(relay_write(it.chan, "efgh", 4), 0);
+  CHECK(!strcmp(read_all(it), "efghefgh"));
+  EQUAL(account(it.buf).backlog_max, 2);
+  while (relay_write(it.chan, "ijkl", 4) == 0) continue;
+  EQUAL(relay_buf_full(it.buf), 1);
+  EQUAL(account(it.buf).backlog_max, 4);
+  EQUAL(read_some(it, text, 4), 4);
+  CHECK(!strcmp(text, "ijkl"));
+  EQUAL(relay_reset(it.chan), 0);
+  EQUAL(account(it.buf).backlog_max, 0);
+  for (int i = 0; i < 2; i++) EQUAL(relay_write(it.chan, "mnop", 4), 0);
+  CHECK(!strcmp(read_all(it), "mnopmnop"));
+  EQUAL(account(it.buf).backlog_max, 1);
+  end_subject(it);
+}
+
+TEST(what_is_overwritten_is_backlog_no_more) {
+  subject it = open_subject(4, 3, RELAY_OVERWRITE);
+  for (int i = 0; i < 10; i++) EQUAL(relay_printf(it.chan, "%04d", i), 0);
+  EQUAL(account(it.buf).subbufs_produced, 9);
+  EQUAL(account(it.buf).backlog_max, 3);
+  CHECK(!strcmp(read_all(it), "000700080009"));
+  EQUAL(account(it.buf).backlog_max, 3);
+  end_subject(it);
+}
+
 static volatile int is_over;
 
 static void *write_on(void *chan) {

@@ -74,6 +74,7 @@ TEST(statistics_count) {
   EQUAL(s.records_unread, 1);
   EQUAL(s.bytes_unread, 3);
   EQUAL(s.subbufs_produced, 0);
+  EQUAL(s.backlog_max, 0);
 }
 
 TEST(flush_leaves_the_subbuffer) {
@@ -83,6 +84,7 @@ TEST(flush_leaves_the_subbuffer) {
   EQUAL(ioctl(fd, RELAY_IOC_FLUSH), 0);
   EQUAL(ioctl(fd, RELAY_IOC_STATISTICS, &s), 0);
   EQUAL(s.subbufs_produced, 1);
+  EQUAL(s.backlog_max, 1);
 }
 
 TEST(unknown_commands_and_sizes_are_not_ours) {

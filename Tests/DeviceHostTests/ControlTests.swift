@@ -53,7 +53,7 @@ import Testing
     for text in ["one", "two"] { kernel.channel.write(text) }
     #expect(try kernel.read(file, 3) == "one")
     let answer = try kernel.ask(file, crelay_ioc_statistics)
-    #expect(answer.code == 0 && answer.body.count == 16 + 136)
+    #expect(answer.code == 0 && answer.body.count == 16 + 144)
     let s = answer.body.withUnsafeBytes {
       $0.loadUnaligned(fromByteOffset: 16, as: relay_buffer_statistics.self)
     }

@@ -195,7 +195,7 @@ extension OneAtATime {
             s.connect("\(daemon.socket)")
             clients.append(s)
             while True:
-                try: s.send(struct.pack("<BBHIH5sIB", 3, 9, 0, 12, 5, b"relay", 0, 0))
+                try: s.send(struct.pack("<BBHIH5sIB", 4, 9, 0, 12, 5, b"relay", 0, 0))
                 except OSError: pass
                 reply = s.recv(4096)
                 if not reply or reply[1] == 133: break

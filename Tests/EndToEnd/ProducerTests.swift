@@ -37,7 +37,7 @@ extension OneAtATime {
         import os, select, socket, struct
         def client(): return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         def attach(s):
-            s.send(struct.pack("<BBHIH5s", 3, 1, 0, 7, 5, b"relay"))
+            s.send(struct.pack("<BBHIH5s", 4, 1, 0, 7, 5, b"relay"))
             return s.recv(4096)[14:].decode()
         path = "\(daemon.socket)"
         \(script)
@@ -80,7 +80,7 @@ extension OneAtATime {
         while True:
             clients.append(client())
             clients[-1].connect(path)
-            clients[-1].send(struct.pack("<BBHII", 3, 2, 0, 4, 0))
+            clients[-1].send(struct.pack("<BBHII", 4, 2, 0, 4, 0))
             if not select.select([clients[-1]], [], [], 1)[0]: break
             clients[-1].recv(4096)
         print(attach(clients[0]))

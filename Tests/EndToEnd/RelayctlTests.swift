@@ -132,6 +132,40 @@ extension OneAtATime {
           == waits + "relayctl: relayd is there again, but channel idle is not\n")
     }
 
+    @Test(.onceIsEnough) func statSaysTheBacklogAndWhatShareIsLost() throws {
+      let daemon = try Daemon(
+        "full:global,subbuf_size=64,n_subbufs=4", "idle:global",
+        "most:global,subbuf_size=1MiB,n_subbufs=2",
+        "over:global,subbuf_size=4,n_subbufs=2,mode=overwrite")
+      func lastColumns(_ channel: String...) throws -> [[String]] {
+        let lines = try daemon.relayctl(["stat"] + channel).output.split(separator: "\n")
+        #expect(lines[0].split(separator: " ").suffix(3) == ["BACKLOG", "MAX", "LOST"])
+        return lines.dropFirst().map { $0.split(separator: " ").suffix(2).map(String.init) }
+      }
+      // Room for 8 records of 32 bytes.
+      try daemon.shell("yes 0123456789012345678901234567890 | head -12 | \(drop("full"))")
+      try daemon.shell("seq -s ' ' 100 | \(drop("full"))")
+      #expect(try daemon.statistic("lost_full", of: "full") == 4)
+      #expect(try daemon.statistic("lost", of: "full") == 5)
+      #expect(try daemon.statistic("backlog_max", of: "full") == 4)
+      let json = try daemon.relayctl("stat", "full", "--json").output
+      #expect(json.contains("\"lost_percent\" : 38.46153846153846"), "\(json)")
+      #expect(try lastColumns("full") == [["4", "38.46%"]], "5 of 13; one buffer needs no total")
+      try daemon.shell("seq -s ' ' 200000 | \(drop("most"))")
+      #expect(
+        try lastColumns() == [
+          ["4", "38.46%"], ["0", "0.00%"], ["0", "100.00%"], ["0", "0.00%"], ["4", "42.86%"],
+        ])
+      try daemon.shell("yes | head -100000 | \(drop("most"))")
+      #expect(try lastColumns("most") == [["0", "0.01%"]], "1 of 100001 is not none")
+      try daemon.shell("yes | head -100000 | \(drop("over"))")
+      #expect(try lastColumns("over") == [["2", "99.99%"]], "99996 of 100000 are not all")
+    }
+
+    private func drop(_ channel: String) -> String {
+      "$BIN/relayctl write \(channel) --lines --drop"
+    }
+
     @Test(.onceIsEnough) func onATerminalAWriterShowsHowFarItIsAndWhatItWaitsFor() throws {
       let daemon = try Daemon("relay:global,subbuf_size=4096,n_subbufs=2")
       let out = try MemoryFile.create(name: "out", count: 0)

@@ -57,6 +57,17 @@ extension OneAtATime {
       try run("cat", daemon.device(device)).output
     }
 
+    @Test(.onceIsEnough) func theBacklogsMarkIsKeptUntilAReset() throws {
+      let held = try HeldDaemon("relay:global,subbuf_size=4,n_subbufs=8")
+      for line in ["one", "two", "six", "ten"] { try held.daemon.write(line + "\n") }
+      #expect(try cat(held.daemon) == "one\ntwo\nsix\nten\n")
+      try held.restart()
+      #expect(try held.daemon.statistic("backlog_max") == 3)
+      try held.daemon.require("reset", "relay")
+      try held.restart()
+      #expect(try held.daemon.statistic("backlog_max") == 0)
+    }
+
     @Test(arguments: [SIGTERM, SIGKILL, SIGSEGV, SIGILL])
     func readingGoesOnWhereItStopped(_ signal: CInt) throws {
       let held = try HeldDaemon("relay:global")

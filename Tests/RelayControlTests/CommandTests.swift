@@ -106,14 +106,14 @@ private func run(
       (nil, 69, "relayd does not answer"),
       (
         [9, 131, 0, 0, 0, 0, 0, 0], 1,
-        "relayd does not speak this protocol: control protocol version 9 instead of 3: the "
+        "relayd does not speak this protocol: control protocol version 9 instead of 4: the "
           + "programs are of different releases"
       ),
-      ([3, 132, 0, 0, 0, 0, 0, 0], 1, "relayd does not speak this protocol: a reply to something"),
+      ([4, 132, 0, 0, 0, 0, 0, 0], 1, "relayd does not speak this protocol: a reply to something"),
       (
-        [3, 99, 0, 0, 0, 0, 0, 0], 1, "relayd does not speak this protocol: unknown control message"
+        [4, 99, 0, 0, 0, 0, 0, 0], 1, "relayd does not speak this protocol: unknown control message"
       ),
-      ([3, 131, 0], 1, "relayd does not speak this protocol: malformed control message"),
+      ([4, 131, 0], 1, "relayd does not speak this protocol: malformed control message"),
     ] as [([UInt8]?, Int, String)])
   func aStrangeDaemonIsSaidToBeSo(_ answer: [UInt8]?, _ status: Int, _ reason: String) throws {
     let directory = TemporaryDirectory()

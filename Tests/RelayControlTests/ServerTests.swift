@@ -98,8 +98,8 @@ import Testing
     arguments: [
       ([9, 1, 0, 0, 0, 0, 0, 0], EPROTONOSUPPORT, otherRelease(9)),
       ([1, 1, 0, 0, 0, 0, 0, 0], EPROTONOSUPPORT, otherRelease(1)),
-      ([3, 77, 0, 0, 0, 0, 0, 0], EOPNOTSUPP, "unknown control message type 77"),
-      ([3, 2, 0, 0, 9, 0, 0, 0], EBADMSG, malformed), ([3], EBADMSG, malformed),
+      ([4, 77, 0, 0, 0, 0, 0, 0], EOPNOTSUPP, "unknown control message type 77"),
+      ([4, 2, 0, 0, 9, 0, 0, 0], EBADMSG, malformed), ([4], EBADMSG, malformed),
       ([0x7f], EPROTONOSUPPORT, otherRelease(127)),
       ([UInt8](repeating: 2, count: 4097), EBADMSG, malformed),
       ([UInt8](repeating: 2, count: 60_000), EBADMSG, malformed),
@@ -121,7 +121,7 @@ import Testing
 
   static let malformed = "malformed control message"
   static func otherRelease(_ version: Int) -> String {
-    "control protocol version \(version) instead of 3: the programs are of different releases"
+    "control protocol version \(version) instead of 4: the programs are of different releases"
   }
 
   @Test func aReplyThatDoesNotFitIsRefusedAndTheConnectionGoesOn() throws {

@@ -41,6 +41,7 @@ var someStatistics: BufferStatistics {
   counts.aborted = 14
   counts.cancelled = 15
   counts.corrupt = 16
+  counts.backlogMax = 17
   return BufferStatistics(cpu: 3, path: "/dev/relay3", counts: counts)
 }
 

@@ -43,24 +43,24 @@ private let replies: [Reply] = [
   @Test func theBytesAreThoseOfTheDocumentation() throws {
     #expect(
       try Request.stat(channel: "ab", bufferIndex: 0x0102).encoded() == [
-        3, 3, 0, 0, 8, 0, 0, 0, 2, 0, 97, 98, 2, 1, 0, 0,
+        4, 3, 0, 0, 8, 0, 0, 0, 2, 0, 97, 98, 2, 1, 0, 0,
       ])
     #expect(
       try Request.create(channel: "ab", options: "c", keep: true).encoded() == [
-        3, 6, 0, 0, 8, 0, 0, 0, 2, 0, 97, 98, 1, 0, 99, 1,
+        4, 6, 0, 0, 8, 0, 0, 0, 2, 0, 97, 98, 1, 0, 99, 1,
       ])
-    #expect(try Request.close(channel: "a").encoded() == [3, 7, 0, 0, 3, 0, 0, 0, 1, 0, 97])
-    #expect(try Request.reload.encoded() == [3, 8, 0, 0, 0, 0, 0, 0])
+    #expect(try Request.close(channel: "a").encoded() == [4, 7, 0, 0, 3, 0, 0, 0, 1, 0, 97])
+    #expect(try Request.reload.encoded() == [4, 8, 0, 0, 0, 0, 0, 0])
     #expect(
       try Request.map(channel: "a", cpu: 0x0102, unfinished: true).encoded() == [
-        3, 9, 0, 0, 8, 0, 0, 0, 1, 0, 97, 2, 1, 0, 0, 1,
+        4, 9, 0, 0, 8, 0, 0, 0, 1, 0, 97, 2, 1, 0, 0, 1,
       ])
     #expect(
       try Request.consumed(channel: "a", cpu: 1, count: 2).encoded() == [
-        3, 11, 0, 0, 11, 0, 0, 0, 1, 0, 97, 1, 0, 0, 0, 2, 0, 0, 0,
+        4, 11, 0, 0, 11, 0, 0, 0, 1, 0, 97, 1, 0, 0, 0, 2, 0, 0, 0,
       ])
-    #expect(try Reply.attached(owner: 0x0201).encoded() == [3, 128, 0, 0, 2, 0, 0, 0, 1, 2])
-    #expect(try Reply.end.encoded() == [3, 132, 0, 0, 0, 0, 0, 0])
+    #expect(try Reply.attached(owner: 0x0201).encoded() == [4, 128, 0, 0, 2, 0, 0, 0, 1, 2])
+    #expect(try Reply.end.encoded() == [4, 132, 0, 0, 0, 0, 0, 0])
   }
 
   @Test func theLargestDescriptionFitsAPacket() throws {
@@ -124,23 +124,23 @@ private let replies: [Reply] = [
   @Test(
     arguments: [
       ([1, 1, 0, 0, 0, 0, 0, 0], WireError.unknownVersion(1)),
-      ([4, 1, 0, 0, 0, 0, 0, 0], .unknownVersion(4)),
-      ([3, 99, 0, 0, 0, 0, 0, 0], .unknownType(99)),
+      ([5, 1, 0, 0, 0, 0, 0, 0], .unknownVersion(5)),
+      ([4, 99, 0, 0, 0, 0, 0, 0], .unknownType(99)),
       // A reply is no request.
-      ([3, 131, 0, 0, 0, 0, 0, 0], .unknownType(131)),
-      ([3, 2, 1, 0, 4, 0, 0, 0, 0, 0, 0, 0], .malformed),
+      ([4, 131, 0, 0, 0, 0, 0, 0], .unknownType(131)),
+      ([4, 2, 1, 0, 4, 0, 0, 0, 0, 0, 0, 0], .malformed),
       // An empty name, a control character, broken UTF-8, a length beyond the packet.
-      ([3, 1, 0, 0, 2, 0, 0, 0, 0, 0], .malformed),
-      ([3, 1, 0, 0, 3, 0, 0, 0, 1, 0, 10], .malformed),
-      ([3, 1, 0, 0, 3, 0, 0, 0, 1, 0, 0xff], .malformed),
-      ([3, 1, 0, 0, 3, 0, 0, 0, 255, 0, 97], .malformed),
+      ([4, 1, 0, 0, 2, 0, 0, 0, 0, 0], .malformed),
+      ([4, 1, 0, 0, 3, 0, 0, 0, 1, 0, 10], .malformed),
+      ([4, 1, 0, 0, 3, 0, 0, 0, 1, 0, 0xff], .malformed),
+      ([4, 1, 0, 0, 3, 0, 0, 0, 255, 0, 97], .malformed),
       // create: an empty name, a control character in the options, a keep that is neither.
-      ([3, 6, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0], .malformed),
-      ([3, 6, 0, 0, 7, 0, 0, 0, 1, 0, 97, 1, 0, 27, 0], .malformed),
-      ([3, 6, 0, 0, 6, 0, 0, 0, 1, 0, 97, 0, 0, 2], .malformed),
+      ([4, 6, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0], .malformed),
+      ([4, 6, 0, 0, 7, 0, 0, 0, 1, 0, 97, 1, 0, 27, 0], .malformed),
+      ([4, 6, 0, 0, 6, 0, 0, 0, 1, 0, 97, 0, 0, 2], .malformed),
       // close without a name, reload with something.
-      ([3, 7, 0, 0, 0, 0, 0, 0], .malformed),
-      ([3, 8, 0, 0, 1, 0, 0, 0, 0], .malformed),
+      ([4, 7, 0, 0, 0, 0, 0, 0], .malformed),
+      ([4, 8, 0, 0, 1, 0, 0, 0, 0], .malformed),
     ] as [([UInt8], WireError)])
   func whatIsNoRequestSaysWhy(bytes: [UInt8], error: WireError) {
     #expect(throws: error) { try Request(decoding: bytes.span.bytes) }
@@ -152,18 +152,18 @@ private let replies: [Reply] = [
     let body: [UInt8] =
       [1, 0, 97, UInt8(count & 255), UInt8(count >> 8)]
       + [UInt8](repeating: 111, count: count) + [0]
-    let header: [UInt8] = [3, 6, 0, 0, UInt8(body.count & 255), UInt8(body.count >> 8), 0, 0]
+    let header: [UInt8] = [4, 6, 0, 0, UInt8(body.count & 255), UInt8(body.count >> 8), 0, 0]
     let bytes = header + body
     #expect(throws: WireError.malformed) { try Request(decoding: bytes.span.bytes) }
   }
 
   @Test func anotherReleaseIsNamed() {
     let description = "\(WireError.unknownVersion(1))"
-    #expect(description.hasPrefix("control protocol version 1 instead of 3"))
+    #expect(description.hasPrefix("control protocol version 1 instead of 4"))
   }
 
   @Test func aRefusalWithoutACodeIsMalformed() {
-    let bytes: [UInt8] = [3, 255, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    let bytes: [UInt8] = [4, 255, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     #expect(throws: WireError.malformed) { try Reply(decoding: bytes.span.bytes) }
   }
 

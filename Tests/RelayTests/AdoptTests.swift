@@ -187,6 +187,39 @@ import Testing
     #expect(reader.statistics().recordsWritten == 1)
   }
 
+  @Test func theBacklogsMarkIsKept() throws {
+    let before = mortal(channel)
+    for _ in 0..<3 { #expect(producer.write("0123456789abcdef") == .written) }
+    #expect(before.drain().count == 48)
+    var reader = try adopt().reader
+    #expect(reader.statistics().backlogMax == 2)
+    #expect(producer.write("0123456789abcdef") == .written)
+    #expect(reader.drain().count == 16)
+    reader = try adopt().reader
+    #expect(reader.statistics().backlogMax == 2)
+    // What grows while nobody reads is seen by who comes next.
+    for _ in 0..<9 { #expect(producer.write("0123456789abcdef") == .written) }
+    reader = try adopt().reader
+    #expect(reader.statistics().backlogMax == 4)
+    reader.reset()
+    reader = try adopt().reader
+    #expect(reader.statistics().backlogMax == 0)
+  }
+
+  /// As a release stored it that did not know the mark.
+  @Test func withoutAStoredMarkItStartsAtWhatWaits() throws {
+    let before = mortal(channel)
+    for _ in 0..<3 { #expect(producer.write("0123456789abcdef") == .written) }
+    #expect(before.read(20).count == 20)
+    var values = try #require(before.store?.latest)
+    #expect(values[.backlogMax] == 2)
+    values[.backlogMax] = 0
+    before.store?.save(values, generation: before.generation + 1)
+    let reader = try adopt().reader
+    #expect(reader.statistics().backlogMax == 1)
+    #expect(reader.drain().count == 28)
+  }
+
   /// Each save goes to the copy that is not the newest: one that is cut short costs nothing.
   @Test func aSaveThatWasCutShortIsNotThere() throws {
     let before = mortal(channel)
@@ -219,6 +252,7 @@ import Testing
     }
     for (index, value) in [
       (0, 0), (0, 99), (1, 4), (2, 1 << 30), (3, 17), (7, 17), (8, 17), (8, 1), (31, 17),
+      (33, 5),
     ] {
       var values = ReaderStore.Values(repeating: 0)
       values[0] = 1

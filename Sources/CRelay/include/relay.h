@@ -281,6 +281,8 @@ struct relay_stat {
   uint64_t lost_restart;     /* lost when the daemon was restarted */
   uint64_t aborted;          /* being written when their writer died */
   uint64_t cancelled;        /* given up by their writer */
+  uint64_t backlog_max;      /* the most sub-buffers at one moment that writers had left and readers
+                              * not passed; as many as there are: the buffer was full */
 };
 
 /* Stores the first `size` bytes (sizeof(struct relay_stat)) of a buffer's account; what a newer

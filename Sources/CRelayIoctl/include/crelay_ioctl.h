@@ -18,7 +18,7 @@ static const uint32_t crelay_ioc_frames = RELAY_IOC_FRAMES;
 int crelay_ioctl(int fd, uint32_t command, void *argument);
 
 _Static_assert(sizeof(struct relay_geometry) == 288, "the same for every compiler");
-_Static_assert(sizeof(struct relay_buffer_statistics) == 136, "the same for every compiler");
+_Static_assert(sizeof(struct relay_buffer_statistics) == 144, "the same for every compiler");
 _Static_assert(sizeof(struct relay_frame) == 40, "the same for every compiler");
 _Static_assert(sizeof(struct relay_loss) == 32, "the same for every compiler");
 

@@ -56,6 +56,8 @@ struct relay_buffer_statistics {
   uint64_t records_unread;
   uint64_t bytes_unread;
   uint64_t corrupt;          /* damage found in the buffer's memory */
+  uint64_t backlog_max;      /* the most sub-buffers at one moment that writers had left and readers
+                              * not passed; as many as there are: the buffer was full */
 };
 
 #define RELAY_IOC_GEOMETRY _IOR('r', 0x60, struct relay_geometry)

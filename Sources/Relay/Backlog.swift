@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// The backlog high-water mark: how many sub-buffers waited for their reader at most. It costs
+// writers nothing: only they let the backlog grow and only the reader lets it shrink, so that it
+// was largest right before the reader passed a sub-buffer, or is so now.
+
+extension Reader {
+  /// Notes the backlog; called before the position moves, `next` is where to.
+  func noteBacklog(before next: Position) {
+    guard next.seq != position.seq || isAtSeal(next),
+      backlogMax < UInt64(buffer.layout.subbufCount)
+    else { return }
+    backlogMax = max(backlogMax, backlogNow)
+  }
+
+  /// Sub-buffers that writers have left and that this reader has not passed: relay's P − K, but
+  /// never more than there are: as many mean that the buffer is full. Writers that overwrite do so
+  /// then; from there on what they overwrite takes as much off as they add. One that was read to
+  /// its end is passed, as its room is given back, by the read that goes on behind it.
+  var backlogNow: UInt64 {
+    let current = buffer.loadCurrent()
+    guard current.seq != 0, current.subbuf < buffer.layout.subbufCount else { return 0 }
+    let backlog = current.seq.less(position.seq)
+    guard backlog < buffer.layout.subbufCount else { return UInt64(buffer.layout.subbufCount) }
+    // Writers have left the current one, too, where there is none to move to, or after the close;
+    // then no read goes on behind it.
+    guard case .sealed = buffer.frontier(current) else { return backlog }
+    return backlog + (position.seq == current.seq && isAtSeal(position) ? 0 : 1)
+  }
+
+  /// Whether nothing more comes of the sub-buffer at `position`.
+  func isAtSeal(_ position: Position) -> Bool {
+    position.entry < buffer.layout.entryCount
+      && buffer.loadEntry(buffer.index(position.subbuf), position.entry).isSeal(position.seq)
+  }
+}
