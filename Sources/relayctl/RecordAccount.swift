@@ -17,16 +17,10 @@ struct RecordAccount: Equatable {
     RecordAccount(read: one.read &+ other.read, lost: one.lost &+ other.lost)
   }
 
-  /// "488 records read, 24 lost (4.7 %)"
+  /// "488 records read, 24 lost (4.69%)"
   var text: String {
     guard lost > 0 else { return "\(read) records read, none lost" }
-    let share = Double(lost) / (Double(lost) + Double(read))
-    let tenths = (share * 1000).rounded()
-    // No loss looks like none, and nothing that was read like nothing.
-    let percentage =
-      tenths == 0
-      ? "less than 0.1" : tenths == 1000 && read > 0 ? "more than 99.9" : "\(tenths / 10)"
-    return "\(read) records read, \(lost) lost (\(percentage) %)"
+    return "\(read) records read, \(lost) lost (\(LossShare(lost: lost, of: read &+ lost).text))"
   }
 }
 

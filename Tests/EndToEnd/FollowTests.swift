@@ -75,7 +75,7 @@ extension OneAtATime {
       let lines = finished.error.split(separator: "\n")
       #expect(lines.count == 2)
       #expect(lines[0] == "relayctl: \(device): \(20 - kept) records lost here: overwritten")
-      let percentage = "\(Double((20 - kept) * 1000 / 20) / 10) %"
+      let percentage = "\((20 - kept) * 5).00%"
       #expect(
         lines[1]
           == "relayctl: channel relay: \(kept) records read, \(20 - kept) lost (\(percentage))")

@@ -10,10 +10,10 @@ import Testing
   @Test(
     arguments: [
       (0, 0, "0 records read, none lost"), (1000, 0, "1000 records read, none lost"),
-      (488, 24, "488 records read, 24 lost (4.7 %)"),
-      (0, 3, "0 records read, 3 lost (100.0 %)"),
-      (1_000_000, 1, "1000000 records read, 1 lost (less than 0.1 %)"),
-      (1, 1_000_000, "1 records read, 1000000 lost (more than 99.9 %)"),
+      (488, 24, "488 records read, 24 lost (4.69%)"),
+      (0, 3, "0 records read, 3 lost (100.00%)"),
+      (1_000_000, 1, "1000000 records read, 1 lost (0.01%)"),
+      (1, 1_000_000, "1 records read, 1000000 lost (99.99%)"),
     ] as [(UInt64, UInt64, String)])
   func theText(_ read: UInt64, _ lost: UInt64, _ text: String) {
     var account = RecordAccount(read: read)
