@@ -29,7 +29,7 @@ let fuzzer: [Target] =
 let package = Package(
   name: "relayd",
   products: [
-    .library(name: "Relay", targets: ["Relay", "RelayControl"]),
+    .library(name: "Relay", targets: ["Relay", "RelayControl", "LinuxIO"]),
     // For C: librelay.so, with its own copy of the Swift runtime inside.
     .library(name: "relay", type: .dynamic, targets: ["RelayC"]),
     .executable(name: "relayd", targets: ["relayd"]),

@@ -52,6 +52,8 @@ public final class Channel: @unchecked Sendable {
   /// Readable when a writer has rung for a reader that is armed; a reader's event loop watches and
   /// drains it (`Doorbell.drain`). -1: each buffer has its own, or the listener is elsewhere.
   public let wakeDescriptor: CInt
+  /// Those of the buffers, where each has its own.
+  let wakeDescriptors = Mutex<[SharedDescriptor]>([])
   /// Where each CPU's slot is, whether it has a buffer or not.
   private let slots: UnsafeMutablePointer<Writer.Slot>
   /// The page's file, open for writing: with it, the ring and both ends of the bell the channel can

@@ -4,6 +4,7 @@
 // wait on.
 
 internal import Glibc
+internal import LinuxIO
 internal import Synchronization
 
 extension Reader {
@@ -32,6 +33,7 @@ extension Reader {
   /// number is not below `end`, or a record in it is unfinished.
   private func consumeSubbuf(before end: UInt64) -> Bool {
     settle()
+    let seq = position.seq
     beginClaim()
     guard !isCorrupt, enterSubbuf(), plan.position.seq < end else {
       giveBack()
@@ -39,6 +41,11 @@ extension Reader {
     }
     plan.restTaken = rest.count
     plan.bytes = rest.count
+    // What is left of one that was overwritten since is one, too.
+    if !rest.isEmpty, pinned[0].seq > seq {
+      consume()
+      return true
+    }
     while case .record(let entry) = nextRecord(pinned[0].subbuf) {
       plan.bytes += entry.end - plan.position.offset
       plan.totals.records &+= 1
@@ -72,16 +79,20 @@ extension ChannelBuffer {
       return !state.isHeld || state.seq >= current.seq
     }
   }
-
-  /// The descriptor that its writers signal, where the channel wakes each buffer; -1: none.
-  /// - Precondition: the memory is private.
-  package func setWakeDescriptor(_ fd: CInt) {
-    // Relaxed: the wish that is stored after it publishes it.
-    wakeFDWord.pointee.store(UInt64(fd + 1), ordering: .relaxed)
-  }
 }
 
 extension Channel {
+  /// Makes the descriptor that the writers of a buffer signal; open as long as the channel is
+  /// there.
+  /// - Precondition: the channel wakes each buffer, and was not asked for this one's before.
+  func makeWakeDescriptor(of buffer: ChannelBuffer) throws(SystemError) -> CInt {
+    let event = SharedDescriptor(try EventFD().take())
+    wakeDescriptors.withLock { $0.append(event) }
+    // Relaxed: the wish that is stored after it publishes it.
+    buffer.wakeFDWord.pointee.store(UInt64(event.raw + 1), ordering: .relaxed)
+    return event.raw
+  }
+
   /// Counts a record that was refused elsewhere than in a writer.
   package func count(_ refusal: WriteResult, in buffer: ChannelBuffer) {
     buffer.countRefusal(refusal)

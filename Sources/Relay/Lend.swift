@@ -209,7 +209,7 @@ extension Reader {
   }
 
   /// Whether writers are in it no more.
-  private func isLeft(_ seq: UInt64) -> Bool {
+  func isLeft(_ seq: UInt64) -> Bool {
     let current = buffer.loadCurrent()
     return current.seq > seq || current.isClosed
   }

@@ -14,7 +14,7 @@ public final class OwnBuffer: @unchecked Sendable {
   let callbacks: OwnChannel.Callbacks
   /// The CPU that it was made for; that of a global buffer is one of those online at the time.
   package let madeFor: Int
-  /// Of its file, once it has one.
+  /// Of its file, once it has one. Its channel's, under that one's lock.
   var fileName: String?
   /// Set once, before anybody else sees the buffer.
   private var inner: Inner?
@@ -22,8 +22,8 @@ public final class OwnBuffer: @unchecked Sendable {
   var lease: OwnLease?
   /// It was unmapped from inside the callback, which is still running.
   var isUnmapping = false
-  /// Readable when the reader has something to say; made when first asked for.
-  private var wake: EventFD?
+  /// Readable when the reader has something to say; made when first asked for, and the channel's,
+  /// because writers may outlive this.
   private var wakeFD: CInt = -1
   private let lock = CallbackLock()
 
@@ -64,7 +64,7 @@ public final class OwnBuffer: @unchecked Sendable {
   public var cpu: Int { inner?.buffer.cpu ?? madeFor }
 
   /// For messages.
-  var name: String { fileName ?? "the buffer of CPU \(cpu)" }
+  var name: String { "the buffer of CPU \(cpu)" }
 
   var isHeldHere: Bool { lock.isHeldHere }
 
@@ -146,10 +146,7 @@ extension OwnBuffer {
   public func wakeDescriptor() throws(SystemError) -> CInt {
     try locked { (inner) throws(SystemError) in
       if wakeFD < 0 {
-        let event = try EventFD()
-        wakeFD = event.raw
-        wake = consume event
-        inner.buffer.setWakeDescriptor(wakeFD)
+        wakeFD = try inner.reader.channel.makeWakeDescriptor(of: inner.buffer)
       }
       rearm(inner)
       return wakeFD
@@ -203,7 +200,9 @@ extension OwnBuffer {
   /// sub-buffer that is being started are the caller's. Readers get them with the data, as one
   /// record; the whole sub-buffer becomes readable once the next subbufStart has returned, which
   /// may still write to them, or by a flush, or at the close. Elsewhere it does nothing.
+  /// - Precondition: `length` is not negative.
   public func reserveHeader(_ length: Int) {
+    precondition(length >= 0)
     if isHeldHere { inner?.callback?.reserveHeader(length) }
   }
 

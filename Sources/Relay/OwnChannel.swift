@@ -4,10 +4,14 @@
 internal import Glibc
 public import LinuxIO
 
+/// What a system call failed with, as this module throws it.
+public typealias SystemError = LinuxIO.SystemError
+
 /// A channel in this process's own memory: one buffer for each CPU that is online, or a global one,
 /// which this process writes and reads. Everything relay's kernel API has.
 ///
-/// Any number of threads may use it at once. What throws EDEADLK does so from inside a callback.
+/// Any number of threads may use it at once. What throws EDEADLK does so from inside a callback,
+/// where the last reference to the channel is not to be dropped either: then it is not closed.
 // Sendable: what changes after `begin` is behind the lock, or atomic.
 public final class OwnChannel: @unchecked Sendable {
   /// What the channel's user decides and is told; nil: relay's defaults. Those of one buffer are
@@ -48,7 +52,7 @@ public final class OwnChannel: @unchecked Sendable {
   }
 
   /// Its memory.
-  public private(set) var channel: Channel
+  package private(set) var channel: Channel
   private let shape: Shape
   private let callbacks: Callbacks
   private var baseName: String?
@@ -120,20 +124,20 @@ public final class OwnChannel: @unchecked Sendable {
 extension OwnChannel {
   /// Names the channel, if it is to be, and gives its buffers what they need.
   package func setUp(_ name: String?) throws(ChannelError) {
-    var only: OwnBuffer?
+    var only: (buffer: OwnBuffer, channel: Channel)?
     if let name {
       let first = buffers.first
       try Channel.system { () throws(SystemError) in
         try setName(name) { (buffer) throws(SystemError) in
           guard buffer === first else { throw OwnChannel.tooLateToBeGlobal(name) }
-          only = buffer
+          only = (buffer, try openGlobal())
         }
       }
     }
     if let only {
-      channel = try OwnChannel.open(shape, isGlobal: true)
+      channel = only.channel
       slots.update(repeating: nil)
-      slots[0] = only
+      slots[0] = only.buffer
     }
     for cpu in channel.cpus { slots[cpu]!.setUp(channel, cpu: cpu) }
   }
@@ -151,6 +155,13 @@ extension OwnChannel {
     }
   }
 
+  private func openGlobal() throws(SystemError) -> Channel {
+    do throws(ChannelError) { return try OwnChannel.open(shape, isGlobal: true) } catch {
+      if case .system(let error) = error { throw error }
+      throw SystemError(code: EINVAL, operation: "\(error)")
+    }
+  }
+
   private static func tooLateToBeGlobal(_ name: String) -> SystemError {
     SystemError(code: EINVAL, operation: "make channel \(name) global when it has other buffers")
   }
@@ -159,13 +170,16 @@ extension OwnChannel {
   private func setName(
     _ name: String, becomeGlobal: (OwnBuffer) throws(SystemError) -> Void
   ) throws(SystemError) {
-    func refuse(_ code: CInt) -> SystemError {
-      SystemError(code: code, operation: "name a channel")
+    guard !name.isEmpty else {
+      throw SystemError(code: EINVAL, operation: "name a channel by no character; it takes one")
     }
-    guard !name.isEmpty else { throw refuse(EINVAL) }
     try locked { () throws(SystemError) in
-      guard baseName == nil else { throw refuse(EEXIST) }
-      guard !isClosed else { throw refuse(EPIPE) }
+      if let baseName {
+        throw SystemError(code: EEXIST, operation: "name channel \(baseName) again")
+      }
+      guard !isClosed else {
+        throw SystemError(code: EPIPE, operation: "name a channel that is closed")
+      }
       do throws(SystemError) {
         for buffer in buffers {
           guard try createFile(name, buffer), !channel.geometry.isGlobal else { continue }
@@ -221,6 +235,8 @@ extension OwnChannel {
 extension OwnChannel {
   package var hasCallback: Bool { callbacks.subbufStart != nil }
 
+  public var geometry: Geometry { channel.geometry }
+
   /// Ascending by CPU; those of CPUs that went away stay.
   public var buffers: [OwnBuffer] { channel.cpus.compactMap { slots[$0] } }
 
@@ -251,19 +267,28 @@ extension OwnChannel {
     try buffer.begin { _ = channel.addBuffer(cpu: cpu) }
   }
 
+  /// The fast way to write.
+  /// - Precondition: there is no subbufStart, which would have to be asked.
+  public func writer() -> Writer {
+    precondition(!hasCallback, "records of a channel with subbufStart go through the channel")
+    return channel.writer()
+  }
+
   /// Reserves `length` bytes for one record in this CPU's buffer. A refusal is counted. Throws
   /// EDEADLK, with subbufStart only.
+  /// - Precondition: `length` is not negative.
   public func reserve(_ length: Int) throws(SystemError) -> ReserveResult {
     try reserve(length, countsFull: true)
   }
 
   private func reserve(_ length: Int, countsFull: Bool) throws(SystemError) -> ReserveResult {
+    precondition(length >= 0)
     guard hasCallback else { return channel.writer().reserve(length) }
     return try slots[channel.writer().cpu]!.reserve(length, countsFull: countsFull)
   }
 
   /// Copies one record into this CPU's buffer. A refusal is counted. Without subbufStart,
-  /// `channel.writer()` writes faster. Throws EDEADLK, with subbufStart only.
+  /// `writer` writes faster. Throws EDEADLK, with subbufStart only.
   public func write(_ record: UnsafeRawBufferPointer) throws(SystemError) -> WriteResult {
     try write(record, waitingMilliseconds: nil)
   }

@@ -25,7 +25,6 @@ extension Handle {
       } catch { throw Failure(error) }
     }
   }
-
 }
 
 private func check(_ result: FlushResult) throws(Failure) {

@@ -298,6 +298,9 @@ public final class ControlServer: EventHandler {
     guard let peer = try? PeerCredentials.of(socket: raw) else { return false }
     let client = Client(connection: connection.id, peer: peer)
     do throws(ControlRefusal) {
+      guard listener != nil || request.isOfConsumer else {
+        throw ControlRefusal(code: ESHUTDOWN, message: "relayd is ending")
+      }
       switch request {
       case .attach(let channel):
         let attachment = try attach(channel, connection, client)

@@ -30,6 +30,14 @@ public enum Request: Equatable, Sendable {
   case consumed(channel: String, cpu: Int, count: Int)
   /// Gives a mapped buffer up: what was not consumed is the next reader's.
   case unmap(channel: String, cpu: Int)
+
+  /// About a buffer that the connection has mapped.
+  var isOfConsumer: Bool {
+    switch self {
+    case .next, .consumed, .unmap: true
+    default: false
+    }
+  }
 }
 
 /// What the daemon answers. Any request may be answered by `.refused`.

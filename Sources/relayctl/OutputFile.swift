@@ -31,7 +31,7 @@ final class OutputFile {
   private var count = 0
   private var bytes: [UInt8] = []
   /// What comes after a failure would stand in the wrong place.
-  private var hasFailed = false
+  private(set) var hasFailed = false
 
   private static let limit = 128 << 10
 

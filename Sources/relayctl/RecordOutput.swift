@@ -147,7 +147,9 @@ extension RecordOutput {
         complain("\(buffer.path): \(buffer.account.text)")
       }
     }
-    complain("channel \(channel): \(total.text)")
+    let isWritten = !all.contains(where: \.file.hasFailed)
+    complain(
+      "channel \(channel): \(total.text)\(isWritten ? "" : "; not all that was read was written")")
     guard tellsLosses, disorder.count > 0 else { return }
     complain(
       """

@@ -184,3 +184,17 @@ TEST(a_loss_before_a_consumed_sub_buffer_is_told_with_what_comes_next) {
   EQUAL(account(buf).lost_overwritten, 7);
   relay_detach(chan);
 }
+
+TEST(what_is_left_of_an_overwritten_sub_buffer_is_one) {
+  relay_chan *chan = open_small(8, 3, RELAY_OVERWRITE);
+  relay_buf *buf = relay_buffer(chan, 0);
+  char two[2];
+  EQUAL(relay_write(chan, "abcdef", 6), 0);
+  EQUAL(relay_read(buf, two, 2), 2);
+  for (int i = 0; i < 5; i++) EQUAL(relay_printf(chan, "%08d", i), 0);
+  EQUAL(relay_subbufs_consumed(chan, 0, 1), 0);
+  CHECK(!strncmp(drain(buf), "0000000", 7));
+  struct relay_stat stat = account(buf);
+  EQUAL(stat.records_read + stat.lost_overwritten, stat.records_written);
+  relay_detach(chan);
+}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Own channels whose buffers get files: create_buf_file and remove_buf_file.
 #include <limits.h>
+#include <sys/resource.h>
 
 #include "test.h"
 
@@ -114,4 +115,20 @@ TEST(a_file_can_make_the_channel_global) {
   CHECK(!strcmp(drain(files.first), "ab"));
   relay_detach(chan);
   CHECK(!strcmp(files.removed, "base0 "));
+}
+
+static int create_and_take_all_memory(const char *name, relay_buf *buf, int *is_global) {
+  struct rlimit none = {.rlim_cur = 1, .rlim_max = RLIM_INFINITY};
+  EQUAL(setrlimit(RLIMIT_AS, &none), 0);
+  return create(name, buf, is_global);
+}
+
+TEST(a_global_buffer_that_cannot_be_had_undoes_everything) {
+  static relay_callbacks callbacks;
+  callbacks = file_callbacks;
+  callbacks.create_buf_file = create_and_take_all_memory;
+  files.makes_global = 1;
+  CHECK(!relay_open("base", 1 << 20, 8, 0, &callbacks, NULL));
+  EQUAL(errno, ENOMEM);
+  CHECK(*files.made && !strcmp(files.made, files.removed));
 }

@@ -33,6 +33,19 @@ extension OneAtATime {
       #expect(try content(daemon) == "one\n")
     }
 
+    /// Not ours: advisory locks are between those who have it open, and leave reads alone.
+    @Test func locksAreTheKernels() throws {
+      let daemon = try Daemon("relay:global")
+      let files = try (0..<2).map { _ in SharedDescriptor(try open(daemon)) }
+      #expect(flock(files[0].raw, LOCK_EX | LOCK_NB) == 0)
+      #expect(flock(files[1].raw, LOCK_EX | LOCK_NB) == -1 && errno == EWOULDBLOCK)
+      try daemon.write("one\n")
+      var bytes = [UInt8](repeating: 0, count: 8)
+      #expect(read(files[1].raw, &bytes, 8) == 4)
+      #expect(flock(files[0].raw, LOCK_UN) == 0)
+      #expect(flock(files[1].raw, LOCK_EX | LOCK_NB) == 0)
+    }
+
     /// The kernel refuses them, or finds nothing there. Whoever falls back on read gets it all.
     @Test func spliceAndSendfileTakeNothing() throws {
       let daemon = try Daemon("relay:global")

@@ -138,7 +138,7 @@ import Testing
 
   @Test func theFirstFileCanMakeTheChannelGlobalAndALateOneCannot() throws {
     let channel = try open("trace", isGlobal: false) { filed(&$0, makesGlobal: true) }
-    #expect(channel.buffers.count == 1 && channel.channel.geometry.isGlobal)
+    #expect(channel.buffers.count == 1 && channel.geometry.isGlobal)
     #expect(notes.take() == ["+trace0"])
     try channel.close()
     #expect(notes.take() == ["-trace0"])
@@ -192,6 +192,61 @@ import Testing
     #expect(poll(&ask, 1, 0) == 0)
     try channel.close()
     #expect(try buffer.events() == POLLHUP)
+  }
+
+  /// A mapped consumer of whole sub-buffers waits for the record that holds the next one back.
+  @Test(arguments: [false, true]) func aLateCommitIsTold(_ isClosed: Bool) throws {
+    let channel = try open(size: 4, count: 4)
+    let buffer = channel.buffers[0]
+    let mapping = try buffer.map()
+    guard case .reserved(let reservation) = try channel.reserve(2) else {
+      Issue.record("there is room")
+      return
+    }
+    try channel.write("ab")
+    if isClosed { try channel.close() } else { try channel.write("cd") }
+    var ask = pollfd(fd: try mapping.wakeDescriptor(), events: Int16(POLLIN), revents: 0)
+    #expect(try mapping.next() == nil)
+    #expect(poll(&ask, 1, 0) == 0)
+    reservation.bytes.copyBytes(from: "xy".utf8)
+    reservation.commit()
+    #expect(poll(&ask, 1, 0) == 1)
+    let part = try #require(try mapping.next())
+    #expect(part.bytes.map { String(decoding: $0, as: UTF8.self) } == ["xyab"])
+  }
+
+  @Test func whoOutlivesTheChannelSignalsNothingElse() throws {
+    let writer: Writer
+    var number: CInt
+    do {
+      let channel = try open()
+      number = try channel.buffers[0].wakeDescriptor()
+      writer = channel.writer()
+    }
+    let other = try MemoryFile.create(name: "other", count: 0)
+    // The lowest free number.
+    #expect(other.raw != number)
+    writer.write("one")
+    #expect(try MemoryFile.count(of: other.raw) == 0)
+    _ = consume writer
+  }
+
+  /// Names are read while they change.
+  @Test func errorsAreSaidWhileTheChannelIsNamedAndClosed() throws {
+    for _ in 0..<200 {
+      let channel = try open { $0.createBufFile = { (_, _) throws(SystemError) in false } }
+      let buffer = channel.buffers[0]
+      let mapping = try buffer.map()
+      let reading = Thread {
+        for _ in 0..<20 {
+          do { _ = try self.drain(buffer) } catch { _ = "\(error)" }
+        }
+      }
+      try channel.lateSetupFiles("a name that is too long for a small string ")
+      try channel.close()
+      reading.join()
+      _ = consume mapping
+    }
   }
 
   @Test func subbuffersAreLeftAndConsumedByHand() throws {
