@@ -201,6 +201,8 @@ extension Device {
   /// Tells it of what there is, or takes the buffer away if it was told long ago.
   func look(after lease: Lease) {
     if lease.timeLeft == 0 { return recall(lease) }
+    // Who has all it may have waits for itself.
+    guard reader.mayLend else { return }
     // Bounded: as for files.
     for _ in 0..<8 where lease.offeredSince == nil {
       if isOffering(lease) {

@@ -208,8 +208,20 @@ extension Reader {
     return lent
   }
 
+  /// Whether what comes next is a record that is being written where writers have left: then no
+  /// switch comes before it, but its commit.
+  var isHeldUp: Bool {
+    let next = loans.last?.plan.position ?? position
+    guard next.subbuf < buffer.layout.subbufCount, next.entry < buffer.layout.entryCount,
+      isLeft(next.seq)
+    else { return false }
+    let state = buffer.loadState(next.subbuf)
+    return state.isHeld && state.seq == next.seq
+      && buffer.loadEntry(buffer.index(next.subbuf), next.entry).isBusy
+  }
+
   /// Whether writers are in it no more.
-  func isLeft(_ seq: UInt64) -> Bool {
+  private func isLeft(_ seq: UInt64) -> Bool {
     let current = buffer.loadCurrent()
     return current.seq > seq || current.isClosed
   }

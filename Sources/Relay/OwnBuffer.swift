@@ -142,7 +142,7 @@ extension OwnBuffer {
 
   /// A descriptor that poll(2) says is readable when `events` would say POLLIN or POLLHUP, or,
   /// while mapped, when more would be handed out; at times also when there is nothing, until it is
-  /// asked for. Owned by the buffer. Throws EDEADLK, EMFILE.
+  /// asked for. Owned by the channel. Throws EDEADLK, EMFILE.
   public func wakeDescriptor() throws(SystemError) -> CInt {
     try locked { (inner) throws(SystemError) in
       if wakeFD < 0 {
@@ -156,17 +156,26 @@ extension OwnBuffer {
   func rearm(_ inner: Inner) {
     guard wakeFD >= 0 else { return }
     let reader = inner.reader
-    func isOffering() -> Bool {
-      guard let lease else { return reader.hasData }
+    func isReady() -> Bool {
+      guard let lease else { return readyEvents(reader) != 0 }
       return reader.canLend(unfinished: lease.unfinished)
         || reader.loanCount == 0 && (reader.isCorrupt || reader.isDrained)
     }
-    let isReady = lease == nil ? readyEvents(reader) != 0 : isOffering()
-    if !isReady {
+    if !isReady() {
       EventFD.drain(wakeFD)
-      if reader.arm(lease?.wakeup ?? .data, unless: isOffering) { return }
+      // Who has all it may have waits for itself.
+      if lease != nil, !reader.mayLend { return }
+      if arm(reader, unless: isReady) { return }
     }
     EventFD.signal(wakeFD)
+  }
+
+  /// False: it is ready.
+  private func arm(_ reader: Reader, unless isReady: () -> Bool) -> Bool {
+    let wakeup = lease?.wakeup ?? .data
+    guard reader.arm(wakeup, unless: isReady) else { return false }
+    // Nobody looks again after a while, as a daemon does.
+    return wakeup == .data || !reader.isHeldUp || reader.arm(.data, unless: isReady)
   }
 
   /// Costs a look at every record that is not yet read. Throws EDEADLK.

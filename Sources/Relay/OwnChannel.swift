@@ -4,7 +4,8 @@
 internal import Glibc
 public import LinuxIO
 
-/// What a system call failed with, as this module throws it.
+/// What a system call failed with, as this module throws it. Where member imports have to be
+/// visible, making one takes `import LinuxIO`, which is in the same product.
 public typealias SystemError = LinuxIO.SystemError
 
 /// A channel in this process's own memory: one buffer for each CPU that is online, or a global one,

@@ -33,7 +33,7 @@ public final class OwnMapping {
   public func consumed(_ count: Int) throws(SystemError) { try buffer.consumed(count) }
 
   /// For polling: readable when `next` would return something; at times also when it would not,
-  /// until it is called. Owned by the buffer.
+  /// until it is called. Owned by the channel.
   public func wakeDescriptor() throws(SystemError) -> CInt { try buffer.wakeDescriptor() }
 }
 
@@ -92,6 +92,7 @@ extension OwnBuffer {
       let reader = inner.reader
       try checkHand(inner)
       guard reader.mayLend else {
+        rearm(inner)
         throw SystemError(code: ENOBUFS, operation: "hand out more of \(name)")
       }
       let lent = reader.lend(unfinished: lease!.unfinished)

@@ -232,17 +232,6 @@ extension Reader {
 
   /// - Parameter isThere: whether what is waited for is there, but for the end.
   public func arm(_ wakeup: Wakeup, unless isThere: () -> Bool) -> Bool {
-    guard wakeup == .subbuffer, !isAheadLeft else { return wish(.data, unless: isThere) }
-    guard wish(.subbuffer, unless: isThere) else { return false }
-    // Left right before the wish.
-    return !isAheadLeft || wish(.data, unless: isThere)
-  }
-
-  /// Whether writers have left the sub-buffer in which something would be found next: then no
-  /// switch comes, but the commit of a record that is unfinished there.
-  private var isAheadLeft: Bool { isLeft((loans.last?.plan.position ?? position).seq) }
-
-  private func wish(_ wakeup: Wakeup, unless isThere: () -> Bool) -> Bool {
     // Sequentially consistent, then the membarrier: a writer either sees the 1 after its commit
     // (or after its CAS of `current`), or what it did is seen by the look below.
     wish(wakeup).pointee.store(1, ordering: .sequentiallyConsistent)
@@ -261,7 +250,7 @@ extension Reader {
   /// Whether no writer has taken the wish yet.
   public func isArmed(_ wakeup: Wakeup = .data) -> Bool {
     // Relaxed: the signal orders; without one the coarse tick looks again.
-    wish(isAheadLeft ? .data : wakeup).pointee.load(ordering: .relaxed) != 0
+    wish(wakeup).pointee.load(ordering: .relaxed) != 0
   }
 
   private func wish(_ wakeup: Wakeup) -> SharedWord {

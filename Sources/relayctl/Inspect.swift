@@ -81,13 +81,13 @@ struct StatCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "stat", abstract: "Prints what was written, read and lost, for each buffer.",
     discussion: """
-      written = read + unread + overwritten + stalled. What was refused was never written: full
-      (no free sub-buffer), too big (longer than a sub-buffer). Aborted records are those whose
-      writer died, cancelled ones those it gave up. Restart counts what a relayd that died left
-      unread in memory with which the next one did not go on. Corrupt counts damage done to the
-      shared memory; such a buffer delivers nothing more. Backlog max is the most sub-buffers that
-      waited to be read at one moment. Lost is the share of all those lost, refused and aborted
-      ones included, in the records that writers did not cancel. The total is that of all lines
+      written = read + unread + overwritten + stalled. What was refused was never written: full \
+      (no free sub-buffer), too big (longer than a sub-buffer). Aborted records are those whose \
+      writer died, cancelled ones those it gave up. Restart counts what a relayd that died left \
+      unread in memory with which the next one did not go on. Corrupt counts damage done to the \
+      shared memory; such a buffer delivers nothing more. Backlog max is the most sub-buffers that \
+      waited to be read at one moment. Lost is the share of all those lost, refused and aborted \
+      ones included, in the records that writers did not cancel. The total is that of all lines \
       above it; its backlog is the largest of theirs.
       """)
 

@@ -182,3 +182,23 @@ TEST(callbacks_learn_of_mappings_in_their_order) {
   EQUAL(is_mapped, 0);
   relay_detach(chan);
 }
+
+TEST(who_has_all_it_may_have_is_told_of_nothing) {
+  relay_chan *chan = open_small(64, 4, 0);
+  relay_mapping *map = relay_map_buffer(relay_buffer(chan, 0), RELAY_MAP_UNFINISHED);
+  int fd = relay_map_fd(map), result;
+  struct relay_subbuf subbuf;
+  do {
+    EQUAL(relay_write(chan, "x", 1), 0);
+    result = relay_map_next(map, &subbuf, sizeof subbuf);
+  } while (result == 0);
+  EQUAL(result, -ENOBUFS);
+  CHECK(!readable(fd));
+  EQUAL(relay_write(chan, "x", 1), 0);
+  CHECK(!readable(fd));
+  EQUAL(relay_map_consumed(map, 1), 0);
+  CHECK(readable(fd));
+  EQUAL(relay_map_next(map, &subbuf, sizeof subbuf), 0);
+  relay_unmap(map);
+  relay_detach(chan);
+}
