@@ -270,7 +270,8 @@ extension OneAtATime {
     }
 
     @Test func writersAndAFollowerSeeEveryRecordThroughTwentyRestarts() throws {
-      let held = try HeldDaemon("relay:global,subbuf_size=1MiB")
+      // Room for two minutes of what they write, should this process be slow to start the next one.
+      let held = try HeldDaemon("relay:global,subbuf_size=1MiB,n_subbufs=64")
       let survivors = try Survivors(environment: ["RELAY_SOCKET": held.daemon.socket])
       for i in 0..<20 {
         try survivors.awaitProgress()
