@@ -232,8 +232,7 @@ extension Device {
   }
 
   private func isOffering(_ lease: Lease) -> Bool {
-    reader.canLend(unfinished: lease.takesUnfinished)
-      || reader.loanCount == 0 && (reader.isCorrupt || reader.isDrained)
+    reader.hasForConsumer(unfinished: lease.takesUnfinished)
   }
 
   private func recall(_ lease: Lease) {

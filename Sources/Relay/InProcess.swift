@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What relay's own API has beside writing and reading, for channels in this process: copying
-// reads, sub-buffers consumed elsewhere, switches by hand, how full a buffer is, a descriptor to
-// wait on.
+// What relay's own API has beside writing and waiting: reads that copy, sub-buffers consumed
+// elsewhere, switches by hand, how full a buffer is.
 
 internal import Glibc
-internal import LinuxIO
-internal import Synchronization
 
 extension Reader {
   /// Copies what one read(2) of a device would give, at most `target.count` bytes, and consumes it.
@@ -82,17 +79,6 @@ extension ChannelBuffer {
 }
 
 extension Channel {
-  /// Makes the descriptor that the writers of a buffer signal; open as long as the channel is
-  /// there.
-  /// - Precondition: the channel wakes each buffer, and was not asked for this one's before.
-  func makeWakeDescriptor(of buffer: ChannelBuffer) throws(SystemError) -> CInt {
-    let event = SharedDescriptor(try EventFD().take())
-    wakeDescriptors.withLock { $0.append(event) }
-    // Relaxed: the wish that is stored after it publishes it.
-    buffer.wakeFDWord.pointee.store(UInt64(event.raw + 1), ordering: .relaxed)
-    return event.raw
-  }
-
   /// Counts a record that was refused elsewhere than in a writer.
   package func count(_ refusal: WriteResult, in buffer: ChannelBuffer) {
     buffer.countRefusal(refusal)

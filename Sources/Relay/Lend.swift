@@ -108,6 +108,11 @@ extension Reader {
     return true
   }
 
+  /// Whether a consumer that asks would learn something: there is more, or there will be no more.
+  public func hasForConsumer(unfinished: Bool) -> Bool {
+    canLend(unfinished: unfinished) || loanCount == 0 && (isCorrupt || isDrained)
+  }
+
   /// The first `count` of what was lent were consumed.
   /// - Precondition: so many were lent.
   public func takeBack(consumed count: Int) {

@@ -158,8 +158,7 @@ extension OwnBuffer {
     let reader = inner.reader
     func isReady() -> Bool {
       guard let lease else { return readyEvents(reader) != 0 }
-      return reader.canLend(unfinished: lease.unfinished)
-        || reader.loanCount == 0 && (reader.isCorrupt || reader.isDrained)
+      return reader.hasForConsumer(unfinished: lease.unfinished)
     }
     if !isReady() {
       EventFD.drain(wakeFD)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Waking whoever sleeps: the reader through the channel's doorbell, writers through a futex.
+// Waking whoever sleeps: the reader through the channel's doorbell, or its buffer's descriptor,
+// writers through a futex.
 
 internal import Glibc
 internal import LinuxIO
@@ -67,5 +68,18 @@ package enum Clock {
     var now = timespec()
     clock_gettime(clock, &now)
     return now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+  }
+}
+
+extension Channel {
+  /// Makes the descriptor that the writers of a buffer signal; open as long as the channel is
+  /// there.
+  /// - Precondition: the channel wakes each buffer, and was not asked for this one's before.
+  func makeWakeDescriptor(of buffer: ChannelBuffer) throws(SystemError) -> CInt {
+    let event = SharedDescriptor(try EventFD().take())
+    wakeDescriptors.withLock { $0.append(event) }
+    // Relaxed: the wish that is stored after it publishes it.
+    buffer.wakeFDWord.pointee.store(UInt64(event.raw + 1), ordering: .relaxed)
+    return event.raw
   }
 }

@@ -91,18 +91,13 @@ extension OneAtATime {
       try write("left", on: 2, daemon)
       try set(online: [])
       #expect(try run("cat", "\(mount)/relay2").output == "left\n")
-      let out = try MemoryFile.create(name: "out", count: 0)
-      let reader = try ChildProcess(
-        [program("relayctl"), "read", "relay", "--follow"], output: out.raw,
-        environment: ["RELAY_SOCKET": daemon.socket])
-      defer { _ = reader.wait() }
-      defer { reader.signal(SIGKILL) }
+      let reader = try Follower(daemon)
       try set(online: [1, 2])
       try eventually("the file is there") { access("\(mount)/relay1", F_OK) == 0 }
       try write("new", on: 1, daemon)
-      try eventually("it arrives") { text(of: out.raw) == "new\n" }
+      try eventually("it arrives") { reader.output == "new\n" }
       try write("back", on: 2, daemon)
-      try eventually("it arrives, too") { text(of: out.raw) == "new\nback\n" }
+      try eventually("it arrives, too") { reader.output == "new\nback\n" }
     }
 
     @Test func aCPUWhoseBufferIsOverALimitIsSaid() throws {
@@ -144,16 +139,11 @@ extension OneAtATime {
     @Test func aFollowingReaderFindsTheNewCPU() throws {
       try set(online: [])
       let daemon = try Daemon("relay")
-      let out = try MemoryFile.create(name: "out", count: 0)
-      let reader = try ChildProcess(
-        [program("relayctl"), "read", "relay", "--follow"], output: out.raw,
-        environment: ["RELAY_SOCKET": daemon.socket])
-      defer { _ = reader.wait() }
-      defer { reader.signal(SIGKILL) }
+      let reader = try Follower(daemon)
       try set(online: [2])
       try eventually("the node is there") { try nodes() == ["relay0", "relay2"] }
       try write("new", on: 2, daemon)
-      try eventually("it arrives") { text(of: out.raw) == "new\n" }
+      try eventually("it arrives") { reader.output == "new\n" }
     }
 
     /// Writers that go on until CPUs 1 to 3 went down and came up again 100 times; then all they

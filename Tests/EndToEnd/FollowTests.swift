@@ -8,60 +8,43 @@ import Testing
 
 extension OneAtATime {
   @Suite struct FollowTests {
-    private let out: CInt
-    private let error: CInt
-
-    init() throws {
-      // Closed with the test process.
-      out = try MemoryFile.create(name: "out", count: 0).take()
-      error = try MemoryFile.create(name: "error", count: 0).take()
-    }
-
-    private func follow(_ daemon: Daemon, _ options: String...) throws -> ChildProcess {
-      try ChildProcess(
-        [program("relayctl"), "read", "relay", "--follow"] + options, output: out, error: error,
-        environment: ["RELAY_SOCKET": daemon.socket])
-    }
-
     @Test func aFollowerGoesOnWithTheNextDaemon() throws {
       let channel = "relay:global"
       // All are kept to the end: each unmounts then what is mounted.
       var daemons = [try Daemon(channel)]
       var daemon: Daemon { daemons.last! }
-      let reader = try follow(daemon)
+      let reader = try Follower(daemon)
       var expected = ""
       for round in 0..<3 {
         for line in ["\(round) a\n", "\(round) b\n"] {
           try daemon.write(line)
           expected += line
-          try eventually("\(line) arrives") { text(of: out) == expected }
+          try eventually("\(line) arrives") { reader.output == expected }
         }
         daemon.end(SIGKILL)
         daemons.append(try Daemon(channel, in: daemon.scratch))
       }
       let last = "the end\n"
       try daemon.write(last)
-      try eventually("the last line arrives") { text(of: out) == expected + last }
+      try eventually("the last line arrives") { reader.output == expected + last }
       try daemon.require("close", "relay")
       #expect(reader.wait() == 0)
       let gone = "relayctl: relayd is gone; waiting until channel relay is there again\n"
-      #expect(text(of: error) == gone + gone + gone)
+      #expect(reader.error == gone + gone + gone)
     }
 
     @Test func eachCPUsDeviceIsOpenedAgain() throws {
       let first = try Daemon("relay")
-      let reader = try follow(first)
-      defer { _ = reader.wait() }
-      defer { reader.signal(SIGKILL) }
+      let reader = try Follower(first)
       try first.write("zero\n")
-      try eventually("it reads") { text(of: out) == "zero\n" }
+      try eventually("it reads") { reader.output == "zero\n" }
       first.end(SIGKILL)
       let daemon = try Daemon("relay", in: first.scratch)
       var count = 5
       for cpu in try Processors.online().cpus {
         try daemon.shell("echo 'on \(cpu)' | taskset -c \(cpu) $BIN/relayctl write relay")
         count += "on \(cpu)\n".utf8.count
-        try eventually("it arrives") { text(of: out).utf8.count == count }
+        try eventually("it arrives") { reader.output.utf8.count == count }
       }
     }
 
@@ -124,8 +107,10 @@ extension OneAtATime {
       let daemon = try Daemon("relay:global")
       // Nobody reads from it.
       let pipe = try Pipe()
+      let error = try MemoryFile.create(name: "error", count: 0)
       let follower = try ChildProcess(
-        [program("relayctl"), "read", "relay", "--follow"], output: pipe.write.raw, error: error,
+        [program("relayctl"), "read", "relay", "--follow"], output: pipe.write.raw,
+        error: error.raw,
         environment: ["RELAY_SOCKET": daemon.socket])
       try daemon.shell("head -c 1000000 /dev/zero | $BIN/relayctl write relay --block 1000")
       try eventually("there is no room for the rest") {
@@ -138,7 +123,7 @@ extension OneAtATime {
       }
       follower.signal(SIGTERM)
       #expect(follower.wait() == 128 + Int(SIGTERM))
-      #expect(text(of: error) == "relayctl: ended before all that was read was written\n")
+      #expect(text(of: error.raw) == "relayctl: ended before all that was read was written\n")
     }
 
     /// Where poll tells of whole sub-buffers only, and none is ever whole.

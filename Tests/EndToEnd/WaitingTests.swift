@@ -24,18 +24,12 @@ extension OneAtATime {
 
     @Test func aPollLoopGetsEveryLineSoonAfterItIsWritten() throws {
       let daemon = try Daemon("relay:global")
-      let out = try FileDescriptor.open(
-        "\(daemon.scratch.path)/out", O_RDWR | O_CREAT, mode: 0o600)
-      let reader = try ChildProcess(
-        [program("relayctl"), "read", "relay", "--follow"], output: out.raw,
-        environment: ["RELAY_SOCKET": daemon.socket])
-      defer { _ = reader.wait() }
-      defer { reader.signal(SIGKILL) }
+      let reader = try Follower(daemon)
       var expected = ""
       for i in 0..<20 {
         try daemon.write("line \(i)\n")
         expected += "line \(i)\n"
-        try eventually("line \(i) arrives") { text(of: out.raw) == expected }
+        try eventually("line \(i) arrives") { reader.output == expected }
       }
     }
 
@@ -50,25 +44,20 @@ extension OneAtATime {
     @Test(arguments: [SIGTERM, SIGKILL])
     func whoFollowsAndWhoWaitsForSpaceLearnsOfTheEnd(_ signal: CInt) throws {
       let daemon = try Daemon("relay:global", "full:global,subbuf_size=4096,n_subbufs=2")
-      let out = try MemoryFile.create(name: "out", count: 0)
-      let error = try MemoryFile.create(name: "error", count: 0).take()
-      defer { close(error) }
       let zero = try FileDescriptor.open("/dev/zero", O_RDONLY)
-      let follower = try ChildProcess(
-        [program("relayctl"), "read", "relay", "--follow"], output: out.raw, error: error,
-        environment: ["RELAY_SOCKET": daemon.socket])
+      let follower = try Follower(daemon)
       let writer = try ChildProcess(
         [program("relayctl"), "write", "full", "--block", "64"], input: zero.raw,
         environment: ["RELAY_SOCKET": daemon.socket])
       try daemon.write("one\n")
-      try eventually("the line arrives") { text(of: out.raw) == "one\n" }
+      try eventually("the line arrives") { follower.output == "one\n" }
       try eventually("the channel is full") {
         try daemon.statistic("records_unread", of: "full") == 128
       }
       daemon.end(signal)
       if signal == SIGKILL {
         // It waits for the next one.
-        try eventually("it has noticed") { text(of: error).contains("relayd is gone") }
+        try eventually("it has noticed") { follower.error.contains("relayd is gone") }
         follower.signal(SIGTERM)
       }
       #expect(follower.wait() == (signal == SIGKILL ? 128 + Int(SIGTERM) : 0))
