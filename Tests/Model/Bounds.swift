@@ -49,6 +49,8 @@ struct Bounds {
   var waits = false
   /// The reader sleeps when there is nothing, instead of looking again and again.
   var sleeps = false
+  /// relayd set `look`; writers find the buffer fast at each record with an even number.
+  var looks = false
   /// The reader claims in one step and sends and lets go in another; a sweep is one step. For
   /// worlds that are about several writers.
   var isCoarse = false

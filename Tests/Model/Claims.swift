@@ -142,6 +142,7 @@ extension World {
     switch s.reader.step {
     case .arm:
       s.memory.waiters = true
+      if broken == .armDropsLook { s.memory.look = false }
       if broken == .sleepsWithoutLooking { rest(.asleep) } else { startClaim(.beforeSleep) }
     case .asleep:
       s.memory.event = false

@@ -68,7 +68,9 @@ struct Explorer {
       guard checked.insert(alone).isNew else { continue }
       if let failure = world.checkAlone(w) { return failure }
     }
-    if let failure = world.checkCurrent() ?? world.checkWaiting() { return failure }
+    if let failure = world.checkCurrent() ?? world.checkLook() ?? world.checkWaiting() {
+      return failure
+    }
     var stopped = world
     stopped.s = world.stopped()
     guard checked.insert(stopped.s).isNew else { return nil }

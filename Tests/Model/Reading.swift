@@ -75,6 +75,7 @@ extension World {
     case .unpinLoad, .unpin: unpin()
     case .disarm:
       s.memory.waiters = false
+      if broken == .disarmDropsLook { s.memory.look = false }
       s.reader.step = .send
     case .arm, .asleep, .endCurrent, .endEntry, .atEnd: stepWaiting()
     case .resetCurrent, .resetSeal, .resetBase, .resetFlush: stepReset()

@@ -77,6 +77,8 @@ enum Rule: String, CaseIterable {
   case endBeforeSeal
   /// After the wish for a wake it looks once more.
   case sleepsWithoutLooking
+  /// The wish and the look share a word: setting or clearing one leaves the other alone.
+  case wishTakenWithLook, lookClearTakesWish, armDropsLook, disarmDropsLook, sweepDropsLook
   /// Whoever goes on in its place lets go of what it held.
   case pinsOutliveReader
 

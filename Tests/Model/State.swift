@@ -10,6 +10,9 @@ struct Memory {
   /// both wishes take the same steps.
   var waiters = false
   var event = false
+  /// The second bit of that word: writers of a slow buffer look, at each commit, whether relayd
+  /// lives. Set by relayd, cleared by a writer that finds the buffer fast.
+  var look = false
   /// The writers' wish for a wake when there is space.
   var spaceWaiters = false
   var states: InlineArray<4, SubbufState> = .init(repeating: SubbufState())
@@ -121,6 +124,8 @@ struct State {
   var passes: UInt8 = 0
   /// Records of a lower rank were forgotten by a reset.
   var forgotten: UInt8 = 0
+  /// A writer found the buffer fast enough to clear `look`.
+  var lookCleared = false
   /// close() has returned.
   var closed = false
 }

@@ -74,6 +74,7 @@ extension World {
     case .wake:
       if broken != .sweepWakesNobody {
         s.memory.waiters = false
+        if broken == .sweepDropsLook { s.memory.look = false }
         s.memory.event = bounds.sleeps
         wakeWriters()
       }

@@ -179,7 +179,7 @@ extension World {
     case .switchWakeLoad: if s.memory.waiters { t.step = .switchWakeTake } else { woken(&t) }
     case .switchWakeTake:
       let isOurs = s.memory.waiters
-      s.memory.waiters = false
+      takeWish()
       if isOurs { t.step = .switchWakeSignal } else { woken(&t) }
     case .switchWakeSignal:
       s.memory.event = true

@@ -41,6 +41,12 @@ extension World {
     }
   }
 
+  /// The bit that makes slow writers look for relayd goes only by a writer that is not slow.
+  func checkLook() -> String? {
+    guard bounds.looks, !s.memory.look, !s.lookCleared else { return nil }
+    return "slow writers no longer look whether relayd lives"
+  }
+
   /// Nobody is in the middle of anything, and some writers sleep: not while there is space.
   func checkWaiting() -> String? {
     guard s.reader.step.isResting, s.sweeper.step == .idle, nextToSweep == nil else { return nil }

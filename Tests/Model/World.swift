@@ -54,6 +54,7 @@ struct World {
     }
     self.lengths = lengths + [1]
     self.owners = owners + [World.freshOwner]
+    s.memory.look = bounds.looks
     for w in 0..<State.writerCount {
       s.writers[w].step = .finished
       proceed(w)

@@ -100,6 +100,9 @@ extension Bounds {
     Bounds(
       name: "1+1 asleep closed", programs: [writes(1), writes(1), [.close]], mortals: 0...1,
       sleeps: true, isCoarse: true),
+    Bounds(
+      name: "3 looking", programs: [writes(3)], overwrites: true, sleeps: true, looks: true),
+    Bounds(name: "1+1 looking", programs: [writes(1), writes(1)], sleeps: true, looks: true),
     Bounds(name: "4 waiting", programs: [writes(4)], waits: true),
     Bounds(name: "2+2 waiting", programs: [writes(2), writes(2)], waits: true, isCoarse: true),
     Bounds(
@@ -150,6 +153,9 @@ extension Rule {
     case .unboundFlush: "2 flushed"
     case .closeWithoutSeal, .endBeforeSeal: "2 closed"
     case .sleepsWithoutLooking, .sweepWakesNobody: "3 asleep"
+    case .wishTakenWithLook, .lookClearTakesWish, .armDropsLook, .disarmDropsLook,
+      .sweepDropsLook:
+      "3 looking"
     case .waitsWithoutLooking, .freeWakesNobody: "4 waiting"
     case .switchWakesNobody: "1+3 waiting"
     case .closeWakesNobody: "3 waiting closed"

@@ -20,7 +20,7 @@ enum WriterStep: UInt8 {
   case storeHint  // hinted
   case copy
   case commit  // committed
-  case wakeLoad, wakeTake, wakeSignal
+  case wakeLoad, lookClear, wakeTake, wakeSignal
   // seal().
   case sealReread  // rereadBeforeSeal
   case seal  // sealed
@@ -105,10 +105,24 @@ extension World {
       if broken == .committedBeforeCopied { return afterCommit(&t) }
       t.step = .commit
     case .commit: commit(&t, lap)
-    case .wakeLoad: if s.memory.waiters { t.step = .wakeTake } else { finish(&t) }
+    case .wakeLoad:
+      let isWanted = s.memory.waiters
+      if s.memory.look, t.record % 2 == 0 {
+        t.k = isWanted ? 1 : 0
+        t.step = .lookClear
+      } else if isWanted {
+        t.step = .wakeTake
+      } else {
+        finish(&t)
+      }
+    case .lookClear:
+      s.memory.look = false
+      s.lookCleared = true
+      if broken == .lookClearTakesWish { s.memory.waiters = false }
+      if t.k == 1 { t.step = .wakeTake } else { finish(&t) }
     case .wakeTake:
       let isOurs = s.memory.waiters
-      s.memory.waiters = false
+      takeWish()
       if isOurs { t.step = .wakeSignal } else { finish(&t) }
     case .wakeSignal:
       s.memory.event = true
@@ -199,6 +213,12 @@ extension World {
     store(t.current.subbuf, t.i, committed)
     noteCommitted(t, isCancelled)
     if broken == .committedBeforeCopied { t.step = .copy } else { afterCommit(&t) }
+  }
+
+  /// Takes the reader's wish, and leaves the other bit of its word alone.
+  mutating func takeWish() {
+    s.memory.waiters = false
+    if broken == .wishTakenWithLook { s.memory.look = false }
   }
 
   private mutating func afterCommit(_ t: inout Thread) {
