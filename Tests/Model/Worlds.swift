@@ -102,7 +102,8 @@ extension Bounds {
       sleeps: true, isCoarse: true),
     Bounds(
       name: "3 looking", programs: [writes(3)], overwrites: true, sleeps: true, looks: true),
-    Bounds(name: "1+1 looking", programs: [writes(1), writes(1)], sleeps: true, looks: true),
+    Bounds(
+      name: "1+1 looking", programs: [writes(1), writes(1)], kills: 0, sleeps: true, looks: true),
     Bounds(name: "4 waiting", programs: [writes(4)], waits: true),
     Bounds(name: "2+2 waiting", programs: [writes(2), writes(2)], waits: true, isCoarse: true),
     Bounds(
