@@ -53,9 +53,9 @@ let package = Package(
       name: "Relay", dependencies: ["CRelayABI", "CRelayIoctl", "CLinux", "LinuxIO"],
       swiftSettings: swift),
     .target(name: "RelayControl", dependencies: ["LinuxIO", "Relay"], swiftSettings: swift),
-    .target(name: "CRelay", cSettings: c),
+    .target(name: "CRelay", dependencies: ["CLinux"], cSettings: c),
     .target(
-      name: "RelayC", dependencies: ["CRelay", "Relay", "RelayControl", "LinuxIO"],
+      name: "RelayC", dependencies: ["CLinux", "CRelay", "Relay", "RelayControl", "LinuxIO"],
       exclude: ["exports.map"], swiftSettings: swift,
       linkerSettings: [
         .unsafeFlags([

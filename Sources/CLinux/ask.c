@@ -58,7 +58,7 @@ ssize_t clinux_ask(
     const struct clinux_question *question, void *reply, size_t capacity, int *fds, size_t maxFds,
     int *connection) {
   for (size_t i = 0; i < maxFds; i++) fds[i] = -1;
-  int socket = clinux_seqpacket(1);
+  int socket = clinux_move_up(clinux_seqpacket(1));
   if (socket < 0) return socket;
   ssize_t count = exchange(socket, question, reply, capacity, fds, maxFds);
   if (count < 0) {
@@ -71,13 +71,12 @@ ssize_t clinux_ask(
 
 int clinux_thread(void) { return (int)syscall(SYS_gettid); }
 
-int clinux_replace(int fd, int number) { return RETRY(dup3(fd, number, O_CLOEXEC)); }
-
 void *clinux_map(void *place, uint64_t count, int fd, int writable) {
   int flags = (fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE) |
               (place ? MAP_FIXED : 0);
   void *base = mmap(place, count, PROT_READ | (writable ? PROT_WRITE : 0), flags, fd, 0);
   if (base == MAP_FAILED) return NULL;
   madvise(base, count, MADV_DONTFORK);
+  madvise(base, count, MADV_DONTDUMP);
   return base;
 }

@@ -3,6 +3,7 @@
 #include "clinux.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/magic.h>
 #include <linux/netlink.h>
 #include <linux/sockios.h>
@@ -116,11 +117,42 @@ int clinux_bind(int socket, const char *path) {
   return RETRY(bind(socket, (struct sockaddr *)&address, sizeof address));
 }
 
-int clinux_connect(int socket, const char *path) {
+static int connect_to(int socket, const char *path) {
   struct sockaddr_un address;
   int result = clinux_address(path, &address);
   if (result < 0) return result;
   return RETRY(connect(socket, (struct sockaddr *)&address, sizeof address));
+}
+
+// Puts text, then a number's digits, then text: what snprintf does, but for signal handlers.
+static void compose(char *to, const char *before, unsigned number, const char *after) {
+  char digits[10];
+  int count = 0;
+  do digits[count++] = (char)('0' + number % 10);
+  while (number /= 10);
+  to = stpcpy(to, before);
+  while (count > 0) *to++ = digits[--count];
+  stpcpy(to, after);
+}
+
+int clinux_connect(int socket, const char *path) {
+  struct sockaddr_un address;
+  if (strlen(path) < sizeof address.sun_path) return connect_to(socket, path);
+  // By way of its directory, whose own path may be as long as any.
+  const char *name = strrchr(path, '/');
+  char directory[PATH_MAX], shorter[sizeof address.sun_path];
+  if (name == NULL || strlen(name) > sizeof shorter - sizeof "/proc/self/fd/2147483647" ||
+      name - path >= PATH_MAX) {
+    return -ENAMETOOLONG;
+  }
+  memcpy(directory, path, (size_t)(name - path));
+  directory[name - path] = '\0';
+  int fd = RETRY(open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (fd < 0) return fd;
+  compose(shorter, "/proc/self/fd/", (unsigned)fd, name);
+  int result = connect_to(socket, shorter);
+  close(fd);
+  return result;
 }
 
 int clinux_accept(int socket) {
@@ -230,6 +262,12 @@ ssize_t clinux_receive(
     for (size_t i = 0; i < received; i++) {
       int fd;
       memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
+      // A program without standard descriptors writes to their numbers all the same.
+      if (fd <= STDERR_FILENO) fd = clinux_move_up(fd);
+      if (fd < 0) {
+        *truncated |= 2;
+        continue;
+      }
       if (*fdCount < maxFds) {
         fds[(*fdCount)++] = fd;
       } else {

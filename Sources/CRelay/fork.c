@@ -3,13 +3,13 @@
 // make its attachment outlive it.
 #include "crelay_fork.h"
 
+#include <clinux.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 struct entry {
   struct entry *next, **link;
-  int descriptors[CRELAY_FORK_DESCRIPTORS];
+  struct clinux_guarded *connection, *wake;
 };
 
 static struct entry *entries;
@@ -22,8 +22,10 @@ static void before(void) { pthread_mutex_lock(&lock); }
 static void in_parent(void) { pthread_mutex_unlock(&lock); }
 
 static void in_child(void) {
-  for (struct entry *entry = entries; entry; entry = entry->next)
-    for (int i = 0; i < CRELAY_FORK_DESCRIPTORS; i++) close(entry->descriptors[i]);
+  for (struct entry *entry = entries; entry; entry = entry->next) {
+    clinux_guarded_close(entry->connection);
+    clinux_guarded_close(entry->wake);
+  }
   // The entries stay allocated: free is not for here.
   entries = NULL;
   pthread_mutex_unlock(&lock);
@@ -31,11 +33,12 @@ static void in_child(void) {
 
 static void watch(void) { pthread_atfork(before, in_parent, in_child); }
 
-void *crelay_fork_close(const int descriptors[CRELAY_FORK_DESCRIPTORS]) {
+void *crelay_fork_close(struct clinux_guarded *connection, struct clinux_guarded *wake) {
   pthread_once(&once, watch);
   struct entry *entry = malloc(sizeof *entry);
   if (!entry) return NULL;
-  for (int i = 0; i < CRELAY_FORK_DESCRIPTORS; i++) entry->descriptors[i] = descriptors[i];
+  entry->connection = connection;
+  entry->wake = wake;
   pthread_mutex_lock(&lock);
   entry->next = entries;
   entry->link = &entries;

@@ -64,7 +64,8 @@ extension Device {
     case .written: cfuse_reply_written(request, record.count)
     case .full: return false
     case .tooBig: cfuse_reply_error(request, EMSGSIZE)
-    case .closed: cfuse_reply_error(request, EPIPE)
+    // The second is for attached producers only.
+    case .closed, .unserved: cfuse_reply_error(request, EPIPE)
     case .corrupt: cfuse_reply_error(request, EIO)
     }
     return true
@@ -134,7 +135,7 @@ extension Device {
     return switch now {
     case .written, .tooBig: UInt32(POLLOUT | POLLWRNORM)
     case .full: 0
-    case .closed: UInt32(POLLERR | POLLHUP)
+    case .closed, .unserved: UInt32(POLLERR | POLLHUP)
     case .corrupt: UInt32(POLLERR)
     }
   }

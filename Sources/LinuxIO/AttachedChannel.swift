@@ -2,9 +2,6 @@
 // What a daemon gives a process that is to write into one of its channels, on its way from the one
 // who asked for it to the one who uses it.
 
-import CLinux
-import Glibc
-
 /// Everything for writing into one channel: for `Channel.attach`.
 public struct AttachedChannel: ~Copyable, Sendable {
   public let name: String
@@ -48,38 +45,18 @@ public struct AttachedChannel: ~Copyable, Sendable {
 /// How to get the same of the next daemon.
 public struct WayBack: Sendable {
   /// The connection that stands for the attachment, also for the next one: under the same number.
-  package let connection: SharedDescriptor
+  package let connection: GuardedDescriptor
   package let path: String
   package let request: [UInt8]
   /// The reply is this, and the owner id in two bytes.
   package let replyHeader: [UInt8]
 
   package init(
-    connection: SharedDescriptor, path: String, request: [UInt8], replyHeader: [UInt8]
+    connection: GuardedDescriptor, path: String, request: [UInt8], replyHeader: [UInt8]
   ) {
     self.connection = connection
     self.path = path
     self.request = request
     self.replyHeader = replyHeader
-  }
-}
-
-/// A descriptor with several owners; the last one closes it.
-public final class SharedDescriptor: Sendable {
-  private let descriptor: FileDescriptor
-
-  public init(_ descriptor: consuming FileDescriptor) { self.descriptor = descriptor }
-
-  public var raw: CInt { descriptor.raw }
-
-  /// From now on its number is another descriptor of what `other` is.
-  public func replace(by other: consuming FileDescriptor) throws(SystemError) {
-    try check(clinux_replace(other.raw, raw), "replace a descriptor")
-  }
-
-  /// Names what it is now: another one after each `replace`.
-  public var identity: UInt64 {
-    var status = stat()
-    return fstat(raw, &status) == 0 ? UInt64(status.st_ino) : 0
   }
 }

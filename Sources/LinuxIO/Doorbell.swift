@@ -9,36 +9,32 @@ import Glibc
 
 /// A bell that any process with its button may ring. No call of it ever waits.
 public struct Doorbell: ~Copyable, Sendable {
-  private let listener: FileDescriptor?
+  private let listener: FileDescriptor
   private let button: FileDescriptor
 
   public init() throws(SystemError) {
+    let ends = try Doorbell.ends()
+    listener = FileDescriptor(owning: ends.listener)
+    button = FileDescriptor(owning: ends.button)
+  }
+
+  static func ends() throws(SystemError) -> (listener: CInt, button: CInt) {
     var ends: (CInt, CInt) = (-1, -1)
     let result = withUnsafeMutableBytes(of: &ends) {
       clinux_doorbell($0.baseAddress!.assumingMemoryBound(to: CInt.self))
     }
     try check(result, "create a doorbell")
-    listener = FileDescriptor(owning: ends.0)
-    listenerDescriptor = ends.0
-    button = FileDescriptor(owning: ends.1)
+    return ends
   }
 
   /// Both ends of one that another process made.
   public init(listener: consuming FileDescriptor, button: consuming FileDescriptor) {
-    listenerDescriptor = listener.raw
-    self.listener = consume listener
+    self.listener = listener
     self.button = button
   }
 
-  /// A button that came from the listener's process.
-  public init(button: consuming FileDescriptor) {
-    listener = nil
-    listenerDescriptor = -1
-    self.button = button
-  }
-
-  /// Readable once the bell was rung; -1 where only the button is here.
-  public let listenerDescriptor: CInt
+  /// Readable once the bell was rung.
+  public var listenerDescriptor: CInt { listener.raw }
 
   /// For `ring`, and to be sent to other processes.
   public var buttonDescriptor: CInt { button.raw }

@@ -5,6 +5,13 @@ import CLinux
 import Glibc
 
 public enum Files {
+  /// The same path for a process that changes its working directory; as it is where there is none.
+  public static func absolutePath(_ path: String) -> String {
+    guard !path.isEmpty, !path.hasPrefix("/"), let directory = getcwd(nil, 0) else { return path }
+    defer { free(directory) }
+    return "\(String(cString: directory))/\(path)"
+  }
+
   /// The bytes of a regular file. EISDIR for a directory, EINVAL for any other kind of file (a
   /// pipe would never end), EFBIG for more than `limit` bytes.
   public static func contents(

@@ -37,6 +37,8 @@ public struct Mapping: ~Copyable, @unchecked Sendable {
     let mapping = try Mapping(
       count: count, protection: writable ? PROT_READ | PROT_WRITE : PROT_READ,
       flags: CInt(MAP_SHARED), fd: fd, operation: "map \(count) bytes of descriptor \(fd)")
+    // A core of this process would hold what other processes wrote, and touch all of it.
+    madvise(mapping.base, count, CInt(MADV_DONTDUMP))
     if !inheritedByChildren, madvise(mapping.base, count, CInt(MADV_DONTFORK)) != 0 {
       throw SystemError(code: errno, operation: "keep a mapping from children")
     }

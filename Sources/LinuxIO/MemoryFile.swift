@@ -48,6 +48,13 @@ public enum MemoryFile {
     try FileDescriptor.open("/proc/self/fd/\(fd)", O_RDONLY)
   }
 
+  /// The same file, for mapping it for writing only. A program that writes to the descriptor by
+  /// accident harms nothing: what is appended to a file that cannot grow is refused.
+  /// - Precondition: it is sealed against growing.
+  public static func appendOnly(_ fd: CInt) throws(SystemError) -> FileDescriptor {
+    try FileDescriptor.open("/proc/self/fd/\(fd)", O_RDWR | O_APPEND)
+  }
+
   /// EINVAL where `fd` is no memory file.
   public static func seals(of fd: CInt) throws(SystemError) -> Seals {
     Seals(rawValue: try check(clinux_get_seals(fd), "read the seals of a memory file"))

@@ -2,20 +2,32 @@
 // Several descriptors as one that can be polled.
 
 import CLinux
+import Glibc
 
 /// Readable when one of its descriptors reports what it was added for, a hang-up or an error.
 public struct ReadySet: ~Copyable, Sendable {
-  private let epoll: FileDescriptor
+  /// Does not change, whatever the program does with the number.
+  public let raw: CInt
+  private var first: (fd: CInt, interest: Events)?
 
   public init() throws(SystemError) {
-    epoll = FileDescriptor(owning: try check(clinux_epoll(), "create epoll"))
+    raw = try check(clinux_move_up(clinux_epoll()), "create epoll")
   }
 
-  public var raw: CInt { epoll.raw }
-
   /// - Parameter fd: stays the caller's, open as long as this.
-  public func add(_ fd: CInt, _ interest: Events) throws(SystemError) {
-    try check(
-      clinux_epoll_add(epoll.raw, fd, interest.epoll, UInt64(fd)), "watch descriptor \(fd)")
+  public mutating func add(_ fd: CInt, _ interest: Events) throws(SystemError) {
+    try check(clinux_epoll_add(raw, fd, interest.epoll, UInt64(fd)), "watch descriptor \(fd)")
+    if first == nil { first = (fd, interest) }
+  }
+
+  // The kernel does not tell one epoll from another, but only this one watches its descriptors: a
+  // program that closed the number and uses it again keeps what it has there.
+  deinit {
+    if let first,
+      clinux_epoll_modify(raw, first.fd, first.interest.epoll, UInt64(first.fd)) < 0
+    {
+      return
+    }
+    close(raw)
   }
 }

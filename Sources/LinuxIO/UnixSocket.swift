@@ -52,7 +52,9 @@ public enum UnixSocket {
   public static func connect(
     path: String, timeoutMilliseconds: Int = 0
   ) throws(SystemError) -> FileDescriptor {
-    let socket = FileDescriptor(owning: try check(clinux_seqpacket(0), "create a socket"))
+    // At once: the program may be without standard descriptors, and write to their numbers.
+    let socket = FileDescriptor(
+      owning: try check(clinux_move_up(clinux_seqpacket(0)), "create a socket"))
     if timeoutMilliseconds > 0 {
       try check(
         clinux_set_timeout(socket.raw, UInt32(clamping: timeoutMilliseconds)),
@@ -60,6 +62,12 @@ public enum UnixSocket {
     }
     try check(clinux_connect(socket.raw, path), "connect to \(path)")
     return socket
+  }
+
+  /// No call on the socket waits longer than that from now on: EAGAIN.
+  public static func setTimeout(_ socket: CInt, milliseconds: Int) throws(SystemError) {
+    try check(
+      clinux_set_timeout(socket, UInt32(clamping: milliseconds)), "set a socket's time-out")
   }
 
   /// The next connection, non-blocking; nil when none waits, or it has gone already.

@@ -35,25 +35,27 @@ public final class Channel: @unchecked Sendable {
   private let firstEra: UnsafeMutablePointer<Era>
   /// Of an attached channel, that leads to the memory it has now.
   let lifeline: UnsafeMutablePointer<Lifeline>?
-  /// Kept open for the daemon, which sees by it that somebody is attached.
-  private let connection: SharedDescriptor?
+  /// Of an attached channel: kept open for the daemon, which sees by it that somebody is attached.
+  let connection: GuardedDescriptor?
+  /// Of an attached channel: rings the daemon's bell.
+  let button: GuardedDescriptor?
   /// Whether this side may change the page: it opened the channel.
   let isOpener: Bool
   /// Held while buffers are closed or added, so that a closed channel gets no open one.
   let isClosed = Mutex(false)
   private let files: Files?
-  /// The files to send to a producer; nil for a channel in private memory. Borrowed. The first one
-  /// is open for reading only.
+  /// The files to send to a producer; nil where this side did not open the channel in memory files.
+  /// Borrowed. The first one is open for reading only.
   public let descriptors: Numbers?
   /// nil: each buffer has its own descriptor.
   private let bell: Doorbell?
   /// What writers ring.
-  let wakeFD: CInt
+  let wakeTarget: WakeTarget
   /// Readable when a writer has rung for a reader that is armed; a reader's event loop watches and
   /// drains it (`Doorbell.drain`). -1: each buffer has its own, or the listener is elsewhere.
   public let wakeDescriptor: CInt
   /// Those of the buffers, where each has its own.
-  let wakeDescriptors = Mutex<[SharedDescriptor]>([])
+  let wakeBells = Mutex<[GuardedBell]>([])
   /// Where each CPU's slot is, whether it has a buffer or not.
   private let slots: UnsafeMutablePointer<Writer.Slot>
   /// The page's file, open for writing: with it, the ring and both ends of the bell the channel can
@@ -83,45 +85,40 @@ public final class Channel: @unchecked Sendable {
 
   init(
     name: String, geometry: Geometry, page: consuming Mapping, memory: consuming Mapping,
-    files: consuming Files?, openerFile: consuming FileDescriptor? = nil,
-    bell: consuming Doorbell?, owner: UInt16, isOpener: Bool, life: consuming LifeView? = nil,
-    way: WayBack? = nil
+    files: consuming Files? = nil, openerFile: consuming FileDescriptor? = nil,
+    bell: consuming Doorbell? = nil, button: GuardedDescriptor? = nil, owner: UInt16,
+    isOpener: Bool, life: consuming LifeView? = nil, way: WayBack? = nil
   ) {
     let base = memory.base
     let present = PresentCPUs(page: page.base, slotCount: geometry.slotCount)
     firstEra = UnsafeMutablePointer<Era>.allocate(capacity: 1)
-    var lifeBase: UnsafeRawPointer?
-    if let life {
-      lifeBase = life.base
-      self.life = consume life
-    } else {
-      self.life = nil
-    }
+    let lifeBase = life?.base
+    self.life = life
     firstEra.initialize(
       to: Era(
         layout: ChannelBuffer.Layout(geometry, memory: base, present: present), page: page.base,
-        life: lifeBase, owner: owner, previous: nil))
+        pageBytes: page.count, life: lifeBase, owner: owner, previous: nil))
     slots = UnsafeMutablePointer<Writer.Slot>.allocate(capacity: geometry.slotCount)
     for cpu in 0..<geometry.slotCount {
-      (slots + cpu).initialize(
-        to: Writer.Slot(base: base + cpu * geometry.stride, owner: owner))
+      (slots + cpu).initialize(to: Writer.Slot(base: base + cpu * geometry.stride, owner: owner))
     }
     self.name = name
     self.geometry = geometry
     self.page = page
     self.memory = memory
     self.isOpener = isOpener
+    self.button = button
+    var bellButton = Wake.eachBuffer
     if let bell {
-      wakeFD = bell.buttonDescriptor
+      bellButton = bell.buttonDescriptor
       wakeDescriptor = bell.listenerDescriptor
       self.bell = consume bell
     } else {
-      wakeFD = Wake.eachBuffer
       wakeDescriptor = -1
       self.bell = nil
     }
     if let files {
-      descriptors = (files.raw.geometry, files.raw.ring, wakeFD)
+      descriptors = (files.raw.geometry, files.raw.ring, bellButton)
       self.files = consume files
     } else {
       descriptors = nil
@@ -139,7 +136,8 @@ public final class Channel: @unchecked Sendable {
       Timebase.shared.withLock { $0.begin(at: base) }
     }
     connection = way?.connection
-    guard let way, let descriptors else {
+    guard let way, let button else {
+      wakeTarget = button.map { WakeTarget($0.words) } ?? WakeTarget(descriptor: bellButton)
       lifeline = nil
       return
     }
@@ -147,7 +145,8 @@ public final class Channel: @unchecked Sendable {
     lifeline.initialize(
       to: Lifeline(
         firstEra, slots: Writer.Slots(first: slots, count: geometry.slotCount), way: way,
-        geometry: self.page.base.loadUnaligned(as: Geometry.Fixed.self), files: descriptors))
+        geometry: self.page.base.loadUnaligned(as: Geometry.Fixed.self), button: button))
+    wakeTarget = WakeTarget(lifeline)
     self.lifeline = lifeline
   }
 
@@ -179,7 +178,7 @@ extension Channel {
       geometry.store(to: page.base)
       return Channel(
         name: name, geometry: geometry, page: page,
-        memory: try Mapping.anonymous(count: geometry.totalBytes), files: nil,
+        memory: try Mapping.anonymous(count: geometry.totalBytes),
         bell: wakesEachBuffer ? nil : try Doorbell(), owner: 1, isOpener: true)
     }
   }
@@ -249,19 +248,23 @@ extension Channel {
     }
     let ring = ringFile.raw
     try checkRing(name, ring, geometry)
+    let button: GuardedDescriptor
+    do throws(SystemError) {
+      button = try GuardedDescriptor(wake)
+    } catch { throw .system(error) }
     // Before the first write: the daemon's membarrier has to reach this process.
     _ = Membarrier.register()
     let memory = try system { () throws(SystemError) in
       try Mapping.shared(
         ring, count: geometry.totalBytes, writable: true, inheritedByChildren: false)
     }
+    // The mappings are enough: no descriptor of either file is kept.
     return Channel(
-      name: name, geometry: geometry, page: page, memory: memory,
-      files: Files(geometry: geometryFile, ring: ringFile), bell: Doorbell(button: wake),
+      name: name, geometry: geometry, page: page, memory: memory, button: button,
       owner: owner, isOpener: false, life: life, way: way)
   }
 
-  /// Read-only, as it was sent.
+  /// Read-only, as it was sent; with the readers' stores, if they are there.
   static func mapGeometry(_ fd: CInt) throws(ChannelError) -> Mapping {
     let seals = try system { () throws(SystemError) in try MemoryFile.seals(of: fd) }
     let count = try system { () throws(SystemError) in try MemoryFile.count(of: fd) }
@@ -270,7 +273,8 @@ extension Channel {
       throw .untrusted("the geometry file is not sealed, or too short")
     }
     return try system { () throws(SystemError) in
-      try Mapping.shared(fd, count: Geometry.fileBytes, writable: false, inheritedByChildren: false)
+      try Mapping.shared(
+        fd, count: min(count, Geometry.storesLimit), writable: false, inheritedByChildren: false)
     }
   }
 
@@ -300,10 +304,6 @@ extension Channel {
   var era: UnsafeMutablePointer<Era> { lifeline?.pointee.era ?? firstEra }
 
   var owner: UInt16 { era.pointee.owner }
-
-  var wakeTarget: WakeTarget {
-    lifeline.map { WakeTarget($0) } ?? WakeTarget(descriptor: wakeFD)
-  }
 
   /// Gives a CPU that came up its buffer, for every process that writes: until now its writers
   /// used the lowest CPU's. A CPU that goes away keeps the buffer and finds it again.
@@ -335,7 +335,7 @@ extension Channel {
   }
 
   /// Wakes the reading side as a writer would.
-  public func wake() { if wakeFD >= 0 { Doorbell.ring(wakeFD) } }
+  public func wake() { wakeTarget.ring() }
 
   /// Whether a daemon reads what is written now; in private memory it is always so.
   public var isServed: Bool { era.pointee.isServed }
@@ -346,7 +346,7 @@ extension Channel {
   public func rejoin() -> Bool {
     let era = era
     guard let lifeline, era.pointee.isOrphaned else { return isServed }
-    return lifeline.pointee.rejoin(from: era, .asked)
+    return lifeline.pointee.look(.asked)
   }
 
   /// Puts the data of every buffer that holds any into a sub-buffer of its own. Returns the worst

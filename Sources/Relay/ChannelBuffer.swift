@@ -86,7 +86,7 @@ extension ChannelBuffer {
   @inlinable var waiters: SharedWord { word(8) }
   @inlinable var hint: SharedWord { word(16) }
   @inlinable var switchWaiters: SharedWord { word(24) }
-  @inlinable var wakeFDWord: SharedWord { word(32) }
+  @inlinable var ownButtonWord: SharedWord { word(32) }
   @inlinable var spaceWaiters: SharedWord { word(64) }
   @inlinable var lostFull: SharedWord { word(128) }
   @inlinable var lostTooBig: SharedWord { word(136) }

@@ -147,6 +147,8 @@ extension Geometry {
   static let notesOffset = pageSize
   static let notesBytes = pageSize
   static let storesOffset = notesOffset + notesBytes
+  /// No store of any slot lies beyond.
+  static let storesLimit = storesOffset + Int(RELAY_ABI_CPU_WORDS) * 64 * ReaderStore.bytes
   var areasOffset: Int { roundUp(Geometry.storesOffset + slotCount * ReaderStore.bytes) }
   var areaBytes: Int { roundUp(subbufSize) }
   /// Bytes of the opener's file, most of them never touched.

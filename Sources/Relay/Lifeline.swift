@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // A producer's tie to its daemon, of which there may be several, one after the other: whether the
-// memory is served, and what leads to the next one's. The way there is in Rejoin.swift.
+// memory is served, and what leads to the next one's. The way there is in Rejoin.swift; what
+// happens as long as there is none, in Outage.swift.
 
-internal import CLinux
+package import CLinux
 internal import CRelayABI
 internal import Glibc
 internal import LinuxIO
@@ -12,8 +13,9 @@ internal import Synchronization
 /// views of its buffers point to the layout.
 struct Era {
   let layout: ChannelBuffer.Layout
-  /// The geometry page.
+  /// The geometry page; behind it what else of its file is mapped.
   let page: UnsafeMutableRawPointer
+  let pageBytes: Int
   /// nil: the memory is this process's, or nobody says whether its daemon lives.
   let life: UnsafeRawPointer?
   let owner: UInt16
@@ -30,13 +32,21 @@ extension Era {
     return LifeView.generation(of: life) == LiveWords(page: page).generation
   }
 
+  /// Where the reader of a slot has stored its position; nil: that is not known, and it has read
+  /// nothing.
+  func store(_ slot: Int) -> ReaderStore? {
+    let offset = Geometry.storesOffset + slot * ReaderStore.bytes
+    guard offset + ReaderStore.bytes <= pageBytes else { return nil }
+    return ReaderStore(page + offset, areas: page + offset, areaBytes: 0)
+  }
+
   /// Nobody serves this memory, but not because it was closed.
   var isOrphaned: Bool { !isServed && !LiveWords(page: page).isEnded }
 }
 
 /// What an attached channel keeps to follow its daemon's successors. No call of it allocates, waits
 /// for a lock, or otherwise does what a signal handler must not. At a fixed address.
-// Sendable: what changes is atomic, or changed by `holder` alone.
+// Sendable: what changes is atomic, or changed by `outage.holder` alone.
 struct Lifeline: ~Copyable, @unchecked Sendable {
   /// A pointer to an `Era`.
   private let currentEra: Atomic<UInt>
@@ -44,30 +54,31 @@ struct Lifeline: ~Copyable, @unchecked Sendable {
   let question: UnsafeMutablePointer<clinux_question>
   let replyHeader: UInt64
   let geometry: Geometry.Fixed
-  /// Numbers that stay the same, whatever is behind them.
-  let files: Channel.Numbers
-  let connection: CInt
-  /// The thread that looks for the next memory; 0: none does.
-  let holder = Atomic<UInt32>(0)
-  /// When that was tried last, by the monotonic clock, in milliseconds.
-  let lastTry = Atomic<Int>(-Urgency.none.rawValue)
-  /// The last try met a daemon, and was refused.
-  let wasRefused = Atomic<Bool>(false)
+  /// The bell of the daemon that serves the current era, and the connection to it.
+  let button: UnsafeMutablePointer<clinux_guarded>
+  let connection: UnsafeMutablePointer<clinux_guarded>
+  let outage = Outage()
+  /// How fast each slot's buffer is.
+  let paces: UnsafeMutablePointer<ChannelBuffer.Pace>
+  /// A page of zeroes, for writers that are to find no place anywhere.
+  let noBuffer: UnsafeMutableRawPointer
 
   init(
     _ first: UnsafeMutablePointer<Era>, slots: Writer.Slots, way: WayBack,
-    geometry: Geometry.Fixed, files: Channel.Numbers
+    geometry: Geometry.Fixed, button: GuardedDescriptor
   ) {
     currentEra = Atomic(UInt(bitPattern: first))
     self.slots = slots
     self.geometry = geometry
-    self.files = files
-    connection = way.connection.raw
+    self.button = button.words
+    connection = way.connection.words
+    paces = .allocate(capacity: slots.count)
+    for slot in 0..<slots.count { (paces + slot).initialize(to: ChannelBuffer.Pace()) }
+    noBuffer = .allocate(byteCount: 4096, alignment: 4096)
+    memset(noBuffer, 0, 4096)
     question = .allocate(capacity: 1)
     question.initialize(to: clinux_question())
-    withUnsafeMutableBytes(of: &question.pointee.path) {
-      $0.dropLast().copyBytes(from: way.path.utf8.prefix($0.count - 1))
-    }
+    question.pointee.path = UnsafePointer(strdup(way.path))
     withUnsafeMutableBytes(of: &question.pointee.request) { $0.copyBytes(from: way.request) }
     question.pointee.requestCount = way.request.count
     question.pointee.replyMilliseconds = Lifeline.replyMilliseconds
@@ -77,7 +88,12 @@ struct Lifeline: ~Copyable, @unchecked Sendable {
     replyHeader = header
   }
 
-  deinit { question.deallocate() }
+  deinit {
+    free(UnsafeMutablePointer(mutating: question.pointee.path))
+    question.deallocate()
+    paces.deallocate()
+    noBuffer.deallocate()
+  }
 
   static var replyMilliseconds: UInt32 { 100 }
 
@@ -89,6 +105,11 @@ struct Lifeline: ~Copyable, @unchecked Sendable {
   /// From now on writers find this one.
   func begin(_ era: UnsafeMutablePointer<Era>) {
     currentEra.store(UInt(bitPattern: era), ordering: .releasing)
+    direct(to: era)
+  }
+
+  /// Sends the fast path into its memory.
+  func direct(to era: UnsafeMutablePointer<Era>) {
     let layout = era.pointee.layout
     for cpu in 0..<slots.count {
       let base = layout.memory + cpu * layout.stride
@@ -104,9 +125,11 @@ struct Lifeline: ~Copyable, @unchecked Sendable {
 /// of `Wake`'s special numbers, or the daemon at the end of a lifeline.
 @frozen @usableFromInline
 package struct WakeTarget: ExpressibleByIntegerLiteral, Equatable, Sendable {
+  // Odd: a lifeline. Positive and even: a guarded descriptor. Negative and even: a number.
   private let raw: Int
 
-  package init(descriptor: CInt) { raw = Int(descriptor) << 1 }
+  /// - Parameter descriptor: from -2 on.
+  package init(descriptor: CInt) { raw = ~(Int(descriptor) + 2) << 1 }
 
   @usableFromInline
   package init(integerLiteral value: Int32) { self.init(descriptor: value) }
@@ -115,12 +138,47 @@ package struct WakeTarget: ExpressibleByIntegerLiteral, Equatable, Sendable {
     raw = Int(bitPattern: lifeline) | 1
   }
 
+  init(_ button: UnsafeMutablePointer<clinux_guarded>) { raw = Int(bitPattern: button) }
+
   var lifeline: UnsafeMutablePointer<Lifeline>? {
     raw & 1 == 0 ? nil : UnsafeMutablePointer(bitPattern: raw & ~1)
   }
 
-  var descriptor: CInt {
-    if let lifeline { return lifeline.pointee.files.wake }
-    return CInt(truncatingIfNeeded: raw >> 1)
+  private var guarded: UnsafeMutablePointer<clinux_guarded>? {
+    if let lifeline { return lifeline.pointee.button }
+    return raw > 0 ? UnsafeMutablePointer(bitPattern: raw) : nil
+  }
+
+  private var number: CInt { CInt(truncatingIfNeeded: ~(raw >> 1) - 2) }
+
+  var isEachBuffer: Bool { raw & 1 == 0 && raw < 0 && number == Wake.eachBuffer }
+
+  /// Rings the bell, if it is one.
+  func ring() {
+    if let guarded { return clinux_guarded_ring(guarded) }
+    if number >= 0 { Doorbell.ring(number) }
+  }
+}
+
+extension Channel {
+  /// Of an attached channel with a connection: that, and the daemon's bell, at fixed addresses as
+  /// long as the channel.
+  package func withGuardedDescriptors<R>(
+    _ body: (UnsafeMutablePointer<clinux_guarded>, UnsafeMutablePointer<clinux_guarded>) -> R
+  ) -> R? {
+    guard let connection, let button else { return nil }
+    return body(connection.words, button.words)
+  }
+
+  /// All memory of the ring that is written into now.
+  package var ringBytes: UnsafeMutableRawBufferPointer {
+    UnsafeMutableRawBufferPointer(
+      start: era.pointee.layout.memory, count: geometry.stride * geometry.slotCount)
+  }
+
+  /// Closes what a forked child has of its parent's attachment.
+  package func closeGuardedDescriptors() {
+    connection?.close()
+    button?.close()
   }
 }

@@ -24,7 +24,7 @@ public final class OwnBuffer: @unchecked Sendable {
   var isUnmapping = false
   /// Readable when the reader has something to say; made when first asked for, and the channel's,
   /// because writers may outlive this.
-  private var wakeFD: CInt = -1
+  private var bell: GuardedBell?
   private let lock = CallbackLock()
 
   final class Inner {
@@ -145,28 +145,26 @@ extension OwnBuffer {
   /// asked for. Owned by the channel. Throws EDEADLK, EMFILE.
   public func wakeDescriptor() throws(SystemError) -> CInt {
     try locked { (inner) throws(SystemError) in
-      if wakeFD < 0 {
-        wakeFD = try inner.reader.channel.makeWakeDescriptor(of: inner.buffer)
-      }
+      if bell == nil { bell = try inner.reader.channel.makeBell(of: inner.buffer) }
       rearm(inner)
-      return wakeFD
+      return bell.unsafelyUnwrapped.number
     }
   }
 
   func rearm(_ inner: Inner) {
-    guard wakeFD >= 0 else { return }
+    guard let bell else { return }
     let reader = inner.reader
     func isReady() -> Bool {
       guard let lease else { return readyEvents(reader) != 0 }
       return reader.hasForConsumer(unfinished: lease.unfinished)
     }
     if !isReady() {
-      EventFD.drain(wakeFD)
+      bell.drain()
       // Who has all it may have waits for itself.
       if lease != nil, !reader.mayLend { return }
       if arm(reader, unless: isReady) { return }
     }
-    EventFD.signal(wakeFD)
+    bell.ring()
   }
 
   /// False: it is ready.

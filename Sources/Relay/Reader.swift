@@ -43,6 +43,7 @@ public final class Reader {
   /// Sub-buffers behind the position wait for a stopped writer, or for another pin.
   var mayReclaim = false
   var stall = Stall()
+  var paceSample = ChannelBuffer.PaceSample()
   var teller = TimeTeller()
   /// The time told of the last record that was consumed.
   private(set) var lastTime: UInt64 = 0
@@ -157,6 +158,8 @@ public final class Reader {
     self.isPeeking = isPeeking
     store = isPeeking ? nil : channel.readerStore(cpu: buffer.cpu)
     rest = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+    // Of a buffer whose pace is not known.
+    if store != nil { buffer.askForLooks() }
   }
 
   /// The reader of a channel that was adopted.
@@ -197,6 +200,7 @@ extension Reader {
   /// Claims by `once`, which says whether it found something to deliver and has consumed where it
   /// did not: then what it passed were cancelled records and gaps, and there may be more behind.
   func claimInRounds(_ once: () -> Bool) {
+    keepPace()
     settle()
     let first = position.seq
     var isFound = once()

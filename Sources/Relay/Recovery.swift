@@ -75,8 +75,8 @@ extension Channel {
     for buffer in buffers {
       discarded += buffer.sweep(owner: owner)
       // Relaxed, both: a wish lost here costs one coarse tick.
-      buffer.waiters.pointee.store(0, ordering: .relaxed)
-      buffer.switchWaiters.pointee.store(0, ordering: .relaxed)
+      buffer.waiters.pointee.bitwiseAnd(~Wish.wake, ordering: .relaxed)
+      buffer.switchWaiters.pointee.bitwiseAnd(~Wish.wake, ordering: .relaxed)
       Wake.writers(buffer)
     }
     wake()

@@ -13,18 +13,20 @@ extension Channel {
 
   @usableFromInline @inline(never)
   func reserveSlowly<P: TestPoints>(_ length: Int, _ points: P.Type) -> ChannelBuffer.Reserved {
-    let target = wakeTarget
     var looksForNext = true
     while true {
+      if let lifeline, lifeline.pointee.isSuspended, !lifeline.pointee.look() {
+        return .stopped(.unserved)
+      }
       let era = era
       let slot = thisSlot(of: era)
       switch slot.reserveOffPath(
-        length, owner: era.pointee.owner, wakeFD: target, looksForNext ? era : nil, points)
+        length, owner: era.pointee.owner, wakeFD: wakeTarget, looksForNext ? era : nil, points)
       {
       case .reserved(let reservation): return .reserved(reservation)
       case .stopped(.orphaned):
-        // Who finds nobody goes on here.
-        looksForNext = rejoin(from: era, slot.home)
+        // A record goes into the memory there is, as long as that is allowed.
+        looksForNext = lifeline?.pointee.look(urgency(slot.home)) ?? false
       case .stopped(.closed):
         // Its writers may have been sent elsewhere just now.
         if self.era == era { return .stopped(.closed) }
@@ -34,17 +36,21 @@ extension Channel {
     }
   }
 
-  private func rejoin(from seen: UnsafeMutablePointer<Era>, _ buffer: ChannelBuffer) -> Bool {
-    guard let lifeline else { return false }
-    guard buffer.loadCurrent().isClosed else { return lifeline.pointee.rejoin(from: seen, .none) }
+  private func urgency(_ buffer: ChannelBuffer) -> Urgency {
+    guard buffer.loadCurrent().isClosed else { return .none }
     // Acquire: pairs with the exchange by which somebody left it.
-    let isLeft = buffer.orphaned.pointee.load(ordering: .acquiring) != 0
-    return lifeline.pointee.rejoin(from: seen, isLeft ? .left : .closed)
+    return buffer.orphaned.pointee.load(ordering: .acquiring) != 0 ? .left : .closed
   }
 
   /// Counts a refused record where it would have gone.
   @usableFromInline
-  func countRefusal(_ result: WriteResult) { home.countRefusal(result) }
+  func countRefusal(_ result: WriteResult) {
+    if result == .unserved {
+      lifeline?.pointee.noteRefused()
+    } else {
+      home.countRefusal(result)
+    }
+  }
 
   /// Where this thread's records go.
   var home: ChannelBuffer { thisSlot(of: era).home }

@@ -244,6 +244,25 @@ extension Reader {
 }
 
 extension ChannelBuffer {
+  /// What writers see by themselves, since the memory began: nothing of what was read, and of what
+  /// was lost only what stands in the counters.
+  package func writersStatistics() -> Statistics {
+    let counters = Reader.Counters(self)
+    let reserved = reservedNow()
+    var s = Statistics()
+    s.subbufsProduced = reserved.seq &- 1
+    s.recordsWritten = reserved.records.less(counters.cancelled).less(counters.aborted)
+    s.bytesWritten = reserved.bytes
+    s.padding = reserved.padding
+    s.lostFull = counters.full
+    s.lostTooBig = counters.tooBig
+    s.lostRestart = counters.restart
+    s.aborted = counters.aborted
+    s.cancelled = counters.cancelled
+    s.corrupt = counters.corrupt
+    return s
+  }
+
   func reservedNow() -> Reader.Reserved {
     let current = loadCurrent()
     guard current.seq != 0, current.subbuf < layout.subbufCount else { return Reader.Reserved() }

@@ -1,37 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
-// Waking whoever sleeps: the reader through the channel's doorbell, or its buffer's descriptor,
-// writers through a futex.
+// Waking whoever sleeps: the reader through the channel's doorbell, or its buffer's own, writers
+// through a futex.
 
+internal import CLinux
 internal import Glibc
 internal import LinuxIO
 internal import Synchronization
 
 @usableFromInline
 enum Wake {
-  /// Instead of a channel's doorbell: each buffer has its own eventfd, or none, which its header
-  /// names. For private memory only: another process could name any descriptor there.
+  /// Instead of a channel's doorbell: each buffer has its own bell, or none, to which its header
+  /// points. For private memory only: another process could store any address there.
   static let eachBuffer: CInt = -2
 
-  /// Takes the reader's wish and signals it: one system call per sleep, however many records.
+  /// Takes the reader's wish and signals it: one system call per sleep, however many records. Where
+  /// relayd wants writers to look whether it lives, looks.
   @usableFromInline
   static func reader(_ waiters: SharedWord, _ target: WakeTarget) {
-    // The wish stays, so that every commit comes here: one of them finds the next daemon.
-    if let lifeline = target.lifeline, lifeline.pointee.isCut() { return }
-    // Acquire-release: only one writer gets the 1; the reader's loads after its wake see all that
+    // The wish stays where nobody serves the memory, so that every commit comes here: one of them
+    // finds the next daemon.
+    if let lifeline = target.lifeline, !lifeline.pointee.look(at: waiters) { return }
+    // Relaxed: as the load that led here.
+    guard waiters.pointee.load(ordering: .relaxed) & Wish.wake != 0 else { return }
+    // Acquire-release: only one writer gets the bit; the reader's loads after its wake see all that
     // this writer committed before.
-    guard waiters.pointee.exchange(0, ordering: .acquiringAndReleasing) != 0 else { return }
-    let button = target.descriptor
-    if button >= 0 { return Doorbell.ring(button) }
-    let fd = button == eachBuffer ? ownDescriptor(waiters) : -1
-    if fd >= 0 { EventFD.signal(fd) }
+    let taken = waiters.pointee.bitwiseAnd(~Wish.wake, ordering: .acquiringAndReleasing).oldValue
+    guard taken & Wish.wake != 0 else { return }
+    guard target.isEachBuffer else { return target.ring() }
+    if let button = ownButton(waiters) { clinux_guarded_ring(button) }
   }
 
-  private static func ownDescriptor(_ waiters: SharedWord) -> CInt {
+  private static func ownButton(_ waiters: SharedWord) -> UnsafeMutablePointer<clinux_guarded>? {
     // The words of a wish lie in the buffer's first page, which begins with the header.
     let base = UnsafeRawPointer(bitPattern: UInt(bitPattern: waiters) & ~4095).unsafelyUnwrapped
     let word = SharedWord((base + 32).assumingMemoryBound(to: Atomic<UInt64>.self))
     // Relaxed: stored before the wish was, and taking that acquired it.
-    return CInt(truncatingIfNeeded: word.pointee.load(ordering: .relaxed)) - 1
+    return UnsafeMutablePointer(bitPattern: UInt(word.pointee.load(ordering: .relaxed)))
   }
 
   /// Orders this thread's store before every other process's next load of it; where the kernel
@@ -61,6 +65,9 @@ enum Wake {
 package enum Clock {
   package static func milliseconds() -> Int { milliseconds(CLOCK_MONOTONIC) }
 
+  /// The same to some milliseconds, at a tenth of the cost.
+  static func coarseMilliseconds() -> Int { milliseconds(CLOCK_MONOTONIC_COARSE) }
+
   /// That the calling thread has run.
   static func threadMilliseconds() -> Int { milliseconds(CLOCK_THREAD_CPUTIME_ID) }
 
@@ -72,14 +79,14 @@ package enum Clock {
 }
 
 extension Channel {
-  /// Makes the descriptor that the writers of a buffer signal; open as long as the channel is
-  /// there.
+  /// Makes the bell that the writers of a buffer ring; there as long as the channel is.
   /// - Precondition: the channel wakes each buffer, and was not asked for this one's before.
-  func makeWakeDescriptor(of buffer: ChannelBuffer) throws(SystemError) -> CInt {
-    let event = SharedDescriptor(try EventFD().take())
-    wakeDescriptors.withLock { $0.append(event) }
+  func makeBell(of buffer: ChannelBuffer) throws(SystemError) -> GuardedBell {
+    let bell = try GuardedBell()
+    wakeBells.withLock { $0.append(bell) }
     // Relaxed: the wish that is stored after it publishes it.
-    buffer.wakeFDWord.pointee.store(UInt64(event.raw + 1), ordering: .relaxed)
-    return event.raw
+    buffer.ownButtonWord.pointee.store(
+      UInt64(UInt(bitPattern: bell.buttonWords)), ordering: .relaxed)
+    return bell
   }
 }

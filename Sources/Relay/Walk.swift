@@ -232,9 +232,10 @@ extension Reader {
 
   /// - Parameter isThere: whether what is waited for is there, but for the end.
   public func arm(_ wakeup: Wakeup, unless isThere: () -> Bool) -> Bool {
-    // Sequentially consistent, then the membarrier: a writer either sees the 1 after its commit
+    keepPace()
+    // Sequentially consistent, then the membarrier: a writer either sees the wish after its commit
     // (or after its CAS of `current`), or what it did is seen by the look below.
-    wish(wakeup).pointee.store(1, ordering: .sequentiallyConsistent)
+    wish(wakeup).pointee.bitwiseOr(Wish.wake, ordering: .sequentiallyConsistent)
     Wake.barrier()
     guard isThere() || isDrained else { return true }
     disarm(wakeup)
@@ -244,13 +245,13 @@ extension Reader {
   /// Takes the wish back.
   public func disarm(_ wakeup: Wakeup = .data) {
     // Relaxed: a late signal is a spurious wake, which everybody tolerates.
-    wish(wakeup).pointee.store(0, ordering: .relaxed)
+    wish(wakeup).pointee.bitwiseAnd(~Wish.wake, ordering: .relaxed)
   }
 
   /// Whether no writer has taken the wish yet.
   public func isArmed(_ wakeup: Wakeup = .data) -> Bool {
     // Relaxed: the signal orders; without one the coarse tick looks again.
-    wish(wakeup).pointee.load(ordering: .relaxed) != 0
+    wish(wakeup).pointee.load(ordering: .relaxed) & Wish.wake != 0
   }
 
   private func wish(_ wakeup: Wakeup) -> SharedWord {

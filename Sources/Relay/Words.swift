@@ -16,6 +16,14 @@ package struct Current: Equatable {
   @inlinable package var isClosed: Bool { raw & Current.closedBit != 0 }
 }
 
+/// The bits of `waiters`. Who sets or clears one leaves the other alone.
+enum Wish {
+  /// The reader wants to be woken at the next commit. The only bit of `switch_waiters`.
+  static var wake: UInt64 { 1 }
+  /// Writers look at each commit whether relayd lives (Pace.swift).
+  static var look: UInt64 { 2 }
+}
+
 /// `descriptor.state`: what one sub-buffer is doing, for which sequence number, pinned by how many.
 @frozen @usableFromInline
 package struct SubbufState: Equatable {

@@ -17,6 +17,9 @@ public enum WriteResult: Sendable, Equatable {
   case closed
   /// Another process of this channel damaged the shared memory.
   case corrupt
+  /// No relayd serves the channel any more, and none has been found for ten seconds that would; or
+  /// the one that is there refuses this process. Writing goes on by itself once one takes records.
+  case unserved
 }
 
 /// Writes records into the buffer of the CPU it runs on, or of the lowest one that has a buffer if
@@ -164,7 +167,7 @@ extension ChannelBuffer {
   /// Why a reservation stopped.
   @frozen @usableFromInline
   package enum Stop: Equatable {
-    case full, tooBig, closed, corrupt
+    case full, tooBig, closed, corrupt, unserved
     /// Before a switch: nobody serves the memory.
     case orphaned
     /// A test killed the writer at a test point.
@@ -175,6 +178,7 @@ extension ChannelBuffer {
       case .full: .full
       case .tooBig: .tooBig
       case .closed: .closed
+      case .unserved: .unserved
       case .corrupt, .orphaned, .killed: .corrupt
       }
     }
@@ -256,7 +260,10 @@ extension ChannelBuffer {
       guard P.reached(.loadedCurrent) else { return .stopped(.killed) }
       let place = nextPlace(length, in: current)
       let isTimeToLook = ((place?.0.hint.count ?? 1) - 1) & ChannelBuffer.lookMask == 0
-      if isTimeToLook, let era, era.pointee.isOrphaned { return .stopped(.orphaned) }
+      if isTimeToLook, let era {
+        if era.pointee.isOrphaned { return .stopped(.orphaned) }
+        wakeFD.lifeline?.pointee.noteLook(by: self)
+      }
       if let place {
         guard P.reached(.sawFrontier) else { return .stopped(.killed) }
         if let reserved = take(
@@ -371,7 +378,8 @@ extension ChannelBuffer {
     case .full: home.count(home.lostFull)
     case .tooBig: home.count(home.lostTooBig)
     case .corrupt: home.count(home.corrupt)
-    case .closed, .written: break
+    // The first is counted elsewhere.
+    case .unserved, .closed, .written: break
     }
   }
 }

@@ -16,8 +16,12 @@ final class Attachment {
   private var forkEntry: UnsafeMutableRawPointer?
   /// The client and the channel are a parent's.
   private(set) var isAbandoned = false
-  /// The last attempt to attach anew, in milliseconds, and how it failed.
-  private var refusal: (at: Int, failure: Failure)?
+  /// Tries to attach anew, which a write may have to wait for: the last failure, when the next one
+  /// may come, and how long after it the one behind that.
+  private var refusal: (failure: Failure, nextTry: Int, pause: Int)?
+
+  /// No step of an attach inside a write waits longer: connect, ask, be answered.
+  private static let stepMilliseconds = 100
 
   private init(_ client: ControlClient, _ name: String) {
     self.client = client
@@ -47,37 +51,44 @@ final class Attachment {
     } catch let error as ChannelError {
       throw Failure(error)
     } catch { throw Failure(EPROTO) }
-    let files = channel.descriptors!
-    forkEntry = crelay_fork_close([client.raw, files.geometry, files.ring, files.wake])
-    guard forkEntry != nil else { throw Failure(ENOMEM) }
+    let entry = channel.withGuardedDescriptors { crelay_fork_close($0, $1) }
+    guard let entry else { throw Failure(ENOMEM) }
+    forkEntry = entry
     self.client = client
     isAbandoned = false
     return channel
   }
 
+  /// In a forked child. Waits for some tenths of a second at most, and after a failure fails at
+  /// once for 100 ms, then 200, up to 5 s.
   func attachAnew() throws(Failure) -> Channel {
     let now = Attachment.milliseconds()
-    if let refusal, now - refusal.at < 1000 { throw refusal.failure }
+    if let refusal, now < refusal.nextTry { throw refusal.failure }
     do throws(Failure) {
       let client: ControlClient
       do {
-        client = try ControlClient(path: path)
+        client = try ControlClient(
+          path: path, timeoutMilliseconds: Attachment.stepMilliseconds)
       } catch { throw Failure(error) }
       let channel = try attach(client)
+      try? client.setTimeout(milliseconds: ControlClient.defaultTimeoutMilliseconds)
       refusal = nil
       return channel
     } catch {
-      refusal = (Attachment.milliseconds(), error)
+      let pause = min(2 * (refusal?.pause ?? 50), 5000)
+      refusal = (error, Attachment.milliseconds() + pause, pause)
       throw error
     }
   }
 
   /// All is a parent's. Its memory is not mapped in this process, and something else may be at its
-  /// place by now; its descriptors were closed by the fork, or, where that went past the C library,
-  /// stay open: what owns them must never let go.
+  /// place by now: what owns it must never let go. Its descriptors were closed by the fork, or,
+  /// where that went past the C library, are closed now.
   func abandon(_ channel: Channel) {
     guard !isAbandoned else { return }
     isAbandoned = true
+    channel.closeGuardedDescriptors()
+    client.close()
     _ = Unmanaged.passRetained(channel)
     _ = Unmanaged.passRetained(client)
     forkEntry = nil

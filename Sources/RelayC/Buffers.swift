@@ -9,6 +9,7 @@ internal import Glibc
 internal import LinuxIO
 internal import Relay
 internal import RelayControl
+internal import Synchronization
 
 extension Handle {
   /// A request to the daemon, one at a time.
@@ -226,18 +227,38 @@ public func relay_statistics(
 }
 
 private func account(of buf: OpaquePointer) throws(Failure) -> relay_stat {
-  let (handle, buffer) = try Handle.ofBuffer(buf)
+  let (handle, cpu) = Handle.ofName(buf)
   switch handle.kind {
   case .own(let own):
-    return relay_stat(
-      try failing { () throws(SystemError) in try own.buffer(cpu: buffer.cpu)!.statistics() })
-  case .daemon(let attachment):
+    guard let buffer = own.buffer(cpu: cpu) else { throw Failure(ENXIO) }
+    return relay_stat(try failing { () throws(SystemError) in try buffer.statistics() })
+  case .daemon(let attachment): return try account(of: cpu, handle, attachment)
+  }
+}
+
+/// What the daemon says; while none answers, what this process can see. Either with the records
+/// that this process was refused and no daemon knows of.
+private func account(
+  of cpu: Int, _ handle: Handle, _ attachment: Attachment
+) throws(Failure) -> relay_stat {
+  var account: relay_stat
+  do throws(Failure) {
     let found = try handle.ask(attachment) { (client, name) throws(ControlError) in
-      try client.stat(name).first { $0.cpu == buffer.cpu }
+      try client.stat(name).first { $0.cpu == cpu }
     }
     guard let found else { throw Failure(ENXIO) }
-    return relay_stat(found.counts)
+    account = relay_stat(found.counts)
+  } catch {
+    guard !handle.isServed else { throw error }
+    let seen = handle.isAttached ? handle.channel.bufferIfPresent(cpu: cpu) : nil
+    account = relay_stat(seen?.writersStatistics() ?? Statistics())
+    // Relaxed: a statistic.
+    account.lost_restart &+= handle.unattached.load(ordering: .relaxed)
   }
+  if handle.isAttached, cpu == handle.channel.cpus.first {
+    account.lost_restart &+= handle.channel.refusedUnserved
+  }
+  return account
 }
 
 extension relay_record {

@@ -95,6 +95,8 @@ final class Handle {
   private let hotAddress: UnsafeMutableRawPointer
   var channel: Channel
   let kind: Kind
+  /// Records refused in a forked child that could not attach.
+  let unattached = Atomic<UInt64>(0)
   /// Which of `buffers` is a global channel's.
   private var globalIndex = 0
   let privateData: UnsafeMutableRawPointer?
@@ -154,6 +156,17 @@ final class Handle {
     return (handle, buffer)
   }
 
+  /// The channel of a buffer and its CPU, whether this process is attached or not.
+  static func ofName(_ buf: OpaquePointer) -> (Handle, cpu: Int) {
+    let name = UnsafeRawPointer(buf).load(as: BufferName.self)
+    return (Handle.of(name.chan), name.cpu)
+  }
+
+  /// Whether there is memory to look at: not so in a forked child before its first call.
+  var isAttached: Bool { !isForked }
+  /// Whether a daemon serves it.
+  var isServed: Bool { isAttached && channel.isServed }
+
   func name(cpu: Int) -> OpaquePointer? {
     guard (0..<bufferCount).contains(cpu), channel.bufferIfPresent(cpu: cpu) != nil else {
       return nil
@@ -174,14 +187,31 @@ final class Handle {
   func name(of buffer: OwnBuffer) -> OpaquePointer { OpaquePointer(buffers + buffer.madeFor) }
 
   /// In a forked child that uses a daemon's channel for the first time: attaches in its own name.
+  /// While another thread does, fails with EAGAIN after a moment.
   func makeReady() throws(Failure) {
     guard case .daemon(let attachment) = kind, isForked else { return }
-    try hot.lock.locked { () throws(Failure) in
+    for _ in 0..<Handle.turnsOfAnother {
+      let attempt = hot.lock.lockedIfFree { attachInChild(attachment) }
+      if let attempt { return try attempt.get() }
       guard isForked else { return }
-      attachment.abandon(channel)
-      channel = try attachment.attachAnew()
-      hot.open(channel, isFast: true)
+      _ = poll(nil, 0, 1)
     }
+    throw Failure(EAGAIN)
+  }
+
+  /// Of a millisecond each.
+  private static let turnsOfAnother = 20
+
+  private func attachInChild(_ attachment: Attachment) -> Result<Void, Failure> {
+    guard isForked else { return .success(()) }
+    attachment.abandon(channel)
+    do throws(Failure) {
+      channel = try attachment.attachAnew()
+    } catch { return .failure(error) }
+    // Relaxed: as it was counted.
+    channel.count(refusedElsewhere: unattached.exchange(0, ordering: .relaxed))
+    hot.open(channel, isFast: true)
+    return .success(())
   }
 
   private var isForked: Bool { hot.epoch.pointee.load(ordering: .acquiring) == 0 }

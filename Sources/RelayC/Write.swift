@@ -19,6 +19,7 @@ private func code(_ result: WriteResult) -> CInt {
   case .tooBig: 0 - EMSGSIZE
   case .closed: 0 - EPIPE
   case .corrupt: 0 - EIO
+  case .unserved: 0 - ENOTCONN
   }
 }
 
@@ -96,7 +97,11 @@ private func reserveSlowly(_ chan: OpaquePointer, _ length: Int) -> Reserved {
       return unpack(try failing { () throws(SystemError) in try own.reserve(length) })
     }
     return unpack(handle.hot.writer.pointee.reserve(length))
-  } catch { return .failure(error.code) }
+  } catch {
+    // Relaxed: a statistic.
+    if case .daemon = handle.kind { handle.unattached.wrappingAdd(1, ordering: .relaxed) }
+    return .failure(error.code)
+  }
 }
 
 @inline(__always)

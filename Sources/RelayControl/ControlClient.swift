@@ -43,19 +43,25 @@ public final class ControlClient {
   }
 
   public let path: String
-  private let timeoutMilliseconds: Int
-  private let socket: SharedDescriptor
+  private var timeoutMilliseconds: Int
+  private let socket: GuardedDescriptor
   // The connection on which a reply was missed: what comes next may answer an earlier request.
   private var brokenConnection: UInt64?
   private let packet: UnsafeMutableRawBufferPointer
 
+  public static let defaultTimeoutMilliseconds = 10_000
+
   /// Connects. No call waits longer than `timeoutMilliseconds` (0: without limit).
   public init(
-    path: String = ControlClient.defaultPath, timeoutMilliseconds: Int = 10_000
+    path: String = ControlClient.defaultPath, timeoutMilliseconds: Int = defaultTimeoutMilliseconds
   ) throws(ControlError) {
-    self.path = path
+    // The program may go elsewhere, and what asks the next daemon must find the same place.
+    self.path = Files.absolutePath(path)
     self.timeoutMilliseconds = timeoutMilliseconds
-    socket = SharedDescriptor(try ControlClient.connect(path, timeoutMilliseconds))
+    let connected = try ControlClient.connect(self.path, timeoutMilliseconds)
+    do throws(SystemError) {
+      socket = try GuardedDescriptor(connected)
+    } catch { throw .system(error) }
     packet = .allocate(byteCount: ControlLimits.packetBytes, alignment: 8)
   }
 
@@ -77,7 +83,18 @@ public final class ControlClient {
     }
   }
 
-  /// Connects again, under the same number, if the daemon closed the connection or died.
+  /// From now on no call waits longer than that.
+  public func setTimeout(milliseconds: Int) throws(ControlError) {
+    do throws(SystemError) {
+      try UnixSocket.setTimeout(raw, milliseconds: milliseconds)
+    } catch { throw .system(error) }
+    timeoutMilliseconds = milliseconds
+  }
+
+  /// Closes the connection, which may be a parent's, in this process only.
+  public func close() { socket.close() }
+
+  /// Connects again if the daemon closed the connection or died, or the program closed it.
   public func renew() throws(ControlError) {
     guard !isConnected else { return }
     let new = try ControlClient.connect(path, timeoutMilliseconds)
@@ -91,7 +108,7 @@ public final class ControlClient {
     brokenConnection != nil && brokenConnection == socket.identity
   }
 
-  /// For polling: a hang-up says that the daemon is gone.
+  /// For polling: a hang-up says that the daemon is gone. -1: the program has closed it.
   public var raw: CInt { socket.raw }
 
   /// False once the daemon closed the connection or died.

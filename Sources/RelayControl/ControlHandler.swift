@@ -24,19 +24,21 @@ public struct Client: Sendable {
 
 /// What an attached client gets. The descriptors stay the handler's and must be open until it
 /// returns to the event loop.
-public struct Attachment: Sendable {
+public struct Attachment: ~Copyable, Sendable {
   /// The owner id under which the client writes.
   public var owner: UInt16
   /// The sealed memory file with the channel's geometry.
   public var geometry: CInt
-  /// The memory file with the ring.
-  public var ring: CInt
+  /// The memory file with the ring, opened for this client.
+  public let ring: FileDescriptor
   /// The doorbell's button that wakes the reading side.
   public var wake: CInt
   /// The daemon's life page, open for reading only.
   public var life: CInt
 
-  public init(owner: UInt16, geometry: CInt, ring: CInt, wake: CInt, life: CInt) {
+  public init(
+    owner: UInt16, geometry: CInt, ring: consuming FileDescriptor, wake: CInt, life: CInt
+  ) {
     self.owner = owner
     self.geometry = geometry
     self.ring = ring

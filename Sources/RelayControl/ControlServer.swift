@@ -306,7 +306,7 @@ public final class ControlServer: EventHandler {
         let attachment = try attach(channel, connection, client)
         return send(
           .attached(owner: attachment.owner), to: raw,
-          descriptors: [attachment.geometry, attachment.ring, attachment.wake, attachment.life])
+          descriptors: [attachment.geometry, attachment.ring.raw, attachment.wake, attachment.life])
       case .list(let index):
         let description = try handler.describe(index: index, client: client)
         return send(description.map { .channel($0) } ?? .end, to: raw)

@@ -20,7 +20,7 @@ public final class MappedConsumer {
   public private(set) var consumed: UInt64 = 0
   private let client: ControlClient
   private let memory: MappedBuffer
-  private let bell: FileDescriptor
+  private let bell: GuardedDescriptor
   private let ready: ReadySet
 
   /// Maps the buffer of a CPU (0 for a global channel).
@@ -47,11 +47,12 @@ public final class MappedConsumer {
       throw .protocolViolation("\(error)")
     }
     do throws(SystemError) {
-      ready = try ReadySet()
-      try ready.add(bell.raw, .read)
+      self.bell = try GuardedDescriptor(bell)
+      var ready = try ReadySet()
+      try ready.add(self.bell.raw, .read)
       try ready.add(client.raw, .hangup)
+      self.ready = ready
     } catch { throw .system(error) }
-    self.bell = bell
     self.channel = channel
     self.cpu = cpu
     self.client = client

@@ -35,14 +35,19 @@ final class ControlRequests: ControlHandler {
   ) throws(ControlRefusal) -> Attachment {
     let served = try find(channel)
     try access.checkWrite(client.peer, served)
+    let files = served.channel.descriptors!
+    let ring: FileDescriptor
+    do throws(SystemError) {
+      // The flag belongs to the open file: each client gets one of its own.
+      ring = try MemoryFile.appendOnly(files.ring)
+    } catch { throw ControlRefusal(code: error.code, message: "channel \(channel): \(error)") }
     let owner = try producers.attach(
       served.channel, limit: served.options.maximumProducers, process: process,
       peer: client.peer)
     served.attached.insert(client.connection)
     served.silent.remove(owner)
-    let files = served.channel.descriptors!
     return Attachment(
-      owner: owner, geometry: files.geometry, ring: files.ring, wake: files.wake,
+      owner: owner, geometry: files.geometry, ring: ring, wake: files.wake,
       life: life.descriptor)
   }
 

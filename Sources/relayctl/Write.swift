@@ -97,6 +97,13 @@ private struct WriteSession: ~Copyable {
     case .tooBig: tooBig += 1
     case .closed:
       throw CommandFailure.failed("channel \(channel) is closed; \(written) records were written")
+    case .unserved:
+      throw CommandFailure(
+        status: EX_UNAVAILABLE,
+        message: """
+          no relayd takes records of channel \(channel) any more; \(written) records were written, \
+          the rest were not
+          """)
     case .corrupt:
       throw CommandFailure.failed(
         "the shared memory of channel \(channel) is damaged; \(written) records were written")

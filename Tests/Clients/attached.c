@@ -207,7 +207,7 @@ static void detach_unused(relay_chan *chan) {
 TEST(a_child_may_detach_what_it_never_used) {
   int before = descriptors();
   relay_chan *chan = attach("relay");
-  EQUAL(descriptors(), before + 4);
+  EQUAL(descriptors(), before + 2);
   EQUAL(in_child(detach_unused, chan), 0);
   EQUAL(relay_write(chan, "parent\n", 7), 0);
   relay_detach(chan);

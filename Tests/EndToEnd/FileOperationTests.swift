@@ -36,7 +36,7 @@ extension OneAtATime {
     /// Not ours: advisory locks are between those who have it open, and leave reads alone.
     @Test func locksAreTheKernels() throws {
       let daemon = try Daemon("relay:global")
-      let files = try (0..<2).map { _ in SharedDescriptor(try open(daemon)) }
+      let files = try (0..<2).map { _ in try GuardedDescriptor(open(daemon)) }
       #expect(flock(files[0].raw, LOCK_EX | LOCK_NB) == 0)
       #expect(flock(files[1].raw, LOCK_EX | LOCK_NB) == -1 && errno == EWOULDBLOCK)
       try daemon.write("one\n")

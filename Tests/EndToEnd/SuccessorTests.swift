@@ -91,7 +91,9 @@ extension OneAtATime {
       try eventually("it writes again") { try daemon.statistic("records_written") > 10 }
       let lost = try daemon.statistic("lost_restart")
       let counts = producer.end()
-      #expect(try counts.written == read(daemon) + lost && counts.refused > 0)
+      // What was refused meanwhile is counted, too.
+      #expect(counts.refused > 0)
+      #expect(try counts.written + counts.refused == read(daemon) + lost)
     }
 
     @Test(.onceIsEnough) func relayctlWriteGoesOn() throws {

@@ -23,9 +23,8 @@ import Testing
     Doorbell.drain(listener)
   }
 
-  @Test func anotherProcesssButtonRingsIt() {
-    let other = Doorbell(button: FileDescriptor(owning: dup(button)))
-    #expect(other.listenerDescriptor == -1)
+  @Test func anotherProcesssButtonRingsIt() throws {
+    let other = try GuardedDescriptor(FileDescriptor(owning: dup(button)))
     other.ring()
     #expect(isRung)
   }
@@ -77,8 +76,8 @@ import Testing
     #expect(Readiness.wait(pair.first.raw, .read, timeoutMilliseconds: 0).contains(.hangup))
   }
 
-  @Test func theInterruptedCodeKeepsItsErrno() {
-    let broken = Doorbell(button: FileDescriptor(owning: dup(STDIN_FILENO)))
+  @Test func theInterruptedCodeKeepsItsErrno() throws {
+    let broken = try GuardedDescriptor(FileDescriptor(owning: dup(STDIN_FILENO)))
     errno = 77
     broken.ring()
     #expect(errno == 77)

@@ -3,6 +3,7 @@
 // innocent one that goes on writing.
 
 import ArgumentParser
+import CLinux
 import FuzzTargets
 import Glibc
 import LinuxIO
@@ -34,8 +35,8 @@ struct Scribble: ParsableCommand {
   func run() throws {
     let deadline = attachment.deadline
     let channel = try attachment.attach()
-    let hostile = try HostileProcess(channel, entryCount: channel.geometry.entryCount)
-    let bell = channel.descriptors!.wake
+    let hostile = HostileProcess(channel, entryCount: channel.geometry.entryCount)
+    let bell = channel.withGuardedDescriptors { $1.pointee.number }!
     // Shared by all who have it.
     guard fcntl(bell, F_SETFL, 0) == 0 else { throw ExitCode.failure }
     var harms = 0

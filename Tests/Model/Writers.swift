@@ -105,28 +105,7 @@ extension World {
       if broken == .committedBeforeCopied { return afterCommit(&t) }
       t.step = .commit
     case .commit: commit(&t, lap)
-    case .wakeLoad:
-      let isWanted = s.memory.waiters
-      if s.memory.look, t.record % 2 == 0 {
-        t.k = isWanted ? 1 : 0
-        t.step = .lookClear
-      } else if isWanted {
-        t.step = .wakeTake
-      } else {
-        finish(&t)
-      }
-    case .lookClear:
-      s.memory.look = false
-      s.lookCleared = true
-      if broken == .lookClearTakesWish { s.memory.waiters = false }
-      if t.k == 1 { t.step = .wakeTake } else { finish(&t) }
-    case .wakeTake:
-      let isOurs = s.memory.waiters
-      takeWish()
-      if isOurs { t.step = .wakeSignal } else { finish(&t) }
-    case .wakeSignal:
-      s.memory.event = true
-      finish(&t)
+    case .wakeLoad, .lookClear, .wakeTake, .wakeSignal: wakeReader(&t)
     case .finished, .dead, .asleep: preconditionFailure("a writer that does nothing any more")
     default: stepSwitch(&t, owner: owner)
     }
@@ -213,6 +192,34 @@ extension World {
     store(t.current.subbuf, t.i, committed)
     noteCommitted(t, isCancelled)
     if broken == .committedBeforeCopied { t.step = .copy } else { afterCommit(&t) }
+  }
+
+  /// After a commit.
+  private mutating func wakeReader(_ t: inout Thread) {
+    switch t.step {
+    case .wakeLoad:
+      let isWanted = s.memory.waiters
+      if s.memory.look, t.record % 2 == 0 {
+        t.k = isWanted ? 1 : 0
+        t.step = .lookClear
+      } else if isWanted {
+        t.step = .wakeTake
+      } else {
+        finish(&t)
+      }
+    case .lookClear:
+      s.memory.look = false
+      s.lookCleared = true
+      if broken == .lookClearTakesWish { s.memory.waiters = false }
+      if t.k == 1 { t.step = .wakeTake } else { finish(&t) }
+    case .wakeTake:
+      let isOurs = s.memory.waiters
+      takeWish()
+      if isOurs { t.step = .wakeSignal } else { finish(&t) }
+    default:
+      s.memory.event = true
+      finish(&t)
+    }
   }
 
   /// Takes the reader's wish, and leaves the other bit of its word alone.

@@ -100,7 +100,9 @@ final class Channels: ControlHandler, Sendable {
       last = copy
     }
     return RelayControl.Attachment(
-      owner: Channels.owner, geometry: geometry.raw, ring: ring.raw, wake: wake.buttonDescriptor,
+      owner: Channels.owner, geometry: geometry.raw,
+      ring: FileDescriptor(owning: fcntl(ring.raw, F_DUPFD_CLOEXEC, 0)),
+      wake: wake.buttonDescriptor,
       life: geometry.raw)
   }
 

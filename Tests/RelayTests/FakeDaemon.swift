@@ -17,14 +17,18 @@ final class FakeDaemon: Sendable {
   let life: LifePage
   private let words: Mapping
 
-  init(_ name: String = "test", mode: ChannelMode = .discard, subbufCount: Int = 4) throws {
+  init(
+    _ name: String = "test", mode: ChannelMode = .discard, subbufSize: Int = 16,
+    subbufCount: Int = 4
+  ) throws {
     life = try LifePage.create()
     words = try Mapping.shared(
       life.storeDescriptor, count: 4096, writable: true, inheritedByChildren: false)
     channel = try Channel.openShared(
       name,
       Geometry(
-        subbufSize: 16, subbufCount: subbufCount, mode: mode, isGlobal: true, online: CPUSet([0]),
+        subbufSize: subbufSize, subbufCount: subbufCount, mode: mode, isGlobal: true,
+        online: CPUSet([0]),
         possible: CPUSet([0])))
     serve(generation: 1)
   }
@@ -61,7 +65,7 @@ final class FakeDaemon: Sendable {
         ring: FileDescriptor(owning: copies[1]), wake: FileDescriptor(owning: copies[2]),
         life: FileDescriptor(owning: copies[3]),
         way: WayBack(
-          connection: SharedDescriptor(try FileDescriptor.open("/dev/null", O_RDONLY)),
+          connection: try GuardedDescriptor(UnixSocket.connected()),
           path: socket, request: FakeDaemon.request, replyHeader: FakeDaemon.header)))
     // However busy the machine is.
     channel.lifeline!.pointee.question.pointee.replyMilliseconds = 20_000
@@ -70,7 +74,8 @@ final class FakeDaemon: Sendable {
 
   /// Answers that many who attach, as owners 21 and up.
   func listen(
-    _ path: String, answers: Int = 1, _ beforeReply: @escaping @Sendable () -> Void = {}
+    _ path: String, answers: Int = 1, refusing: Bool = false,
+    _ beforeReply: @escaping @Sendable () -> Void = {}
   ) throws -> Answers {
     let listener = Listener(try UnixSocket.listen(path: path))
     let descriptors = descriptors
@@ -78,20 +83,29 @@ final class FakeDaemon: Sendable {
       thread: Thread {
         Result {
           try (0..<answers).map {
-            try listener.answer(descriptors, owner: UInt8(21 + $0), beforeReply)
+            try listener.answer(
+              descriptors, owner: refusing ? nil : UInt8(21 + $0), beforeReply)
           }
         }
       })
   }
 }
 
+extension UnixSocket {
+  /// A connection whose other end is gone.
+  fileprivate static func connected() throws -> FileDescriptor {
+    let pair = try UnixSocket.pair()
+    return try pair.first.duplicate()
+  }
+}
+
 /// To be awaited.
 struct Answers {
-  let thread: Thread<Result<[SharedDescriptor], any Error>>
+  let thread: Thread<Result<[GuardedDescriptor], any Error>>
 
   /// The connections, when all have been answered.
   @discardableResult
-  func join() throws -> [SharedDescriptor] { try thread.join().get() }
+  func join() throws -> [GuardedDescriptor] { try thread.join().get() }
 }
 
 private final class Listener: Sendable {
@@ -100,8 +114,8 @@ private final class Listener: Sendable {
   init(_ listener: consuming UnixListener) { self.listener = listener }
 
   func answer(
-    _ descriptors: [CInt], owner: UInt8, _ beforeReply: () -> Void
-  ) throws -> SharedDescriptor {
+    _ descriptors: [CInt], owner: UInt8?, _ beforeReply: () -> Void
+  ) throws -> GuardedDescriptor {
     _ = Readiness.wait(listener.raw, .read, timeoutMilliseconds: 20_000)
     guard let connection = try UnixSocket.accept(listener.raw) else {
       throw SystemError(code: ETIMEDOUT, operation: "wait for a producer")
@@ -115,10 +129,11 @@ private final class Listener: Sendable {
       throw SystemError(code: EPROTO, operation: "read a producer's request")
     }
     beforeReply()
-    let reply = FakeDaemon.header + [owner, 0]
+    // A refusal is any other message.
+    let reply = owner.map { FakeDaemon.header + [$0, 0] } ?? [9, 129, 0, 0]
     _ = try reply.withUnsafeBytes {
-      try UnixSocket.send(connection.raw, $0, descriptors: descriptors)
+      try UnixSocket.send(connection.raw, $0, descriptors: owner == nil ? [] : descriptors)
     }
-    return SharedDescriptor(connection)
+    return try GuardedDescriptor(connection)
   }
 }

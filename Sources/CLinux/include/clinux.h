@@ -110,9 +110,31 @@ int clinux_notify_socket(void);
 pid_t clinux_start(
     char *const argv[], char *const envp[], char *pid, const int *fds, size_t count);
 
+// A descriptor in a program that may close or reuse its number: used only while the number still
+// names what it was. Sockets and memory files can be told apart, eventfds and epolls cannot.
+struct clinux_guarded {
+  int number;  // -1: none
+  uint64_t device, inode;
+  uint64_t next;  // the inode that takes the other one's place
+};
+// Moves `fd` to a number that programs rarely use, never 0 to 2; closes the old number. -errno, and
+// fd closed, where there is none left.
+int clinux_move_up(int fd);
+// Takes `fd` over, moved up. -errno, and fd closed.
+int clinux_guard(struct clinux_guarded *guarded, int fd);
+// Its number; -EBADF where that names something else now, or nothing.
+int clinux_guarded_number(const struct clinux_guarded *guarded);
+// From now on it is another descriptor of what `fd` is, under the same number where that is still
+// ours. Not by two threads at once; looks may run beside it.
+int clinux_guarded_replace(struct clinux_guarded *guarded, int fd);
+// Sends a doorbell's byte, if it is still ours.
+void clinux_guarded_ring(const struct clinux_guarded *guarded);
+// Closes it, if it is still ours.
+void clinux_guarded_close(struct clinux_guarded *guarded);
+
 // A request to the server of a Unix socket, ready to be sent.
 struct clinux_question {
-  char path[108];
+  const char *path;
   uint8_t request[512];
   size_t requestCount;
   uint32_t replyMilliseconds;  // how long a reply may take
@@ -125,8 +147,6 @@ ssize_t clinux_ask(
     int *connection);
 
 int clinux_thread(void);
-// `number` becomes another descriptor of what `fd` is.
-int clinux_replace(int fd, int number);
 // Maps a file from its start, or, with fd -1, memory that costs nothing until it is written to;
 // at `place` in the stead of what is there, if that is given. Forked children do not have it. NULL
 // where it fails.

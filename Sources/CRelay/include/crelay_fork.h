@@ -4,12 +4,11 @@
 #ifndef CRELAY_FORK_H
 #define CRELAY_FORK_H
 
-#define CRELAY_FORK_DESCRIPTORS 4
+struct clinux_guarded;
 
-// From now on a forked child closes these descriptors before anything else runs in it: nobody can
-// have given their numbers to other files yet. NULL when there is no memory. `crelay_fork_forget`
-// takes it back, before the descriptors are closed.
-void *crelay_fork_close(const int descriptors[CRELAY_FORK_DESCRIPTORS]);
+// From now on a forked child closes both before anything else runs in it. They stay where they are
+// until `crelay_fork_forget` takes it back. NULL when there is no memory.
+void *crelay_fork_close(struct clinux_guarded *connection, struct clinux_guarded *wake);
 void crelay_fork_forget(void *entry);
 
 #endif

@@ -80,10 +80,11 @@ struct relay_abi_geometry_page {
 
 struct relay_abi_header {
   uint64_t current;
-  uint64_t waiters;         // 1 while the reader wants one wake, at the next commit
+  uint64_t waiters;         // bit 0: the reader wants one wake, at the next commit; bit 1: writers
+                            // look at each commit whether relayd lives, because they are slow
   uint64_t hint;            // n records in the current sub-buffer, the last of which ends at end
   uint64_t switch_waiters;  // 1 while the reader wants one wake, at the next switch
-  uint64_t wake_fd;         // in private memory only: this buffer's own eventfd + 1
+  uint64_t own_button;      // in private memory only: the address of this buffer's own doorbell
   uint64_t pad0[3];
   uint64_t space_waiters;   // 1 while a writer sleeps on a futex here (low half) for a sub-buffer
   uint64_t pad1[7];
@@ -118,7 +119,7 @@ _Static_assert(sizeof(struct relay_abi_geometry_page) <= 4096, "a page");
 _Static_assert(offsetof(struct relay_abi_header, waiters) == 8, "waiters");
 _Static_assert(offsetof(struct relay_abi_header, switch_waiters) == 24, "switch_waiters");
 _Static_assert(offsetof(struct relay_abi_header, hint) == 16, "hint");
-_Static_assert(offsetof(struct relay_abi_header, wake_fd) == 32, "wake_fd");
+_Static_assert(offsetof(struct relay_abi_header, own_button) == 32, "own_button");
 _Static_assert(offsetof(struct relay_abi_header, space_waiters) == 64, "space_waiters");
 _Static_assert(offsetof(struct relay_abi_header, lost_full) == 128, "lost_full");
 _Static_assert(offsetof(struct relay_abi_header, cancelled) == 152, "cancelled");

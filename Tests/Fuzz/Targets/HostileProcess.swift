@@ -2,12 +2,13 @@
 // A producer that writes what it likes into the shared memory: random words, and words that look
 // right but stand in the wrong place or at the wrong time.
 
-package import LinuxIO
 package import Relay
 internal import Synchronization
 
 package struct HostileProcess: ~Copyable {
-  private let mapping: Mapping
+  /// Keeps the memory mapped.
+  private let channel: Channel
+  private let mapping: UnsafeMutableRawBufferPointer
   private let geometry: Geometry
   private let indexOffset: Int
   /// Entries of all sub-buffers; where the payload begins is not its business.
@@ -15,18 +16,17 @@ package struct HostileProcess: ~Copyable {
   private let entryCount: Int
 
   /// What it can see of a global channel.
-  package init(_ channel: Channel, entryCount: Int) throws(SystemError) {
+  package init(_ channel: Channel, entryCount: Int) {
+    self.channel = channel
     geometry = channel.geometry
-    let ring = channel.descriptors!.ring
-    mapping = try Mapping.shared(
-      ring, count: try MemoryFile.count(of: ring), writable: true, inheritedByChildren: false)
+    mapping = channel.ringBytes
     self.entryCount = entryCount
     indexCount = entryCount * geometry.subbufCount
     indexOffset = (256 + 64 * geometry.subbufCount + 4095) / 4096 * 4096
   }
 
   private func word(_ offset: Int) -> UnsafePointer<Atomic<UInt64>> {
-    UnsafePointer((mapping.base + offset).assumingMemoryBound(to: Atomic<UInt64>.self))
+    UnsafePointer((mapping.baseAddress! + offset).assumingMemoryBound(to: Atomic<UInt64>.self))
   }
 
   private func store(_ value: UInt64, _ offset: Int) {

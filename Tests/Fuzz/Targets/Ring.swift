@@ -49,7 +49,7 @@ private struct RingRun: ~Copyable {
         ring: FileDescriptor(owning: fcntl(files.ring, F_DUPFD_CLOEXEC, 0)),
         wake: FileDescriptor(owning: fcntl(files.wake, F_DUPFD_CLOEXEC, 0)), owner: RingRun.owner)
       writer = producer.writer()
-      hostile = try HostileProcess(daemon, entryCount: geometry.entryCount)
+      hostile = HostileProcess(daemon, entryCount: geometry.entryCount)
     } catch { fatalError("no channel to fuzz: \(error)") }
   }
 

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a producer does while no relayd serves its memory. Records still go there for a while,
+// because the next relayd may adopt it. After that, or where the next relayd refuses this process,
+// writes are refused and counted until there is one that takes them. Safe in signal handlers.
+
+internal import Glibc
+internal import LinuxIO
+internal import Synchronization
+
+/// How soon the next try may come.
+enum Urgency: Int {
+  /// Writing goes on anyway, or is refused.
+  case none = 500
+  /// The daemon has closed the buffer at its end, as far as is known.
+  case closed = 100
+  /// The caller asked for it.
+  case asked = 20
+  /// The buffer is closed because another process found the next daemon: worth waiting for.
+  case left = 0
+}
+
+/// A producer's view of the time without a daemon.
+struct Outage: ~Copyable {
+  /// For so long after it began records still go into the memory.
+  static var defaultGraceMilliseconds: Int { 10_000 }
+
+  let graceMilliseconds = RelaxedInt(defaultGraceMilliseconds)
+  /// When a look first found no daemon, by the monotonic clock; 0: the last look found one.
+  let began = Atomic<Int>(0)
+  /// Writes are refused.
+  let isSuspended = Atomic<Bool>(false)
+  /// Records refused, and not yet counted in memory that a daemon serves.
+  let refused = Atomic<UInt64>(0)
+  /// The last try met a daemon, which refused.
+  let wasRefused = Atomic<Bool>(false)
+  /// The next daemon has a channel of this name with another geometry: it closed this one for good.
+  let isReplaced = Atomic<Bool>(false)
+  /// When the last try was.
+  let lastTry = RelaxedInt(.min / 2)
+  /// No try before this: the last one had to wait, and in vain.
+  let pausedUntil = RelaxedInt(.min / 2)
+  let pauseMilliseconds = RelaxedInt(0)
+  /// The thread that tries; 0: none does.
+  let holder = Atomic<UInt32>(0)
+
+  func isTooEarly(_ urgency: Urgency) -> Bool {
+    let now = Clock.milliseconds()
+    if now < lastTry.value + urgency.rawValue { return true }
+    return urgency != .asked && now < pausedUntil.value
+  }
+
+  /// After a try that waited in vain: the next ones come after 1, 2, 4, then each 8 seconds.
+  func backOff() {
+    let now = Clock.milliseconds()
+    guard now >= pausedUntil.value else { return }
+    let pause = min(max(1000, 2 * pauseMilliseconds.value), 8000)
+    pauseMilliseconds.value = pause
+    pausedUntil.value = now + pause
+  }
+
+  func forgetPause() {
+    pauseMilliseconds.value = 0
+    pausedUntil.value = .min / 2
+  }
+
+  /// Whether it has lasted for so long that the memory takes no more records.
+  func isOverGrace() -> Bool {
+    // Relaxed: whichever thread noticed first.
+    let began = began.load(ordering: .relaxed)
+    return began != 0
+      && Clock.milliseconds() >= began + graceMilliseconds.value
+  }
+}
+
+extension Lifeline {
+  /// Whether a daemon serves the memory; where none does, looks for the next one's.
+  func look(_ urgency: Urgency = .none) -> Bool {
+    let seen = era
+    guard seen.pointee.isOrphaned else {
+      // Relaxed: what begins or ends beside this is seen by the next look.
+      if outage.began.load(ordering: .relaxed) != 0 { endOutage() }
+      return true
+    }
+    // Relaxed: as above.
+    _ = outage.began.compareExchange(
+      expected: 0, desired: max(1, Clock.milliseconds()), ordering: .relaxed)
+    if rejoin(from: seen, urgency) { return true }
+    // It may have been adopted meanwhile.
+    guard seen.pointee.isOrphaned else {
+      endOutage()
+      return true
+    }
+    // Relaxed, both: set by this thread, or by one that will suspend writing itself.
+    guard !outage.isReplaced.load(ordering: .relaxed) else { return false }
+    if outage.wasRefused.load(ordering: .relaxed) || outage.isOverGrace() || urgency == .closed
+      || urgency == .left
+    {
+      suspend()
+    }
+    return false
+  }
+
+  /// Whether writes are refused.
+  // Relaxed: who refuses looks once more.
+  var isSuspended: Bool { outage.isSuspended.load(ordering: .relaxed) }
+
+  /// From now on every record takes the slow path, which refuses it.
+  private func suspend() {
+    // Relaxed: the slow path looks at the memory's words itself.
+    guard !outage.isSuspended.exchange(true, ordering: .relaxed) else { return }
+    for cpu in 0..<slots.count {
+      // Release: as in `begin`. The words there are zero: nobody finds a place for a record.
+      slots.first[cpu].base.store(UInt(bitPattern: noBuffer), ordering: .releasing)
+    }
+  }
+
+  /// A daemon serves the memory, this one or another.
+  func endOutage() {
+    // Relaxed, both: as above.
+    outage.began.store(0, ordering: .relaxed)
+    outage.forgetPause()
+    if outage.isSuspended.exchange(false, ordering: .relaxed) { direct(to: era) }
+    countRefused()
+  }
+
+  /// Notes a record that was refused because no daemon would have read it.
+  func noteRefused() {
+    // Relaxed: a statistic.
+    outage.refused.wrappingAdd(1, ordering: .relaxed)
+    if !outage.isSuspended.load(ordering: .relaxed) { countRefused() }
+  }
+
+  /// Counts what was refused where readers see it.
+  private func countRefused() {
+    // Relaxed: as above.
+    let count = outage.refused.exchange(0, ordering: .relaxed)
+    guard count > 0 else { return }
+    let heir = era.heir(0)
+    heir.count(heir.lostRestart, count)
+  }
+}
+
+extension Channel {
+  /// Counts records of this process that were refused before it was attached.
+  package func count(refusedElsewhere count: UInt64) {
+    if count > 0 { home.count(home.lostRestart, count) }
+  }
+
+  /// Records that this process was refused because no relayd serves the channel, and that no
+  /// relayd knows of yet: the next one counts them as lost by a restart.
+  public var refusedUnserved: UInt64 {
+    // Relaxed: a statistic.
+    lifeline?.pointee.outage.refused.load(ordering: .relaxed) ?? 0
+  }
+}
