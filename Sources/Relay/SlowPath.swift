@@ -29,11 +29,18 @@ extension Channel {
         looksForNext = lifeline?.pointee.look(urgency(slot.home)) ?? false
       case .stopped(.closed):
         // Its writers may have been sent elsewhere just now.
-        if self.era == era { return .stopped(.closed) }
+        if self.era == era { return .stopped(isClosing(era) ? .unserved : .closed) }
         looksForNext = true
       case .stopped(let stop): return .stopped(stop)
       }
     }
+  }
+
+  /// Whether the buffers were closed by a daemon that ends, and not for good.
+  private func isClosing(_ era: UnsafeMutablePointer<Era>) -> Bool {
+    guard let lifeline, !LiveWords(page: era.pointee.page).isEnded else { return false }
+    // Relaxed: it stays until there is other memory.
+    return !lifeline.pointee.outage.isReplaced.load(ordering: .relaxed)
   }
 
   private func urgency(_ buffer: ChannelBuffer) -> Urgency {

@@ -61,7 +61,7 @@ extension OneAtATime {
         follower.signal(SIGTERM)
       }
       #expect(follower.wait() == (signal == SIGKILL ? 128 + Int(SIGTERM) : 0))
-      #expect(writer.wait() == (signal == SIGKILL ? 69 : 1))
+      #expect(writer.wait() == 69)
     }
   }
 }
