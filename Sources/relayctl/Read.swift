@@ -113,7 +113,9 @@ struct ReadCommand: ParsableCommand {
   }
 
   func run() throws {
-    let options = try options()
+    var options = try options()
+    // What was consumed and not written is counted, which a program that is killed cannot do.
+    options.diesOfBrokenPipe = ignoreBrokenPipes() && output == nil
     try reporting {
       // No connection stays open for it: an idle one may have to give way to others.
       guard let found = try ControlClient().describe(channel) else {
