@@ -170,7 +170,7 @@ extension OneAtATime {
 
     @Test(.onceIsEnough) func followerEndsQuietlyWithItsReader() throws {
       let finished = try daemon.shell(
-        "(echo one | $BIN/relayctl write relay) && $BIN/relayctl read relay --follow | head -1")
+        "(echo one | $BIN/relayctl write relay) && timeout 30 $BIN/relayctl read relay --follow | head -1")
       #expect(finished.status == 128 + Int(SIGPIPE))
       #expect(finished.output == "one\n" && finished.error == "")
     }
