@@ -170,9 +170,23 @@ extension OneAtATime {
 
     @Test(.onceIsEnough) func followerEndsQuietlyWithItsReader() throws {
       let finished = try daemon.shell(
-        "(echo one | $BIN/relayctl write relay) && timeout 30 $BIN/relayctl read relay --follow | head -1")
+        """
+        echo one | $BIN/relayctl write relay
+        timeout 30 $BIN/relayctl read relay --follow | head -1
+        """)
       #expect(finished.status == 128 + Int(SIGPIPE))
       #expect(finished.output == "one\n" && finished.error == "")
+    }
+
+    @Test(.onceIsEnough, arguments: ["--check --channel relay", "--help", "--version"])
+    func relaydNoticesAnOutputThatFails(_ options: String) throws {
+      for (output, reason) in [
+        ("> /dev/full", "write standard output: No space left on device"),
+        (">&-", "standard output is closed"),
+      ] {
+        let finished = try daemon.shell("$BIN/relayd \(options) \(output)")
+        #expect(finished.status == 1 && finished.error == "relayd: \(reason)\n")
+      }
     }
 
     @Test(
