@@ -95,7 +95,7 @@ final class OutputFile {
       flush(ending)
       guard failure == nil else { return unwritten.add(part, isFirst: unwritten.records == 0) }
     }
-    bytes.append(contentsOf: prefix.utf8)
+    if !prefix.isEmpty { bytes.append(contentsOf: prefix.utf8) }
     bytes.append(contentsOf: payload)
     count += part.count
     pending.add(part, isFirst: parts.isEmpty)
