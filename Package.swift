@@ -73,7 +73,7 @@ let package = Package(
       dependencies: ["DeviceHost", "RelayControl", "Relay", "LinuxIO", logging, toml],
       swiftSettings: swift),
     .executableTarget(
-      name: "relayd", dependencies: ["RelayDaemon", arguments], swiftSettings: swift),
+      name: "relayd", dependencies: ["LinuxIO", "RelayDaemon", arguments], swiftSettings: swift),
     .executableTarget(
       name: "relayctl",
       dependencies: ["CRelayIoctl", "Relay", "RelayControl", "LinuxIO", arguments],

@@ -18,6 +18,8 @@ struct ReadOptions {
   /// How often a device is read that does not tell of a few records, in milliseconds.
   var interval = 0
   var output = OutputOptions()
+  /// The program was started with SIGPIPE's default action, and writes to standard output.
+  var diesOfBrokenPipe = false
 }
 
 /// Copies a channel's devices to the output.
@@ -54,21 +56,39 @@ final class ChannelReader {
     for device in devices { try output.open(for: device) }
     let ending = try Ending()
     self.ending = ending
+    output.ending = ending
+    var failure: (any Error)?
     do {
       if options.follows { try follow(ending) } else { try drain() }
-      try finish()
+      try printHeld()
     } catch {
-      // What was read is nowhere else any more.
-      try? finish()
-      throw error
+      failure = error
+      // What was read is nowhere else any more: it is written where that is possible, or counted.
+      while let held = try? earliest(devices, reads: false) { try? output.putOne(held.device) }
     }
-    ending.dieIfAsked()
+    do { try output.finish() } catch { failure = failure ?? error }
+    output.sayAccount(of: channel.name)
+    try end(ending, failure)
   }
 
-  /// Prints what is left and says what was lost.
-  private func finish() throws {
-    defer { output.sayAccount(of: channel.name) }
-    try printHeld()
+  /// Says what went wrong, and what of that which was read was not written.
+  private func end(_ ending: Ending, _ failure: (any Error)?) throws {
+    guard output.unwritten.isEmpty else {
+      let lost = output.text(ofUnwritten: channel.name)
+      if ending.isForced {
+        complain("ended by \(ending.reason) before \(lost) were written; they are lost")
+        Ending.die(of: ending.signalNumber)
+      }
+      throw CommandFailure.failed("\(failure!); \(lost) were not written and are lost")
+    }
+    if let failure {
+      // Nothing was lost, so this may end as quietly as any program whose output nobody takes.
+      if let broken = failure as? StreamError, broken.code == EPIPE, options.diesOfBrokenPipe {
+        Ending.die(of: SIGPIPE)
+      }
+      throw failure
+    }
+    try ending.dieIfAsked("what was not read stays in channel \(channel.name)")
   }
 
   /// Reads all there is.
@@ -90,10 +110,26 @@ final class ChannelReader {
     }
   }
 
-  /// As the device's, but a signal ends it where a record does.
+  /// Reads if nothing is left of the last read; a signal ends that where a record does. False:
+  /// there is nothing now, or it is another device's turn. Whatever is read is consumed, so what
+  /// was read before is written first, and the output must take something.
   private func fill(_ device: DeviceReader) throws -> Bool {
+    if device.holdsRecords { return true }
     if ending?.isAsked == true { device.readsLeft = 0 }
-    return try device.fill()
+    guard device.mayRead else { return false }
+    noteHeld()
+    try output.flush()
+    if device.progress.offset == 0, try device.output?.file.awaitRoom(ending) == false {
+      device.readsLeft = 0
+      return false
+    }
+    noteHeld()
+    return try device.fill(ending)
+  }
+
+  private func noteHeld() {
+    let held = devices.lazy.filter(\.holdsRecords).map(\.held).reduce(output.pending, +)
+    ending?.note(held: held)
   }
 
   /// Prints what the devices have, by time. A record for which another device may yet have an
@@ -122,12 +158,12 @@ final class ChannelReader {
   /// The device whose next record is the oldest of those that were read, and whether no other one
   /// can have an older one; nil when nothing is there any more.
   private func earliest(
-    _ devices: [DeviceReader]
+    _ devices: [DeviceReader], reads: Bool = true
   ) throws -> (device: DeviceReader, isCertain: Bool)? {
     var earliest: DeviceReader?
     var isCertain = true
     for device in devices {
-      guard try fill(device) else {
+      guard try reads ? fill(device) : device.holdsRecords else {
         if device.isOpen, !device.isClosing { isCertain = false }
         continue
       }

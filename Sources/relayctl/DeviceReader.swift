@@ -26,6 +26,8 @@ final class DeviceReader {
   private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 128 << 10, alignment: 4096)
   /// What of the buffer was read and not taken.
   private var unread = 0..<0
+  /// Its records, as an upper limit: the device may have repeated some.
+  private(set) var held = Unwritten()
   /// Set by who prints it.
   var progress: StreamProgress
   /// Where it is printed; set by who does so.
@@ -102,12 +104,16 @@ extension DeviceReader {
     isDead = false
   }
 
-  /// Reads if nothing is left of the last read. False: there is nothing now, or it is another
-  /// device's turn.
-  func fill() throws -> Bool {
-    if !unread.isEmpty { return true }
-    // A record that is printed in part goes on, or other devices' would come in between.
-    guard fd >= 0, !isDead, readsLeft > 0 || progress.offset > 0 else { return false }
+  /// Something may be read now: nothing is left of the last read, and it is its turn. A record that
+  /// is printed in part goes on, or other devices' would come in between.
+  var mayRead: Bool {
+    unread.isEmpty && fd >= 0 && !isDead && (readsLeft > 0 || progress.offset > 0)
+  }
+
+  /// Reads. False: there is nothing now, or `ending` gave the command up.
+  /// - Precondition: `mayRead`, and what it gave before was written: what is read here is nowhere
+  ///   else any more.
+  func fill(_ ending: Ending?) throws -> Bool {
     readsLeft -= 1
     var hasFailed = false
     while true {
@@ -115,10 +121,14 @@ extension DeviceReader {
       if count >= 0 {
         unread = 0..<count
         if count == 0 { readsLeft = 0 }
+        countHeld()
         return count > 0
       }
       switch errno {
-      case EINTR: continue
+      case EINTR:
+        guard ending?.isForced == true else { continue }
+        readsLeft = 0
+        return false
       case EAGAIN:
         readsLeft = 0
         return false
@@ -132,6 +142,25 @@ extension DeviceReader {
         throw CommandFailure.failed("\(path): the shared memory of channel \(channel) is damaged")
       default: throw SystemError(code: errno, operation: "read \(path)")
       }
+    }
+  }
+
+  /// Counts what a read gave.
+  private func countHeld() {
+    held = Unwritten()
+    var rest = UnsafeRawBufferPointer(rebasing: buffer[unread])
+    while isFramed, rest.count >= MemoryLayout<relay_frame>.size {
+      let frame = rest.loadUnaligned(as: relay_frame.self)
+      let end = Int(frame.size) + Int(frame.length)
+      guard end <= rest.count, frame.size > 0 else { break }
+      if frame.type == UInt32(RELAY_FRAME_RECORD) {
+        held.add(
+          Part(count: 0, payload: Int(frame.length), continues: false), isFirst: true)
+      }
+      rest = UnsafeRawBufferPointer(rebasing: rest[min((end + 7) & ~7, rest.count)...])
+    }
+    if !isFramed, !rest.isEmpty {
+      held.add(Part(count: 0, payload: rest.count, continues: false), isFirst: true)
     }
   }
 

@@ -31,7 +31,7 @@ extension ChannelReader {
         nextLook = .now + .milliseconds(ChannelReader.lookInterval)
       }
       let asked = devices.map(\.poller)
-      var pollers = asked + [ending.poller]
+      var pollers = asked + [ending.poller, output.poller]
       let limits = [
         pause, isSeekingCPUs ? milliseconds(until: nextLook) : nil,
         isSilent ? milliseconds(until: nextRead) : nil,
@@ -39,6 +39,7 @@ extension ChannelReader {
       guard poll(&pollers, nfds_t(pollers.count), limits.min().map { CInt($0) } ?? -1) >= 0 else {
         continue
       }
+      try output.check(pollers[asked.count + 1])
       let told = zip(devices, pollers).map { (device: $0, poller: $1) }.filter {
         $0.poller.revents != 0
       }

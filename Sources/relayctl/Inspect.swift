@@ -4,6 +4,7 @@
 import ArgumentParser
 import FoundationEssentials
 import Glibc
+import LinuxIO
 import Relay
 import RelayControl
 
@@ -28,7 +29,7 @@ struct ListCommand: ParsableCommand {
           devices(channel),
         ])
       }
-      printTable(rows)
+      try printTable(rows)
     }
   }
 
@@ -101,7 +102,7 @@ struct StatCommand: ParsableCommand {
       if json {
         try printJSON(buffers.map { ListedStatistics($0.channel, $0.buffer) })
       } else {
-        printTable(table(buffers))
+        try printTable(table(buffers))
       }
     }
   }
@@ -207,11 +208,13 @@ private func printJSON(_ value: some Encodable) throws {
   let encoder = JSONEncoder()
   encoder.keyEncodingStrategy = .convertToSnakeCase
   encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-  print(String(decoding: try encoder.encode(value), as: UTF8.self))
+  let text = String(decoding: try encoder.encode(value), as: UTF8.self)
+  try Stream.print(text + "\n", to: STDOUT_FILENO)
 }
 
 /// Columns as wide as their widest cell; all but the first and text ones to the right.
-private func printTable(_ rows: [[String]]) {
+private func printTable(_ rows: [[String]]) throws {
+  var text = ""
   let widths = rows[0].indices.map { column in rows.map { $0[column].count }.max()! }
   for row in rows {
     var line = ""
@@ -224,6 +227,7 @@ private func printTable(_ rows: [[String]]) {
       if column < row.count - 1 { line += "  " }
     }
     while line.last == " " { line.removeLast() }
-    print(line)
+    text += line + "\n"
   }
+  try Stream.print(text, to: STDOUT_FILENO)
 }

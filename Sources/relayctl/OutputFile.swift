@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where records go: standard output, a file, or one numbered file after the other.
+// Where records go: standard output, a file, or one numbered file after the other. How numbered
+// files are named is in NumberedFiles.swift.
 
 import Glibc
 import LinuxIO
@@ -13,112 +14,195 @@ struct OutputOptions {
   var isPerCPU = false
 }
 
-/// FILE.0, FILE.1, … of at most `size` bytes each, a longer record excepted; of them, the newest
-/// `count` are kept.
-struct Rotation {
-  var size: Int
-  var count: Int?
-}
-
-/// One output, buffered.
+/// One output, buffered. Invariant: each byte that was appended was written, is in `bytes`, or is
+/// counted in `unwritten`.
 final class OutputFile {
   private let path: String?
   private let rotation: Rotation?
   private var file: FileDescriptor?
   /// What `file` is called.
   private var name = "standard output"
+  /// What `file` was when it was opened.
+  private var kind = FileKind(STDOUT_FILENO)
   /// Bytes of `file`, those included that are not written yet.
   private var count = 0
   private var bytes: [UInt8] = []
-  /// What comes after a failure would stand in the wrong place.
-  private(set) var hasFailed = false
+  /// The parts of records in `bytes`, in order.
+  private var parts: [Part] = []
+  /// Whole and begun records in `bytes`.
+  private(set) var pending = Unwritten()
+  /// What was appended and not written, because of `failure`.
+  private(set) var unwritten = Unwritten()
+  /// Why nothing is written any more: what comes after a failure would stand in the wrong place.
+  private(set) var failure: (any Error)?
 
   private static let limit = 128 << 10
 
   /// Opens it. A file that is there is emptied, as a shell does it; numbered ones are continued
   /// behind the highest number.
-  init(_ path: String?, _ rotation: Rotation?) throws(SystemError) {
+  init(_ path: String?, _ rotation: Rotation?) throws {
     self.path = path
     self.rotation = rotation
     bytes.reserveCapacity(OutputFile.limit)
-    guard let path else { return }
+    guard let path else {
+      // Before anything is consumed that could not be written.
+      let code = Stream.writeRefusal(STDOUT_FILENO)
+      if code != 0 { throw StreamError(code: code, operation: "write", name: name, fd: fd) }
+      return
+    }
     if rotation != nil {
       try openNext()
     } else {
       file = try FileDescriptor.open(path, O_WRONLY | O_CREAT | O_TRUNC, mode: 0o666)
       name = path
+      kind = FileKind(fd)
     }
+  }
+
+  private var fd: CInt { file?.raw ?? STDOUT_FILENO }
+
+  private func openNext() throws(SystemError) {
+    let next = try NumberedFile.openNext(path!, keeping: rotation?.count)
+    name = next.name
+    file = consume next.file
+    kind = FileKind(fd)
+    count = 0
   }
 
   /// A record of `length` bytes begins here: the only place where a file may end.
-  func begin(recordOf length: Int) throws(SystemError) {
-    guard let rotation, count > 0, length > rotation.size - count else { return }
-    try flush()
-    try openNext()
-  }
-
-  func append(_ new: UnsafeRawBufferPointer) throws(SystemError) {
-    if bytes.count + new.count > OutputFile.limit { try flush() }
-    bytes.append(contentsOf: new)
-    count += new.count
-  }
-
-  /// Writes what was put.
-  func flush() throws(SystemError) {
-    defer { bytes.removeAll(keepingCapacity: true) }
-    guard !hasFailed else { return }
-    var done = 0
-    while done < bytes.count {
-      let fd = file?.raw ?? STDOUT_FILENO
-      let count = bytes.withUnsafeBytes { write(fd, $0.baseAddress! + done, $0.count - done) }
-      if count < 0, errno == EINTR { continue }
-      guard count > 0 else {
-        hasFailed = true
-        throw SystemError(code: errno, operation: "write \(name)")
-      }
-      done += count
+  func begin(recordOf length: Int, _ ending: Ending?) {
+    guard let rotation, failure == nil, count > 0, length > rotation.size - count else { return }
+    flush(ending)
+    do {
+      try close()
+      try openNext()
+    } catch {
+      failure = failure ?? error
     }
+  }
+
+  /// Appends a part of a record, or what has no records.
+  /// - Parameters:
+  ///   - prefix: what stands before it and is no part of the record.
+  ///   - continues: the part before it was of the same record.
+  func append(
+    _ payload: UnsafeRawBufferPointer, prefix: String = "", continues: Bool, _ ending: Ending?
+  ) {
+    let part = Part(
+      count: prefix.utf8.count + payload.count, payload: payload.count, continues: continues)
+    guard failure == nil else { return unwritten.add(part, isFirst: unwritten.records == 0) }
+    if bytes.count + part.count > OutputFile.limit {
+      flush(ending)
+      guard failure == nil else { return unwritten.add(part, isFirst: unwritten.records == 0) }
+    }
+    if !prefix.isEmpty { bytes.append(contentsOf: prefix.utf8) }
+    bytes.append(contentsOf: payload)
+    count += part.count
+    pending.add(part, isFirst: parts.isEmpty)
+    parts.append(part)
+  }
+
+  /// Writes what was appended. A failure stays in `failure`.
+  func flush(_ ending: Ending?) {
+    guard failure == nil, !bytes.isEmpty else { return }
+    let outcome = bytes.withUnsafeBytes {
+      Stream.write($0, to: fd) { ending?.isForced ?? false }
+    }
+    if outcome.code != 0 {
+      failure = StreamError(code: outcome.code, operation: "write", name: name, fd: fd)
+      countUnwritten(from: outcome.count)
+    }
+    bytes.removeAll(keepingCapacity: true)
+    parts.removeAll(keepingCapacity: true)
+    pending = Unwritten()
+  }
+
+  /// Of `bytes`, those before `done` were written.
+  private func countUnwritten(from done: Int) {
+    var start = 0
+    for part in parts {
+      let end = start + part.count
+      if end > done {
+        let payload = min(part.payload, end - done)
+        unwritten.add(
+          Part(count: end - done, payload: payload, continues: part.continues),
+          isFirst: unwritten.records == 0)
+      }
+      start = end
+    }
+  }
+
+  /// Ends `file`, which may be the moment at which a file system says that it has no room.
+  private func close() throws {
+    if let failure { throw failure }
+    guard kind.isRegular else { return }
+    var status = stat()
+    if path != nil, kind.hasName, fstat(fd, &status) == 0, status.st_nlink == 0 {
+      throw CommandFailure.failed(
+        "\(name) was removed while it was written: \(count) bytes in it are lost")
+    }
+    // Standard output stays open; closing a copy has the file system say the same.
+    let raw = file.take()?.take() ?? dup(STDOUT_FILENO)
+    if raw >= 0, Glibc.close(raw) != 0, errno != EINTR {
+      throw CommandFailure.failed(
+        "\(SystemError(code: errno, operation: "close \(name)")); its end may be missing")
+    }
+  }
+
+  /// Writes what was appended and ends the file.
+  func finish(_ ending: Ending?) {
+    flush(ending)
+    do { try close() } catch { failure = failure ?? error }
   }
 }
 
-// Numbered files.
+// What poll knows of it.
 extension OutputFile {
-  /// Behind the highest number there is: nothing is overwritten.
-  private func openNext() throws(SystemError) {
-    var numbers = try OutputFile.numbers(of: path!)
+  /// Reports that nobody takes the output any more; for poll, and of standard output only: a FIFO's
+  /// next reader may come.
+  var poller: pollfd { pollfd(fd: path == nil && kind.polls ? fd : -1, events: 0, revents: 0) }
+
+  /// Waits until it takes something. False: it was asked to end. Throws where nobody will take
+  /// anything.
+  func awaitRoom(_ ending: Ending?) throws -> Bool {
+    guard kind.polls else { return true }
     while true {
-      let next = (numbers.max() ?? -1) + 1
-      name = "\(path!).\(next)"
-      do {
-        file = try FileDescriptor.open(name, O_WRONLY | O_CREAT | O_EXCL, mode: 0o666)
-      } catch {
-        // Somebody else was faster.
-        guard error.code == EEXIST else { throw error }
-        numbers.append(next)
-        continue
+      var pollers = [pollfd(fd: fd, events: Int16(POLLOUT), revents: 0)]
+      if let ending { pollers.append(ending.poller) }
+      guard poll(&pollers, nfds_t(pollers.count), -1) >= 0 else {
+        if errno == EINTR { continue }
+        return true
       }
-      count = 0
-      guard let kept = rotation?.count else { return }
-      for number in numbers where number <= next - kept {
-        let old = "\(path!).\(number)"
-        if unlink(old) != 0, errno != ENOENT {
-          complain("\(SystemError(code: errno, operation: "remove \(old)"))")
-        }
-      }
-      return
+      try check(pollers[0])
+      if ending?.isAsked == true { return false }
+      if pollers[0].revents != 0 { return true }
     }
   }
 
-  /// The numbers of the files that are there.
-  private static func numbers(of path: String) throws(SystemError) -> [Int] {
-    let slash = path.lastIndex(of: "/")
-    let directory = slash.map { path[...$0] } ?? "."
-    let prefix = (slash.map { path[path.index(after: $0)...] } ?? path[...]) + "."
-    return try Files.names(in: String(directory)).compactMap { name in
-      guard name.hasPrefix(prefix) else { return nil }
-      let digits = name.dropFirst(prefix.count)
-      // FILE.007 and FILE.+7 are not ours.
-      return Int(digits).flatMap { $0 >= 0 && $0 < .max && "\($0)" == digits ? $0 : nil }
-    }
+  /// Throws if poll found that nobody takes it any more.
+  func check(_ poller: pollfd) throws {
+    guard CInt(poller.revents) & (POLLERR | POLLHUP | POLLNVAL) != 0 else { return }
+    let code = CInt(poller.revents) & POLLNVAL != 0 ? EBADF : kind.isTerminal ? EIO : EPIPE
+    throw StreamError(code: code, operation: "write", name: name, fd: fd)
+  }
+}
+
+/// What a descriptor is of, as far as writing to it goes.
+private struct FileKind {
+  var isRegular = false
+  /// It had a name, which somebody may remove.
+  var hasName = false
+  var isTerminal = false
+  /// Room for more is what poll tells of it.
+  var polls = false
+
+  init(_ fd: CInt) {
+    var status = stat()
+    guard fstat(fd, &status) == 0 else { return }
+    let type = status.st_mode & S_IFMT
+    isRegular = type == S_IFREG
+    hasName = status.st_nlink > 0
+    isTerminal = type == S_IFCHR && isatty(fd) == 1
+    polls = isTerminal || type == S_IFIFO || type == S_IFSOCK
   }
 }

@@ -15,7 +15,8 @@ struct ReadCommand: ParsableCommand {
       each 2 seconds. When relayd dies it waits for the next one, and prints no record twice. \
       Records stay whole; their order across CPUs is kept with --time only. At the end it says on \
       standard error how many records were lost, if any were. SIGINT, SIGTERM and SIGHUP end it in \
-      order: what it has read is written.
+      order: what it has read is written. Where its output fails, it says how many records it had \
+      read and could not write.
       """)
 
   @Argument(help: "The channel.") var channel: String
@@ -113,7 +114,9 @@ struct ReadCommand: ParsableCommand {
   }
 
   func run() throws {
-    let options = try options()
+    var options = try options()
+    // What was consumed and not written is counted, which a program that is killed cannot do.
+    options.diesOfBrokenPipe = ignoreBrokenPipes() && output == nil
     try reporting {
       // No connection stays open for it: an idle one may have to give way to others.
       guard let found = try ControlClient().describe(channel) else {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A stream cut into records: by lines or by blocks. Copies nothing but what a read leaves over.
+// A signal that asks for the end is the end of the stream.
 
 import Glibc
 import LinuxIO
@@ -10,6 +11,7 @@ struct RecordInput: ~Copyable {
   private let fd: CInt
   private let block: Int?
   private let longest: Int
+  private let ending: Ending
   private let buffer: UnsafeMutableRawBufferPointer
   private var start = 0
   private var end = 0
@@ -17,8 +19,9 @@ struct RecordInput: ~Copyable {
   /// In a line too long, up to its newline.
   private var isSkipping = false
 
-  init(_ fd: CInt, block: Int?, longestRecord: Int) {
+  init(_ fd: CInt, block: Int?, longestRecord: Int, _ ending: Ending) {
     self.fd = fd
+    self.ending = ending
     self.block = block
     longest = longestRecord
     buffer = .allocate(byteCount: max(1 << 20, 2 * (longestRecord + 1)), alignment: 64)
@@ -26,8 +29,11 @@ struct RecordInput: ~Copyable {
 
   deinit { buffer.deallocate() }
 
+  /// Bytes that were read and not returned as part of a record.
+  var left: Int { end - start }
+
   /// The next record, valid until the next call; nil at the end.
-  mutating func next() throws(SystemError) -> UnsafeRawBufferPointer? {
+  mutating func next() throws(StreamError) -> UnsafeRawBufferPointer? {
     while true {
       if let count = recordCount() {
         let record = UnsafeRawBufferPointer(rebasing: buffer[start..<start + count])
@@ -68,7 +74,7 @@ struct RecordInput: ~Copyable {
     }
   }
 
-  private mutating func fill() throws(SystemError) {
+  private mutating func fill() throws(StreamError) {
     if start == end {
       start = 0
       end = 0
@@ -78,9 +84,18 @@ struct RecordInput: ~Copyable {
       start = 0
     }
     while true {
+      var pollers = [pollfd(fd: fd, events: Int16(POLLIN), revents: 0), ending.poller]
+      if poll(&pollers, nfds_t(pollers.count), -1) < 0, errno == EINTR { continue }
+      guard !ending.isAsked else {
+        isAtEnd = true
+        return
+      }
       let count = read(fd, buffer.baseAddress! + end, buffer.count - end)
-      if count < 0, errno == EINTR { continue }
-      guard count >= 0 else { throw SystemError(code: errno, operation: "read standard input") }
+      // A non-blocking descriptor that somebody else reads, too, may be empty again.
+      if count < 0, errno == EINTR || errno == EAGAIN { continue }
+      guard count >= 0 else {
+        throw StreamError(code: errno, operation: "read", name: "standard input", fd: fd)
+      }
       isAtEnd = count == 0
       end += count
       return

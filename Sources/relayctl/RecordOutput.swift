@@ -9,7 +9,7 @@ import LinuxIO
 /// What becomes of one CPU's records, whichever device they come from.
 final class BufferOutput {
   fileprivate let path: String
-  fileprivate let file: OutputFile
+  let file: OutputFile
   fileprivate var account = RecordAccount()
 
   fileprivate init(path: String, file: OutputFile) {
@@ -28,6 +28,8 @@ final class RecordOutput {
   private var progress: [Int: StreamProgress] = [:]
   private var knowsRecords = true
   private var disorder = Disorder()
+  /// What may interrupt a write; set once signals are waited for.
+  var ending: Ending?
 
   init(showsTimes: Bool, tellsLosses: Bool, _ options: OutputOptions) {
     self.showsTimes = showsTimes
@@ -68,25 +70,25 @@ final class RecordOutput {
     device.output = buffer
   }
 
-  /// Prints what is left of the device's last read.
+  /// Prints what is left of the device's last read. What cannot be written is counted.
   func put(_ device: DeviceReader) throws {
-    while let piece = try device.take() { try put(piece, device) }
+    while let piece = try device.take() { put(piece, device) }
   }
 
-  /// Prints what comes next.
+  /// Prints what comes next, or counts it.
   func putOne(_ device: DeviceReader) throws {
-    if let piece = try device.take() { try put(piece, device) }
+    if let piece = try device.take() { put(piece, device) }
   }
 
-  private func put(_ piece: Piece, _ device: DeviceReader) throws {
+  private func put(_ piece: Piece, _ device: DeviceReader) {
     let buffer = device.output!
     switch piece {
-    case .bytes(let bytes): try buffer.file.append(bytes)
+    case .bytes(let bytes): buffer.file.append(bytes, continues: false, ending)
     case .loss(let frame, let loss):
       guard frame.sequence >= device.progress.next else { return }
       buffer.account.add(loss)
       guard tellsLosses else { return }
-      try flush()
+      flushFiles()
       for (count, cause) in [
         (loss.overwritten, "overwritten"), (loss.full, "refused, the buffer was full"),
         (loss.stalled, "passed, their writer had stopped"), (loss.restart, "by relayd's restart"),
@@ -94,14 +96,14 @@ final class RecordOutput {
         complain("\(device.path): \(count) records lost here: \(cause)")
       }
     case .record(let frame, let payload):
-      try put(frame, payload, device, buffer)
+      put(frame, payload, device, buffer)
     }
   }
 
   private func put(
     _ frame: relay_frame, _ payload: UnsafeRawBufferPointer, _ device: DeviceReader,
     _ buffer: BufferOutput
-  ) throws {
+  ) {
     let file = buffer.file
     let isBetweenRecords = device.progress.offset == 0 || frame.sequence != device.progress.next
     guard let known = device.progress.take(frame) else { return }
@@ -109,14 +111,13 @@ final class RecordOutput {
     if device.progress.offset == 0 { buffer.account.read &+= 1 }
     let time = showsTimes && isBeginning ? text(ofTime: frame.time) : ""
     if isBetweenRecords {
-      try file.begin(recordOf: time.utf8.count + Int(frame.record_length) - Int(frame.offset))
+      file.begin(
+        recordOf: time.utf8.count + Int(frame.record_length) - Int(frame.offset), ending)
     }
     if showsTimes, isBeginning, !options.isPerCPU { disorder.note(time: frame.time) }
-    if !time.isEmpty, !payload.isEmpty {
-      var utf8 = time
-      try utf8.withUTF8 { try file.append(UnsafeRawBufferPointer($0)) }
-    }
-    try file.append(UnsafeRawBufferPointer(rebasing: payload[known...]))
+    file.append(
+      UnsafeRawBufferPointer(rebasing: payload[known...]), prefix: payload.isEmpty ? "" : time,
+      continues: !isBetweenRecords, ending)
   }
 
   /// As dmesg does: [    1.000002]
@@ -130,9 +131,48 @@ final class RecordOutput {
       "[\(padded(microseconds / 1_000_000, 5, " ")).\(padded(microseconds % 1_000_000, 6, "0"))] "
   }
 
-  /// Writes what was put.
+  /// One for all CPUs, or one for each.
+  private var files: [OutputFile] {
+    options.isPerCPU ? buffers.values.map(\.file) : buffers.values.first.map { [$0.file] } ?? []
+  }
+
+  private func flushFiles() {
+    for file in files { file.flush(ending) }
+  }
+
+  /// Writes what was put. Throws where a file could not be written, now or before.
   func flush() throws {
-    for buffer in buffers.values { try buffer.file.flush() }
+    flushFiles()
+    try throwFailure()
+  }
+
+  /// Writes what was put, and ends the files.
+  func finish() throws {
+    for file in files { file.finish(ending) }
+    try throwFailure()
+  }
+
+  private func throwFailure() throws {
+    if let failure = files.lazy.compactMap(\.failure).first { throw failure }
+  }
+
+  /// What was put and is not written.
+  var pending: Unwritten { files.map(\.pending).reduce(Unwritten(), +) }
+
+  /// What was put and could not be written.
+  var unwritten: Unwritten { files.map(\.unwritten).reduce(Unwritten(), +) }
+
+  /// As a message has it: "12 records (120 bytes) that were read from channel relay".
+  func text(ofUnwritten channel: String) -> String {
+    "\(unwritten.text(knowsRecords: knowsRecords)) that were read from channel \(channel)"
+  }
+
+  /// For poll: nobody takes standard output any more.
+  var poller: pollfd { files.first?.poller ?? pollfd(fd: -1, events: 0, revents: 0) }
+
+  /// Throws if poll found that nobody does.
+  func check(_ poller: pollfd) throws {
+    if poller.fd >= 0 { try files.first?.check(poller) }
   }
 }
 
@@ -147,9 +187,10 @@ extension RecordOutput {
         complain("\(buffer.path): \(buffer.account.text)")
       }
     }
-    let isWritten = !all.contains(where: \.file.hasFailed)
+    let lost = unwritten
     complain(
-      "channel \(channel): \(total.text)\(isWritten ? "" : "; not all that was read was written")")
+      "channel \(channel): \(total.text)"
+        + (lost.isEmpty ? "" : "; \(lost.records) of those read were not written"))
     guard tellsLosses, disorder.count > 0 else { return }
     complain(
       """

@@ -21,12 +21,41 @@ struct Relayctl: ParsableCommand {
       ListCommand.self, StatCommand.self, WriteCommand.self, ReadCommand.self, FlushCommand.self,
       ResetCommand.self, CreateCommand.self, CloseCommand.self, ReloadCommand.self,
     ])
+
+  static func main() {
+    Stream.reserveStandard()
+    // A write beyond the limit on a file's size fails then, instead of ending the process.
+    signal(SIGXFSZ, SIG_IGN)
+    do {
+      var command = try parseAsRoot()
+      try command.run()
+    } catch {
+      end(error)
+    }
+  }
+
+  /// Prints what an error or a request for help has to say; its status is the process's.
+  private static func end(_ error: any Error) -> Never {
+    let status = exitCode(for: error)
+    let text = fullMessage(for: error)
+    guard !text.isEmpty else { Glibc.exit(status.rawValue) }
+    do throws(StreamError) {
+      try Stream.print(text + "\n", to: status.isSuccess ? STDOUT_FILENO : STDERR_FILENO)
+    } catch {
+      if status.isSuccess {
+        complain("\(error)")
+        Glibc.exit(EXIT_FAILURE)
+      }
+    }
+    Glibc.exit(status.rawValue)
+  }
 }
 
 /// The end of a command that could not do what it was asked.
-struct CommandFailure: Error {
+struct CommandFailure: Error, CustomStringConvertible {
   let status: CInt
   let message: String
+  var description: String { message }
 
   static func failed(_ message: String) -> CommandFailure {
     CommandFailure(status: EXIT_FAILURE, message: message)
@@ -64,15 +93,37 @@ func reporting(_ body: () throws -> Void) throws {
     throw ExitCode(failure.status)
   } catch let error as ControlError {
     let failure = CommandFailure(error)
-    complain(failure.message)
+    if case .system(let cause) = error {
+      complain(failure.message + limitText(cause.code))
+    } else {
+      complain(failure.message)
+    }
     throw ExitCode(failure.status)
-  } catch let error as SystemError {
+  } catch let error as StreamError {
     complain(error.description)
+    throw ExitCode(EXIT_FAILURE)
+  } catch let error as SystemError {
+    complain("\(error)" + limitText(error.code))
     throw ExitCode(error.code == EACCES || error.code == EPERM ? EX_NOPERM : EXIT_FAILURE)
   }
 }
 
+private func limitText(_ code: CInt) -> String {
+  ResourceLimit.text(for: code).map { ": \($0)" } ?? ""
+}
+
+/// Says what happened. A standard error that cannot be written has nobody to say that to.
 func complain(_ message: String) {
-  let line = Array("relayctl: \(message)\n".utf8)
-  _ = write(STDERR_FILENO, line, line.count)
+  try? Stream.print("relayctl: \(message)\n", to: STDERR_FILENO)
+}
+
+/// Writes whose reader is gone fail from now on, instead of ending the process. False: they did so
+/// before.
+func ignoreBrokenPipes() -> Bool {
+  var action = sigaction()
+  action.__sigaction_handler.sa_handler = SIG_IGN
+  var before = sigaction()
+  guard sigaction(SIGPIPE, &action, &before) == 0 else { return false }
+  return unsafeBitCast(before.__sigaction_handler.sa_handler, to: Int.self)
+    == unsafeBitCast(SIG_DFL, to: Int.self)
 }

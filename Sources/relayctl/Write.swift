@@ -3,6 +3,7 @@
 
 import ArgumentParser
 import Glibc
+import LinuxIO
 import Relay
 import RelayControl
 
@@ -35,12 +36,30 @@ struct WriteCommand: ParsableCommand {
         throw CommandFailure.failed(
           "--block \(block): a record is at most one sub-buffer, \(size) bytes here")
       }
-      var input = RecordInput(STDIN_FILENO, block: block, longestRecord: size)
+      let ending = try Ending()
+      var input = RecordInput(STDIN_FILENO, block: block, longestRecord: size, ending)
       var session = WriteSession(
-        writer: opened.writer(), channel: channel, drops: drop,
-        longestRecord: size)
-      while let record = try input.next() { try session.write(record) }
+        writer: opened.writer(), channel: channel, drops: drop, longestRecord: size, ending)
+      var unwritten = 0
+      do {
+        while let record = try input.next() {
+          guard try !session.write(record) else { continue }
+          unwritten = record.count + input.left
+          break
+        }
+      } catch let error as StreamError where input.left > 0 || session.written > 0 {
+        throw CommandFailure.failed(
+          "\(error); \(session.written) records were written, \(input.left) bytes behind them "
+            + "were read and not written")
+      }
       try session.finish()
+      if unwritten > 0 {
+        complain(
+          "ended by \(ending.reason) while channel \(channel) was full: \(session.written) "
+            + "records were written, \(unwritten) bytes of the input were read and not written")
+      }
+      try ending.dieIfAsked(
+        "\(session.written) records were written, the rest of the input was not read")
     }
   }
 
@@ -60,7 +79,8 @@ private struct WriteSession: ~Copyable {
   let channel: String
   let drops: Bool
   let longestRecord: Int
-  private var written = 0
+  let ending: Ending
+  private(set) var written = 0
   private var bytes = 0
   private var lost = 0
   private var tooBig = 0
@@ -68,17 +88,20 @@ private struct WriteSession: ~Copyable {
   private var progress = Progress()
 
   init(
-    writer: consuming Writer, channel: String, drops: Bool, longestRecord: Int
+    writer: consuming Writer, channel: String, drops: Bool, longestRecord: Int, _ ending: Ending
   ) {
     self.writer = writer
     self.channel = channel
     self.drops = drops
     self.longestRecord = longestRecord
+    self.ending = ending
   }
 
-  mutating func write(_ record: UnsafeRawBufferPointer) throws {
+  /// False: the channel is full, and a signal asked for the end.
+  mutating func write(_ record: UnsafeRawBufferPointer) throws -> Bool {
     var result = writer.write(record, waitingMilliseconds: 0)
     while result == .full, !drops {
+      if ending.isAsked { return false }
       progress.show(records: written, bytes: bytes, isWaiting: true)
       result = writer.write(record, waitingMilliseconds: 500)
       guard result != .full || hasReader() else {
@@ -109,6 +132,7 @@ private struct WriteSession: ~Copyable {
         "the shared memory of channel \(channel) is damaged; \(written) records were written")
     }
     if written & 0xfff == 0 { progress.show(records: written, bytes: bytes, isWaiting: false) }
+    return true
   }
 
   /// Whether somebody could make room, now or soon: a relayd may come back.
@@ -165,7 +189,6 @@ private struct Progress {
     let seconds = Double(max(1, Progress.now() - start)) / 1000
     let rate = Int(Double(bytes) / seconds / 1_048_576)
     let text = "\r\(records) records, \(bytes >> 20) MiB, \(rate) MiB/s\(state)\u{1b}[K\(end)"
-    let line = Array(text.utf8)
-    _ = Glibc.write(STDERR_FILENO, line, line.count)
+    try? Stream.print(text, to: STDERR_FILENO)
   }
 }

@@ -3,6 +3,7 @@
 
 public import ArgumentParser
 import Glibc
+import LinuxIO
 import Logging
 public import RelayDaemon
 
@@ -71,6 +72,35 @@ struct RelaydCommand: ParsableCommand {
         """))
   var hold = false
 
+  static func main() {
+    Stream.reserveStandard()
+    do {
+      var command = try parseAsRoot()
+      try command.run()
+    } catch {
+      end(error)
+    }
+  }
+
+  /// Prints what an error or a request for help has to say; its status is the process's.
+  private static func end(_ error: any Error) -> Never {
+    var status = exitCode(for: error)
+    let text = fullMessage(for: error)
+    if !text.isEmpty {
+      do throws(StreamError) {
+        try Stream.print(text + "\n", to: status.isSuccess ? STDOUT_FILENO : STDERR_FILENO)
+      } catch {
+        if status.isSuccess { status = complain(error) }
+      }
+    }
+    Glibc.exit(status.rawValue)
+  }
+
+  private static func complain(_ error: StreamError) -> ExitCode {
+    try? Stream.print("relayd: \(error)\n", to: STDERR_FILENO)
+    return .failure
+  }
+
   func validate() throws {
     guard waitForCUSE, backend == .fuse else { return }
     throw ValidationError("--wait-for-cuse is for CUSE; use it with --backend auto or cuse.")
@@ -89,7 +119,11 @@ struct RelaydCommand: ParsableCommand {
       }
       let configuration = try sources.load()
       if check {
-        print(configuration.toml, terminator: "")
+        do throws(StreamError) {
+          try Stream.print(configuration.toml, to: STDOUT_FILENO)
+        } catch {
+          throw RelaydCommand.complain(error)
+        }
       } else {
         try Daemon.run(configuration, sources: sources, logger: logger)
       }
@@ -100,8 +134,7 @@ struct RelaydCommand: ParsableCommand {
           continue
         }
         // Read by a person or an editor, which wants FILE:LINE first.
-        let line = Array("\(complaint)\n".utf8)
-        _ = write(STDERR_FILENO, line, line.count)
+        try? Stream.print("\(complaint)\n", to: STDERR_FILENO)
       }
       throw ExitCode(EX_USAGE)
     } catch let error as OptionError {

@@ -103,29 +103,6 @@ extension OneAtATime {
       #expect(follower.wait() == 0)
     }
 
-    @Test func aSecondSignalEndsWhoCannotEndInOrder() throws {
-      let daemon = try Daemon("relay:global")
-      // Nobody reads from it.
-      let pipe = try Pipe()
-      let error = try MemoryFile.create(name: "error", count: 0)
-      let follower = try ChildProcess(
-        [program("relayctl"), "read", "relay", "--follow"], output: pipe.write.raw,
-        error: error.raw,
-        environment: ["RELAY_SOCKET": daemon.socket])
-      try daemon.shell("head -c 1000000 /dev/zero | $BIN/relayctl write relay --block 1000")
-      try eventually("there is no room for the rest") {
-        var poller = pollfd(fd: pipe.write.raw, events: Int16(POLLOUT), revents: 0)
-        return poll(&poller, 1, 0) == 0
-      }
-      follower.signal(SIGTERM)
-      try eventually("it knows") {
-        try run("cat", "/proc/\(follower.pid)/status").output.contains("ShdPnd:\t0000000000000000")
-      }
-      follower.signal(SIGTERM)
-      #expect(follower.wait() == 128 + Int(SIGTERM))
-      #expect(text(of: error.raw) == "relayctl: ended before all that was read was written\n")
-    }
-
     /// Where poll tells of whole sub-buffers only, and none is ever whole.
     @Test(arguments: [[], ["--interval", "20ms"]])
     func aFewRecordsArriveSoonWhateverPollTells(_ options: [String]) throws {

@@ -64,7 +64,13 @@ extension OneAtATime {
         ),
         ("read nosuch", "no channel nosuch; relayctl list names those there are"),
         ("read relay --cpu 77", "channel relay has no buffer for CPU 77; there are 0"),
-        ("read relay > /dev/full", "write standard output: No space left on device"),
+        (
+          "read relay > /dev/full",
+          "write standard output: No space left on device; 1 records (4 bytes) that were read from "
+            + "channel relay were not written and are lost"
+        ),
+        ("read relay >&-", "standard output is closed"),
+        ("write relay <&-", "standard input is closed"),
         ("close ''", "a channel's name has 1 to 255 bytes, and no control characters"),
         ("create $'a\\nb'", "a channel's name has 1 to 255 bytes, and no control characters"),
         (

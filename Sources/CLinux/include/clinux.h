@@ -17,6 +17,12 @@ int clinux_open(const char *path, int flags, mode_t mode);
 int clinux_open_path(const char *path);
 ssize_t clinux_read(int fd, void *bytes, size_t count);
 
+// Opens each closed one of descriptors 0, 1 and 2 as a place holder, on which reads and writes fail
+// with EBADF as they did before. Before anything else opens a descriptor.
+void clinux_reserve_standard(void);
+// 1 if the descriptor is closed, or one that stands for a closed one.
+int clinux_is_place_holder(int fd);
+
 // NULL too where the program has more rights than its user.
 const char *clinux_secure_getenv(const char *name);
 
