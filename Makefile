@@ -59,18 +59,18 @@ test-build:
 	$(SWIFT) build --scratch-path $(BUILD) --build-tests
 
 # One test at a time in the guests: a child that one test starts holds, until its exec, the /dev/cuse
-# that another one closes.
+# that another one closes. The make that some tests run knows nothing of this one's jobs.
 GUEST_TESTS = $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing --no-parallel
 test-cuse:
-	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse .ci/part cuse-guest \
+	MAKEFLAGS= RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse .ci/part cuse-guest \
 	  Tests/VM/with-cuse --timeout 3600 $(GUEST_TESTS) --filter '$(CUSE_SUITES)'
 
 test-systemd:
-	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse RELAY_TEST_SYSTEMD=1 .ci/part systemd-guest \
+	MAKEFLAGS= RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse RELAY_TEST_SYSTEMD=1 .ci/part systemd-guest \
 	  Tests/VM/with-systemd $(GUEST_TESTS) --filter ServiceTests
 
 test-cpus:
-	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse RELAY_TEST_CPUS=4 .ci/part cpu-guest \
+	MAKEFLAGS= RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse RELAY_TEST_CPUS=4 .ci/part cpu-guest \
 	  Tests/VM/with-cpus $(GUEST_TESTS) --filter '$(CPU_SUITES)'
 
 test-native:
