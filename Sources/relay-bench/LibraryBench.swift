@@ -149,7 +149,8 @@ struct LibraryBench {
     }
     return try withRecord(it.bytes) { record in
       // Twice: then all memory was touched.
-      for index in order + order { _ = try take(index, record, Self.fillCount(it.bytes)) }
+      let warm = effort.count(Self.fillCount(it.bytes))
+      for index in order + order { _ = try take(index, record, warm) }
       let count = effort.count(Self.recordCount)
       let slice = min(count, Self.sliceCount, Self.fillCount(it.bytes))
       var times = copies.map { _ in Samples() }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The librelay.so that $SLOWED_LIBRARY names, with each record some tens of nanoseconds slower:
+// The librelay.so that $SLOWED_LIBRARY names, with each record a microsecond slower:
 // relay-bench --against has to notice that. Only the functions that it calls.
 #include <dlfcn.h>
 #include <relay.h>
@@ -17,7 +17,7 @@ __attribute__((constructor)) static void load(void) {
 }
 
 static void be_slow(void) {
-  for (volatile int i = 0; i < 100; i++) continue;
+  for (volatile int i = 0; i < 1000; i++) continue;
 }
 
 // The function of this name in the library, looked up once.
