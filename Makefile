@@ -12,13 +12,19 @@ BUILD ?= .build
 LIBRARY_VERSION := 0.1.0
 RELEASE := $(CURDIR)/$(BUILD)/release
 PEERS := $(BUILD)/peers
+PEER_PROGRAMS := $(patsubst Sources/relay-bench/Peers/%.c,$(PEERS)/%,$(wildcard Sources/relay-bench/Peers/*.c))
+# librelay.so, relayd and relayctl of the release with which this one has to get on.
+PREVIOUS := $(BUILD)/previous
+# What make bench compares librelay.so with: any other build of it.
+AGAINST ?= $(wildcard $(PREVIOUS)/librelay.so)
 # The suites that open a real /dev/cuse; everything else runs natively.
 CUSE_SUITES := EndToEnd|DeviceHostTests.*Cuse
 # Those that need several CPUs, which come and go.
 CPU_SUITES := CPUTests|SeveralCPUsTests
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test stress fuzz model demo bench bench-deps lint format install install-library clean
+.PHONY: help deps build previous test test-build test-cuse test-systemd test-cpus test-native \
+  stress fuzz model demo bench bench-smoke bench-deps lint format install install-library clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -35,21 +41,40 @@ build: ## build relayd, relayctl, librelay.so and the tools for release
 	@command -v $(SWIFT) >/dev/null || { echo "no '$(SWIFT)': see https://swift.org/install" >&2; exit 1; }
 	$(SWIFT) build --scratch-path $(BUILD) -c release --static-swift-stdlib
 
-# One test at a time in the guests: a child that one test starts holds, until its exec, the /dev/cuse
-# that another one closes. The native run comes last, so that the test runner's closing line is the
-# last one.
-test: deps build ## run all tests: on real CUSE, under systemd, on four CPUs (in guests), then natively
+previous: ## build the previous release's programs, which this one's have to get on with
+	@.ci/part previous .ci/previous '$(PREVIOUS)'
+
+# Each part is timed (.ci/budget). The slow guest has one CPU; what else is not disturbed by company
+# runs beside it, and each part's output comes in one piece when the part ends. The native tests run
+# alone and come last, so that the test runner's closing line is the last one.
+test: deps ## run all tests: on real CUSE, under systemd, on four CPUs (in guests), then natively
+	@.ci/part release-build $(MAKE) build
+	@.ci/part debug-build $(MAKE) test-build
+	@echo "two at a time: the tests in guests, and the previous release's build"
+	@$(MAKE) -j2 --output-sync=target test-cuse previous test-systemd test-cpus
+	@$(MAKE) bench-smoke
+	@$(MAKE) test-native
+
+test-build:
 	$(SWIFT) build --scratch-path $(BUILD) --build-tests
-	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse Tests/VM/with-cuse --timeout 1800 \
-	  $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing \
-	  --no-parallel --filter '$(CUSE_SUITES)'
-	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse RELAY_TEST_SYSTEMD=1 Tests/VM/with-systemd \
-	  $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing \
-	  --no-parallel --filter ServiceTests
-	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse RELAY_TEST_CPUS=4 Tests/VM/with-cpus \
-	  $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing \
-	  --no-parallel --filter '$(CPU_SUITES)'
-	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=fuse \
+
+# One test at a time in the guests: a child that one test starts holds, until its exec, the /dev/cuse
+# that another one closes. The make that some tests run knows nothing of this one's jobs.
+GUEST_TESTS = $(BUILD)/debug/relaydPackageTests.xctest --testing-library swift-testing --no-parallel
+test-cuse:
+	MAKEFLAGS= RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse .ci/part cuse-guest \
+	  Tests/VM/with-cuse --timeout 3600 $(GUEST_TESTS) --filter '$(CUSE_SUITES)'
+
+test-systemd:
+	MAKEFLAGS= RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse RELAY_TEST_SYSTEMD=1 .ci/part systemd-guest \
+	  Tests/VM/with-systemd $(GUEST_TESTS) --filter ServiceTests
+
+test-cpus:
+	MAKEFLAGS= RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=cuse RELAY_TEST_CPUS=4 .ci/part cpu-guest \
+	  Tests/VM/with-cpus $(GUEST_TESTS) --filter '$(CPU_SUITES)'
+
+test-native:
+	RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=fuse RELAY_PREVIOUS=$(abspath $(PREVIOUS)) .ci/part native \
 	  $(SWIFT) test --scratch-path $(BUILD) --skip-build --disable-xctest
 
 # What the tests do for a second or two, for a minute or two.
@@ -81,8 +106,13 @@ model: build ## visit every state of small worlds of the ring's rules, and break
 demo: deps build ## watch real input go through /dev/relay*
 	RELAY_BIN=$(RELEASE) Tests/demo
 
-bench: build $(patsubst Sources/relay-bench/Peers/%.c,$(PEERS)/%,$(wildcard Sources/relay-bench/Peers/*.c)) ## measure, against peers in the same run
-	RELAY_PEERS=$(CURDIR)/$(PEERS) $(RELEASE)/relay-bench
+bench: build $(PEER_PROGRAMS) ## measure, against peers in the same run, and librelay.so against AGAINST
+	@[ -n '$(AGAINST)' ] || echo "librelay.so is compared with no other: make previous, or AGAINST=FILE"
+	RELAY_PEERS=$(CURDIR)/$(PEERS) $(RELEASE)/relay-bench write read \
+	  $(if $(AGAINST),--against '$(AGAINST)') --json $(BUILD)/bench.json
+
+bench-smoke: $(RELEASE)/relay-bench $(PEER_PROGRAMS) ## show in seconds that the benchmark works
+	@.ci/part bench-smoke Tests/Bench/smoke $(RELEASE) $(PEERS)
 
 $(PEERS)/lttng_writer: Sources/relay-bench/Peers/lttng_provider.h
 
@@ -98,7 +128,7 @@ $(PEERS)/%: Sources/relay-bench/Peers/%.c
 
 lint: ## check format, scripts and house rules
 	@status=0; for check in '$(SWIFT) format lint -s -r -p Sources Tests Package.swift' \
-	  Tests/Lint/scripts Tests/Lint/tidy Tests/Lint/tidy-test; do \
+	  Tests/Lint/scripts Tests/Lint/tidy Tests/Lint/tidy-test Tests/Lint/gate-test; do \
 	  echo "$$check"; $$check || status=1; \
 	done; exit $$status
 
@@ -106,7 +136,7 @@ format: ## format the Swift sources in place
 	$(SWIFT) format -i -r -p Sources Tests Package.swift
 
 # Builds only what was never built, so that `sudo make install` leaves no root-owned build.
-$(RELEASE)/relayd $(RELEASE)/relayctl $(RELEASE)/librelay.so:
+$(RELEASE)/relayd $(RELEASE)/relayctl $(RELEASE)/librelay.so $(RELEASE)/relay-bench:
 	$(MAKE) build
 
 install: $(RELEASE)/relayd $(RELEASE)/relayctl install-library ## install under DESTDIR/PREFIX

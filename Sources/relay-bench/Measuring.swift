@@ -16,6 +16,19 @@ func say(_ line: String) {
   _ = write(STDOUT_FILENO, bytes, bytes.count)
 }
 
+/// How much is measured.
+struct Effort {
+  /// Each measures every variant once.
+  let rounds: Int
+  /// The share of a full sample that is taken.
+  let share: Double
+
+  /// Rounds to run: the first touches every page and is not counted.
+  var warmAndCounted: ClosedRange<Int> { 0...rounds }
+
+  func count(_ full: Int) -> Int { max(1, Int(Double(full) * share)) }
+}
+
 /// One number per round.
 struct Samples {
   private(set) var values: [Double] = []

@@ -34,7 +34,7 @@ struct ReadBench {
   static let target = 0.9
 
   let cpus: [Int]
-  let rounds: Int
+  let effort: Effort
   /// Bytes of a record.
   let recordSize: Int
 
@@ -49,7 +49,7 @@ struct ReadBench {
     var sameMemory = Samples()
   }
 
-  func run() throws {
+  func run() throws -> [BenchRow] {
     say(
       """
 
@@ -57,17 +57,16 @@ struct ReadBench {
       """)
     guard let null = Programs.peer("null_fuse_server") else {
       say("null FUSE server: not built (make bench)")
-      return
+      return []
     }
-    let relayd = try Programs.sibling("relayd")
     var table = Table([
       "server's CPU", "ring", "read(2)", "relayfs", "null server", "null, ring's size",
       "relayfs/null", "/ring's size", "target",
     ])
-    try measure("the reader's", servers: [cpus[0]], reader: [cpus[0]], relayd, null, &table)
+    var results = try measure("the reader's", servers: [cpus[0]], reader: [cpus[0]], null, &table)
     if cpus.count > 1 {
-      try measure("another", servers: [cpus[1]], reader: [cpus[0]], relayd, null, &table)
-      try measure("any", servers: cpus, reader: cpus, relayd, null, &table)
+      results += try measure("another", servers: [cpus[1]], reader: [cpus[0]], null, &table)
+      results += try measure("any", servers: cpus, reader: cpus, null, &table)
     }
     table.show()
     say(
@@ -78,22 +77,21 @@ struct ReadBench {
     if cpus.count > 1 {
       say("  any: where the kernel puts a server decides here, so there is no target")
     }
+    return results
   }
 
   private func measure(
-    _ place: String, servers: [Int], reader: [Int], _ relayd: String, _ null: String,
-    _ table: inout Table
-  ) throws {
+    _ place: String, servers: [Int], reader: [Int], _ null: String, _ table: inout Table
+  ) throws -> [BenchRow] {
     defer { try? Affinity.set(cpus) }
     // Inherited by the servers.
     try Affinity.set(servers)
-    let files = try ServedFiles(relayd: relayd, null: null)
+    let files = try ServedFiles(null: null, effort: effort)
     try Affinity.set(reader)
     var rows = ReadBench.rings.flatMap { ring in
       ReadBench.readSizes.map { Row(ring: ring, readSize: $0) }
     }
-    // The first round touches every page and is not counted.
-    for round in 0...rounds {
+    for round in effort.warmAndCounted {
       for index in rows.indices {
         var row = rows[index]
         row.relayfs.add(try files.readRelayfs(row.ring, row.readSize, recordSize: recordSize))
@@ -102,15 +100,25 @@ struct ReadBench {
         if round > 0 { rows[index] = row }
       }
     }
-    for row in rows {
+    return rows.flatMap { row in
       let ratios = row.relayfs.ratios(to: row.cached)
-      let verdict = ratios.median >= ReadBench.target ? "met" : "missed"
+      let name = "read \(row.ring.label), \(row.readSize >> 10) KiB a read, server's CPU: \(place)"
+      func result(_ peer: String, _ other: Samples, _ target: Double?) -> BenchRow {
+        BenchRow(
+          name: name, value: row.relayfs.median, unit: "GiB/s",
+          peer: .init(
+            name: peer, value: other.median, ratio: row.relayfs.ratios(to: other).median),
+          better: .higher, target: target)
+      }
+      let judged = result(
+        "null FUSE server", row.cached, servers.count > 1 ? nil : ReadBench.target)
       table.add([
         place, row.ring.label, "\(row.readSize >> 10) KiB",
         row.relayfs.summary(2), row.cached.summary(2), row.sameMemory.summary(2),
         ratios.summary(2), row.relayfs.ratios(to: row.sameMemory).median.text(2),
-        servers.count > 1 ? "" : "≥ \(ReadBench.target.text(1)): \(verdict)",
+        judged.verdict,
       ])
+      return [judged, result("null FUSE server with the ring's memory", row.sameMemory, nil)]
     }
   }
 }

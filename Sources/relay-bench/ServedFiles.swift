@@ -14,29 +14,25 @@ final class ServedFiles {
     func byteCount(_ ring: BenchRing) -> Int { self == .sameMemory ? ring.byteCount : 128 << 10 }
   }
 
-  private let relayfs: String
+  private let effort: Effort
   private let nullMounts: String
   private let channels: [String: Channel]
   private let client: ControlClient
   private let buffer: UnsafeMutableRawBufferPointer
   // Released before the directory they are mounted in.
+  private let daemon: BenchDaemon
   private let servers: [Server]
   private let scratch: Scratch
 
   /// Starts relayd with every ring, and two null servers for each.
-  init(relayd: String, null: String) throws {
+  /// - Parameter effort: how many fills are a sample.
+  init(null: String, effort: Effort) throws {
+    self.effort = effort
     let scratch = try Scratch()
-    let relayfs = scratch.directory("relayfs")
     let nullMounts = scratch.directory("null")
-    let socket = "\(scratch.path)/control"
-    let daemon = try Server(
-      [relayd, "--backend", "fuse", "--mount", relayfs, "--socket", socket]
-        + ReadBench.rings.flatMap { ["--channel", $0.option] })
-    try daemon.wait {
-      access(socket, F_OK) == 0
-        && ReadBench.rings.allSatisfy { access("\(relayfs)/\($0.file)", F_OK) == 0 }
-    }
-    var servers = [daemon]
+    daemon = try BenchDaemon(
+      scratch, channels: ReadBench.rings.map(\.option), files: ReadBench.rings.map(\.file))
+    var servers: [Server] = []
     for ring in ReadBench.rings {
       for memory in NullMemory.allCases {
         let mount = scratch.directory("null/\(ring.channel)-\(memory)")
@@ -45,13 +41,12 @@ final class ServedFiles {
         servers.append(server)
       }
     }
-    let client = try ControlClient(path: socket)
+    let client = try ControlClient(path: daemon.socket)
     channels = try Dictionary(
       uniqueKeysWithValues: ReadBench.rings.map { ring in
         (ring.channel, try Channel.attach(client.attach(ring.channel)))
       })
     self.scratch = scratch
-    self.relayfs = relayfs
     self.nullMounts = nullMounts
     self.servers = servers
     self.client = client
@@ -68,7 +63,7 @@ final class ServedFiles {
     let record = UnsafeMutableRawBufferPointer.allocate(byteCount: recordSize, alignment: 64)
     defer { record.deallocate() }
     record.initializeMemory(as: UInt8.self, repeating: 0x72)
-    return try throughput(ring, "\(relayfs)/\(ring.file)", readSize) {
+    return try throughput(ring, "\(daemon.mount)/\(ring.file)", readSize) {
       for _ in 0..<ring.fillBytes / recordSize {
         let result = writer.write(UnsafeRawBufferPointer(record))
         guard result == .written else { throw BenchFailure("filling \(ring.file): \(result)") }
@@ -89,7 +84,7 @@ final class ServedFiles {
   ) throws -> Double {
     var bytes = 0
     var elapsed = 0
-    for _ in 0..<ring.fills {
+    for _ in 0..<effort.count(ring.fills) {
       let expected = try fill()
       let file = try FileDescriptor.open(path, O_RDONLY)
       var total = 0

@@ -16,7 +16,7 @@ struct WriteBench {
   static let targets = [8: 8.0, 64: 12.0]
 
   let cpus: [Int]
-  let rounds: Int
+  let effort: Effort
 
   /// One line of the report.
   private struct Row {
@@ -28,7 +28,7 @@ struct WriteBench {
     var lttng = Samples()
   }
 
-  func run() throws {
+  func run() throws -> [BenchRow] {
     say(
       """
 
@@ -51,20 +51,21 @@ struct WriteBench {
     let rings = cpus.map { _ in
       MemcpyRing(byteCount: WriteBench.subbufSize * WriteBench.subbufCount)
     }
-    // The first round touches every page and is not counted.
-    for round in 0...rounds {
+    for round in effort.warmAndCounted {
       for index in rows.indices {
         var row = rows[index]
-        row.memcpy.add(try Self.memcpyTime(row.bytes, row.cpus, rings))
-        row.relay.add(try Self.relayTime(row.bytes, row.cpus, channel))
-        row.timed.add(try Self.relayTime(row.bytes, row.cpus, timed))
+        row.memcpy.add(try memcpyTime(row.bytes, row.cpus, rings))
+        row.relay.add(try relayTime(row.bytes, row.cpus, channel))
+        row.timed.add(try relayTime(row.bytes, row.cpus, timed))
         if case .running(let session) = lttng {
-          row.lttng.add(try session.time(row.bytes, WriteBench.lttngCount, row.cpus))
+          row.lttng.add(
+            try session.time(
+              row.bytes, effort.count(WriteBench.lttngCount), row.cpus))
         }
         if round > 0 { rows[index] = row }
       }
     }
-    report(rows, lttngName: name)
+    return report(rows, lttngName: name)
   }
 
   private static func open(hasTimestamps: Bool) throws -> Channel {
@@ -76,11 +77,12 @@ struct WriteBench {
         possible: Processors.possible()))
   }
 
-  private static func memcpyTime(
+  private func memcpyTime(
     _ bytes: Int, _ cpus: [Int], _ rings: [MemcpyRing]
   ) throws -> Double {
-    try PinnedThread.mean(on: cpus) { index, line in
-      withRecord(bytes) { record in
+    let recordCount = effort.count(Self.recordCount)
+    return try PinnedThread.mean(on: cpus) { index, line in
+      Self.withRecord(bytes) { record in
         rings[index].writeRecords(recordCount / 8, record)
         line.wait()
         let start = nowNanoseconds()
@@ -90,10 +92,11 @@ struct WriteBench {
     }
   }
 
-  private static func relayTime(_ bytes: Int, _ cpus: [Int], _ channel: Channel) throws -> Double {
-    try PinnedThread.mean(on: cpus) { _, line in
+  private func relayTime(_ bytes: Int, _ cpus: [Int], _ channel: Channel) throws -> Double {
+    let recordCount = effort.count(Self.recordCount)
+    return try PinnedThread.mean(on: cpus) { _, line in
       let writer = channel.writer()
-      return try withRecord(bytes) { record in
+      return try Self.withRecord(bytes) { record in
         // Warm up through the exported function, so that it is what the loop inlines.
         withUnsafePointer(to: writer) { pointer in
           for _ in 0..<recordCount / 8 {
@@ -119,24 +122,42 @@ struct WriteBench {
     return try body(UnsafeRawBufferPointer(record))
   }
 
-  private func report(_ rows: [Row], lttngName: String) {
+  private func report(_ rows: [Row], lttngName: String) -> [BenchRow] {
     var table = Table(
       [
         "writers", "bytes", "relay", "with times", "memcpy", lttngName, "relay/memcpy",
         "LTTng/with times", "target",
       ])
+    var results: [BenchRow] = []
     for row in rows {
       let hasLTTng = !row.lttng.values.isEmpty
+      func result(
+        _ call: String, _ samples: Samples, target: Double? = nil,
+        to peer: (name: String, samples: Samples)? = nil
+      ) -> BenchRow {
+        BenchRow(
+          name: "\(call) \(row.bytes) B, \(row.cpus.count) at once", value: samples.median,
+          unit: "ns",
+          peer: peer.map {
+            .init(
+              name: $0.name, value: $0.samples.median, ratio: samples.ratios(to: $0.samples).median)
+          }, better: .lower, target: target)
+      }
       let target = row.cpus.count == 1 ? WriteBench.targets[row.bytes] : nil
+      let judged = result("write", row.relay, target: target)
+      results += [judged, result("write", row.relay, to: ("memcpy", row.memcpy))]
+      results.append(
+        result("write with time", row.timed, to: hasLTTng ? (lttngName, row.lttng) : nil))
       table.add([
         "\(row.cpus.count)", "\(row.bytes)", row.relay.summary(1), row.timed.summary(1),
         row.memcpy.summary(1),
         hasLTTng ? row.lttng.summary(0) : "–",
         row.relay.ratios(to: row.memcpy).median.text(1),
         hasLTTng ? row.lttng.ratios(to: row.timed).median.text(1) : "–",
-        target.map { "≤ \($0.text(0)): \(row.relay.median <= $0 ? "met" : "missed")" } ?? "",
+        judged.verdict,
       ])
     }
     table.show()
+    return results
   }
 }

@@ -14,7 +14,23 @@ final class Survivors {
   private let follower: ChildProcess
   private let followerError: FileDescriptor
 
-  init(environment: [String: String]) throws {
+  /// A program that writes blocks until the file is there, as relay-load's persist does.
+  struct Writer {
+    let command: [String]
+    var environment: [String: String] = [:]
+
+    static func load(_ number: Int, until file: String) -> Writer {
+      Writer(command: [
+        program("relay-load"), "persist", "--milliseconds", "600000", "--writer", "\(number)",
+        "--until", file, "relay",
+      ])
+    }
+  }
+
+  init(
+    environment: [String: String], relayctl: String = program("relayctl"),
+    writer: (_ number: Int, _ file: String) -> Writer = Writer.load
+  ) throws {
     let scratch = try Scratch()
     self.scratch = scratch
     self.environment = environment
@@ -22,16 +38,15 @@ final class Survivors {
     let stream = try FileDescriptor.open(
       "\(scratch.path)/stream", O_WRONLY | O_CREAT | O_APPEND, mode: 0o600)
     follower = try ChildProcess(
-      [program("relayctl"), "read", "relay", "--follow"], output: stream.raw,
+      [relayctl, "read", "relay", "--follow"], output: stream.raw,
       error: followerError.raw, environment: environment)
-    for writer in 1...8 {
+    for number in 1...8 {
       let output = try FileDescriptor.open(
-        "\(scratch.path)/writer\(writer)", O_WRONLY | O_CREAT, mode: 0o600)
+        "\(scratch.path)/writer\(number)", O_WRONLY | O_CREAT, mode: 0o600)
+      let writer = writer(number, "\(scratch.path)/end")
       let process = try ChildProcess(
-        [
-          program("relay-load"), "persist", "--milliseconds", "600000", "--writer", "\(writer)",
-          "--until", "\(scratch.path)/end", "relay",
-        ], output: output.raw, error: output.raw, environment: environment)
+        writer.command, output: output.raw, error: output.raw,
+        environment: environment.merging(writer.environment) { $1 })
       writers.append(process)
     }
     try eventually("all are attached") {
