@@ -6,6 +6,8 @@ CC = cc
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 DESTDIR ?=
+# The version that installs and runs the service; packages name the one that they are for.
+SYSTEMD_VERSION ?= $(shell systemctl --version 2>/dev/null | awk 'NR == 1 { print $$2 + 0 }')
 BUILD ?= .build
 
 # The number behind .so is raised when programs have to be linked anew; Package.swift and exports.map have it, too.
@@ -145,6 +147,8 @@ install: $(RELEASE)/relayd $(RELEASE)/relayctl install-library ## install under 
 	sed 's|^\(Exec[A-Za-z]*=[-@:+!]*\)[^ ]*/\(relayd\|relayctl\)|\1$(PREFIX)/bin/\2|' \
 	  systemd/relayd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/relayd.service
 	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/relayd.service
+	[ '$(or $(SYSTEMD_VERSION),0)' -lt 254 ] || install -D -m 644 systemd/systemd-254.conf \
+	  $(DESTDIR)$(PREFIX)/lib/systemd/system/relayd.service.d/systemd-254.conf
 	install -D -m 755 systemd/relayd-node $(DESTDIR)$(PREFIX)/lib/relayd/relayd-node
 	install -d $(DESTDIR)$(PREFIX)/lib/udev/rules.d
 	sed 's|/usr/lib/relayd|$(PREFIX)/lib/relayd|' systemd/60-relayd.rules \

@@ -59,9 +59,11 @@ extension Channel {
     return geometry
   }
 
-  /// What its opener left half done: pins that nobody will drop, a switch, a close.
+  /// What its opener left half done: pins that nobody will drop, a switch, a close. And its mark
+  /// that what is unread was counted: it is not lost now.
   private func settle() {
     for buffer in buffers {
+      readerStore(cpu: buffer.cpu)?.takeMarkBack()
       buffer.dropPins()
       _ = buffer.sweep(owner: Channel.openerOwner)
     }

@@ -41,7 +41,7 @@ public struct Geometry: Equatable, Sendable {
 
   public static let maximumSubbufSize = 32 << 20
   public static let maximumSubbufCount = 65536
-  static let maximumCPU = Int(RELAY_ABI_CPU_WORDS) * 64 - 1
+  package static let maximumCPU = Int(RELAY_ABI_CPU_WORDS) * 64 - 1
   static let pageSize = 4096
 
   /// - Parameters:

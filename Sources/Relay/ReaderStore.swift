@@ -27,6 +27,8 @@ package struct ReaderStore {
     case restRecord, restRecordLength, restRecordTime
     /// 0 also where a release that did not know it stored the rest: noted from then on.
     case backlogMax
+    /// What of a loss was counted when the daemon ended; both 0: nothing.
+    case countedUnread, countedUntold
   }
 
   private let base: SharedWord

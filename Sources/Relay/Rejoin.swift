@@ -247,22 +247,3 @@ extension UnsafeMutableRawPointer {
     withUnsafeBytes(of: other) { memcmp(self, $0.baseAddress!, $0.count) == 0 }
   }
 }
-
-extension ChannelBuffer {
-  /// Records in memory that is given up which nobody has read, or found lost: written since the
-  /// stored position, overwritten ones included; and what was lost before it and never told.
-  /// - Precondition: the buffer is closed.
-  func lostForGood(_ store: ReaderStore?) -> UInt64 {
-    // Damaged: as if nobody had read.
-    let stored = (try? store?.newest())?.values ?? ReaderStore.Values(repeating: 0)
-    // Relaxed, all: statistics.
-    let dead =
-      cancelled.pointee.load(ordering: .relaxed)
-      &+ aborted.pointee.load(ordering: .relaxed)
-    // Relaxed: as above.
-    let untold =
-      lostRestart.pointee.load(ordering: .relaxed).less(stored[.restart]) &+ stored[.pendingRestart]
-    let unreadDead = dead.less(stored[.originAborted] &+ stored[.originCancelled] &+ stored[.dead])
-    return reservedNow().records.less(stored[.record]).less(unreadDead) &+ untold
-  }
-}

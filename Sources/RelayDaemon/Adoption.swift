@@ -26,6 +26,12 @@ extension ChannelTable {
     }
   }
 
+  /// Whether the newest of these is gone on with under these options.
+  func canAdopt(_ left: [KeptState.Left], _ options: ChannelOptions) -> Bool {
+    guard let newest = left.first else { return false }
+    return (newest.obstacle ?? obstacle(newest.channel, options)) == nil
+  }
+
   private func obstacle(_ channel: Channel, _ options: ChannelOptions) -> String? {
     let geometry = channel.geometry
     if channel.isEnded || channel.isClosedNow { return "it was closed" }
@@ -57,23 +63,31 @@ extension ChannelTable {
   }
 
   /// Opens the channels that were created at run time; what is left then is of channels that are
-  /// not there any more.
-  func adoptCreated() {
+  /// not configured any more, which end unless `keepsConfigured`.
+  func adoptRest(keepsConfigured: Bool) {
     for name in kept.channelNames {
-      let left = kept.takeChannel(name)
-      guard let newest = left.first else { continue }
-      do {
-        guard let (options, origin) = ChannelNotes(newest.channel)?.load(name: name) else {
-          throw OptionError("what it was is damaged")
-        }
-        guard origin != .configured else { throw OptionError("it is not configured any more") }
-        try open(options, origin, Identity(options), left: left)
-      } catch {
-        log(.warning, kept.refusal(name, "\(error)"))
-        for left in left {
-          left.channel.end()
-          kept.drop(left.channel)
-        }
+      openAsItWas(name, kept.takeChannel(name), keepsConfigured: keepsConfigured)
+    }
+  }
+
+  /// Opens a channel with the options it had. What cannot be gone on with ends, and is logged.
+  func openAsItWas(_ name: String, _ left: [KeptState.Left], keepsConfigured: Bool) {
+    guard let newest = left.first else { return }
+    do {
+      guard let (options, origin) = ChannelNotes(newest.channel)?.load(name: name) else {
+        throw OptionError("what it was is damaged")
+      }
+      guard keepsConfigured || origin != .configured else {
+        throw OptionError("it is not configured any more")
+      }
+      try open(options, origin, Identity(options), left: left)
+    } catch {
+      log(.warning, kept.refusal(name, "\(error)"))
+      let lost = left.reduce(0) { $0 &+ ($1.channel.isRetired ? 0 : $1.channel.unreadForGood) }
+      if lost > 0 { log(.warning, "channel \(name): \(lost) unread records are lost with it") }
+      for left in left {
+        left.channel.end()
+        kept.drop(left.channel)
       }
     }
   }

@@ -55,11 +55,21 @@ struct ChannelNotes {
     let start = ChannelNotes.textOffset
     let text = Array(page[start..<(start + Int(count))])
     guard word(3) == ChannelNotes.checksum(kind, text),
-      let options = try? ChannelOptions(parsing: "\(name):\(String(decoding: text, as: UTF8.self))")
+      let options = ChannelNotes.options(name, String(decoding: text, as: UTF8.self))
     else { return nil }
     let created = ServedChannel.Origin.created(
       uid: UInt32(kind >> 32), isKept: kind & 2 != 0)
     return (options, kind & 1 == 0 ? .configured : created)
+  }
+
+  /// A user or group that is gone by now is left out: the channel is the daemon's own then.
+  private static func options(_ name: String, _ text: String) -> ChannelOptions? {
+    let known = text.split(separator: ",").filter { option in
+      let key = option.prefix { $0 != "=" }
+      guard ["owner", "group", "writers"].contains(key) else { return true }
+      return (try? ChannelOptions(parsing: "\(name):\(option)")) != nil
+    }
+    return try? ChannelOptions(parsing: "\(name):\(known.joined(separator: ","))")
   }
 
   private static func checksum(_ kind: UInt64, _ text: [UInt8]) -> UInt64 {

@@ -21,6 +21,8 @@ final class ChannelTable {
   private var closing: [ServedChannel] = []
   /// Whether the host takes devices: with CUSE, only once /dev/cuse is there.
   private(set) var isServing = false
+  /// A channel is there, with all that was left of it.
+  var onOpen: (Channel) -> Void = { _ in }
   /// A closed channel is gone for good.
   var onGone: (Channel) -> Void = { _ in }
 
@@ -55,20 +57,13 @@ final class ChannelTable {
   }
 
   /// Opens a channel and serves it, with what the relayd before left of it; throws why it cannot
-  /// be, and leaves nothing of it.
+  /// be, and leaves nothing of it. What is gone on with is there already: no limit refuses it.
   /// - Parameter left: what was left of it, if that was taken already.
   func open(
     _ options: ChannelOptions, _ origin: ServedChannel.Origin, _ identity: Identity,
     left: [KeptState.Left]? = nil
   ) throws(ControlRefusal) {
     try checkName(options.name)
-    guard channels.count < limits.channels else {
-      throw refusal(
-        options.name, ENOSPC,
-        "max_channels is \(limits.channels), and as many are open already")
-    }
-    let geometry = try geometry(options)
-    try checkMemory(options.name, additional: geometry.bufferBytes * geometry.initialCPUs.count)
     let pathPrefix = host.pathPrefix + options.name
     let left = left ?? kept.takeChannel(options.name)
     let adopted = left.first.flatMap {
@@ -79,7 +74,7 @@ final class ChannelTable {
       served = adopted
     } else {
       served = ServedChannel(
-        options, origin, try openShared(options.name, geometry), identity, pathPrefix: pathPrefix)
+        options, origin, try openNew(options), identity, pathPrefix: pathPrefix)
     }
     served.channel.setGeneration(kept.life.nextGeneration)
     if isServing { try serve(served) }
@@ -94,6 +89,18 @@ final class ChannelTable {
     nextSerial += 1
     byName[options.name] = served
     channels.append(served)
+    onOpen(served.channel)
+  }
+
+  private func openNew(_ options: ChannelOptions) throws(ControlRefusal) -> Channel {
+    guard channels.count < limits.channels else {
+      throw refusal(
+        options.name, ENOSPC,
+        "max_channels is \(limits.channels), and as many are open already")
+    }
+    let geometry = try geometry(options)
+    try checkMemory(options.name, additional: geometry.bufferBytes * geometry.initialCPUs.count)
+    return try openShared(options.name, geometry)
   }
 
   private func openShared(
@@ -186,8 +193,13 @@ extension ChannelTable {
 
   /// The same when channels are being written to already: what cannot be served is said.
   func startServingLate() {
+    for complaint in startServingWhatCanBe() { log(.warning, complaint) }
+  }
+
+  /// The same; returns what cannot be.
+  func startServingWhatCanBe() -> [String] {
     isServing = true
-    for complaint in serveMissing() { log(.warning, complaint) }
+    return serveMissing()
   }
 
   /// Tries again where there are no files; returns what still cannot be.
@@ -299,6 +311,21 @@ extension ChannelTable {
   var unreadCount: UInt64 {
     channels.filter { kept.isKept($0.channel) }.reduce(0) { sum, served in
       served.devices.reduce(sum) { $0 + host.use($1.device) { $0.statistics().recordsUnread } }
+    }
+  }
+
+  /// What is lost if no relayd goes on with the memory of these channels: of each buffer, with what
+  /// says later that it was counted. Once nothing is read any more.
+  func lossesAtEnd() -> [(entry: LossEntry, markCounted: () -> Void)] {
+    channels.flatMap { served in
+      served.devices.compactMap { cpu, device in
+        let (loss, reader) = host.use(device) { ($0.lossAtEnd(), $0) }
+        guard loss.total > 0 else { return nil }
+        let entry = LossEntry(
+          channel: served.channel.name, cpu: cpu, incarnation: served.channel.incarnation,
+          records: loss.total)
+        return (entry, { reader.markCounted(loss) })
+      }
     }
   }
 

@@ -16,6 +16,8 @@ public struct ConfigurationSources: Equatable, Sendable {
   public var mountPoint: String?
   public var socketPath: String?
   public var waitsForCUSE: Bool
+  /// What is wrong with the command line itself; then nothing else is looked at.
+  public var complaints: [String] = []
   /// The directory whose etc/relayd and usr/lib/relayd are read.
   public var root: String
 
@@ -39,10 +41,38 @@ public struct ConfigurationSources: Equatable, Sendable {
   /// Reads the files and checks everything that can be checked without starting.
   /// - Throws: `ConfigurationError` with every complaint about every file.
   public func load() throws(ConfigurationError) -> Configuration {
+    try load(requiresMainFile: false, checksPaths: false)
+  }
+
+  /// - Parameters:
+  ///   - requiresMainFile: that there is none is a complaint.
+  ///   - checksPaths: so is what would keep relayd from serving where the settings say.
+  func load(requiresMainFile: Bool, checksPaths: Bool) throws(ConfigurationError) -> Configuration {
+    var merge = merged(requiresMainFile: requiresMainFile)
+    if checksPaths { merge.checkPaths() }
+    return try merge.finish()
+  }
+
+  /// The settings of the files and the command line that can be understood, without the channels:
+  /// where there is nothing better.
+  func settingsWithoutChannels() -> Configuration {
+    var configuration = merged(requiresMainFile: false).configuration
+    configuration.channels = []
+    return configuration
+  }
+
+  private var base: String { root.hasSuffix("/") ? root : root + "/" }
+  private var mainPath: String { configPath ?? base + "etc/relayd/relayd.toml" }
+
+  /// Whether there is a main file, whatever is in it.
+  var hasMainFile: Bool { access(mainPath, F_OK) == 0 }
+
+  private func merged(requiresMainFile: Bool) -> ConfigurationMerge {
     var merge = ConfigurationMerge()
-    let base = root.hasSuffix("/") ? root : root + "/"
-    let main = configPath ?? base + "etc/relayd/relayd.toml"
-    read(main, isRequired: configPath != nil, into: &merge)
+    for complaint in complaints { merge.complain(complaint) }
+    guard complaints.isEmpty else { return merge }
+    let main = mainPath
+    read(main, isRequired: configPath != nil || requiresMainFile, into: &merge)
     let directories =
       configPath.map { ["\($0).d"] }
       ?? [main + ".d", base + "usr/lib/relayd/relayd.toml.d"]
@@ -53,7 +83,7 @@ public struct ConfigurationSources: Equatable, Sendable {
     if let mountPoint { merge.override("mount", mountPoint) { $0.mountPoint = absolute($1) } }
     if let socketPath { merge.override("socket", socketPath) { $0.socketPath = absolute($1) } }
     merge.configuration.waitsForCUSE = waitsForCUSE
-    return try merge.finish()
+    return merge
   }
 
   /// In order of their names; a file in an earlier directory hides those of its name in later ones.

@@ -2,6 +2,8 @@
 // Settings of several files, one after the other, into one configuration: the later one counts.
 // Collects every complaint with its file and line; reads no file itself.
 
+internal import DeviceHost
+internal import Glibc
 internal import LinuxIO
 internal import Relay
 
@@ -128,6 +130,48 @@ struct ConfigurationMerge {
         }
       } catch { complain(error.description) }
     }
+  }
+
+  // MARK: Where relayd serves
+
+  /// What would keep relayd from serving there, and is known before it begins. Not asked of a
+  /// relayd that starts with nothing: that tries, and fails by the name of what it tried.
+  mutating func checkPaths() {
+    let mount = configuration.mountPoint
+    if configuration.backend == .fuse, mount != Configuration.defaultMountPoint {
+      var status = stat()
+      // A mount that a killed relayd left there answers ENOTCONN, and is removed later.
+      if stat(mount, &status) != 0, errno != ENOTCONN {
+        complain(
+          "mount \(TOMLText.string(mount)): \(SystemError.message(errno)); create the directory, "
+            + "or name another", at: places[["mount"]])
+      } else if status.st_mode != 0, status.st_mode & S_IFMT != S_IFDIR {
+        complain(
+          "mount \(TOMLText.string(mount)) is not a directory; name one", at: places[["mount"]])
+      }
+    }
+    if configuration.backend == .cuse, !configuration.waitsForCUSE, !DeviceHost.hasCUSE {
+      complain(
+        "backend is cuse, and /dev/cuse cannot be opened; load the module cuse, or choose fuse",
+        at: places[["backend"]])
+    }
+    checkSocket(configuration.socketPath)
+  }
+
+  private mutating func checkSocket(_ path: String) {
+    func refuse(_ what: String) {
+      complain("socket \(TOMLText.string(path)) \(what)", at: places[["socket"]])
+    }
+    var status = stat()
+    if lstat(path, &status) == 0, status.st_mode & S_IFMT != S_IFSOCK {
+      return refuse("is the path of something else; choose another")
+    }
+    guard path != "/run/relayd/control" else { return }
+    let directory = String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)])
+    guard access(directory.isEmpty ? "/" : directory, W_OK | X_OK) != 0 else { return }
+    refuse(
+      "cannot be made: \(directory): \(SystemError.message(errno)); name one in a directory that "
+        + "is there and that relayd may write to")
   }
 
   // MARK: All together

@@ -16,30 +16,42 @@ public struct DaemonError: Error, CustomStringConvertible {
 
 /// A relayd.
 public final class Daemon {
-  private var configuration: Configuration
-  private let sources: ConfigurationSources
-  private let logger: Logger
+  var configuration: Configuration
+  let sources: ConfigurationSources
+  let logger: Logger
   private let loop: EventLoop
   private let signals: SignalFD
   private let host: DeviceHost
-  private let table: ChannelTable
-  private let producers: Producers
-  private let kept: KeptState
+  let table: ChannelTable
+  let producers: Producers
+  let kept: KeptState
+  private let start: StartSettings
+  private let pace: StartPace
+  private let ledger: LossLedger
+  /// What of the configuration is not in force, and why.
+  var refused: [String]
+  /// There was a main configuration file: one that is missing is a mistake.
+  var hadMainFile: Bool
+  /// Asked to end before it began.
+  private let endsAtOnce: CInt?
   /// Channels for as long as somebody writes, whose last writers ended while there was no relayd.
   private var abandoned: [ServedChannel] = []
   private let abandonment: TimerFD
   /// The next relayd is to go on where this one stops.
   private var isToBeContinued = false
   private var watch: MachineWatch?
-  private var server: ControlServer?
+  var server: ControlServer?
 
-  /// Serves until SIGTERM or SIGINT; SIGHUP loads the configuration again from `sources`.
-  /// - Throws: `OptionError` for a channel that cannot be, `DaemonError` for everything else.
-  public static func run(
-    _ configuration: Configuration, sources: ConfigurationSources, logger: Logger
-  ) throws {
+  /// Whether this process was handed channels by the relayd before. Only before `run`.
+  public static var wasHandedChannels: Bool { KeptState.wereChannelsHanded }
+
+  /// Serves what `sources` say until SIGTERM or SIGINT; SIGHUP loads them again. Where they are
+  /// wrong, and channels were handed over, it goes on with those as they were.
+  /// - Throws: `ConfigurationError` for a wrong configuration, `OptionError` for a channel that
+  ///   cannot be, `DaemonError` for everything else.
+  public static func run(_ sources: ConfigurationSources, logger: Logger) throws {
     do {
-      let daemon = try Daemon(configuration, sources, logger)
+      let daemon = try Daemon(sources, logger)
       try daemon.serve()
     } catch let error as SystemError {
       throw DaemonError(description: "\(error)")
@@ -50,10 +62,7 @@ public final class Daemon {
     }
   }
 
-  private init(
-    _ configuration: Configuration, _ sources: ConfigurationSources, _ logger: Logger
-  ) throws {
-    self.configuration = configuration
+  private init(_ sources: ConfigurationSources, _ logger: Logger) throws {
     self.sources = sources
     self.logger = logger
     // Before there is a second thread: it changes the environment.
@@ -65,6 +74,19 @@ public final class Daemon {
     // What is made for others (the socket's directory) is as open as it says.
     umask(0o022)
     DescriptorLimit.raise()
+    pace = try StartPace(RuntimeFiles.shortLives, logger)
+    endsAtOnce = pace.wait(signals)
+    pace.begin()
+    do throws(ConfigurationError) {
+      start = try StartSettings(sources, store)
+    } catch {
+      // Not started again: it did not die.
+      pace.clear()
+      throw error
+    }
+    configuration = start.configuration
+    refused = start.complaints
+    hadMainFile = start.hadMainFile
     loop = try EventLoop()
     abandonment = try TimerFD()
     let backend = Daemon.backend(configuration)
@@ -77,6 +99,7 @@ public final class Daemon {
       logger.log(level: level == .info ? .info : .warning, "\(message)")
     }
     kept = try KeptState(store, log: log)
+    ledger = LossLedger(RuntimeFiles.lost(socket: configuration.socketPath), log: log)
     table = ChannelTable(host: host, kept: kept, limits: configuration.limits, log: log)
     producers = Producers(loop: loop, kept: kept, limits: configuration.limits) { [logger] in
       logger.notice("\($0)")
@@ -95,6 +118,12 @@ public final class Daemon {
 
   private func serve() throws {
     try openChannels()
+    // The last that is done: nobody reads any more.
+    defer { leaveLosses() }
+    if let endsAtOnce {
+      ServiceManager.notify("STOPPING=1")
+      return logger.notice("\(endsAtOnce == SIGTERM ? "SIGTERM" : "SIGINT"): ending at once")
+    }
     // After it, so that writers find their channels served; before they can ask.
     try kept.life.begin()
     try createParent(of: configuration.socketPath)
@@ -127,8 +156,10 @@ public final class Daemon {
     addCPUs()
     if !configuration.waitsForCUSE || DeviceHost.hasCUSE {
       watch.stopWatchingCUSE()
-      try table.startServing()
+      try startServing()
     }
+    let liveLongEnough = Handler { [pace] in pace.clear() }
+    if let descriptor = pace.descriptor { try loop.add(descriptor, .read, liveLongEnough) }
     announce()
     try serveUntilSignal()
     try shutDown(server, requests.consumers)
@@ -148,10 +179,27 @@ public final class Daemon {
     }
   }
 
-  /// Those of the configuration, and what the relayd before left.
+  /// Those of the configuration, and what the relayd before left: that first, so that no new
+  /// channel takes its place.
   private func openChannels() throws {
-    for options in configuration.channels { try open(options) }
-    table.adoptCreated()
+    var new: [(ChannelOptions, [KeptState.Left])] = []
+    for options in configuration.channels {
+      let left = kept.takeChannel(options.name)
+      if table.canAdopt(left, options) {
+        try open(options, left)
+      } else {
+        new.append((options, left))
+      }
+    }
+    table.adoptRest(keepsConfigured: !start.complaints.isEmpty)
+    for (options, left) in new { try open(options, left) }
+    countLosses()
+    // Of all that was handed over, nothing could be gone on with.
+    guard !table.channels.isEmpty || refused.isEmpty else {
+      pace.clear()
+      throw ConfigurationError(complaints: refused)
+    }
+    kept.keep(KeptSettings(configuration, hadMainFile: hadMainFile))
     producers.adopt(table.channels)
     kept.dropUnclaimed()
     abandoned = table.channels.filter { ChannelNotes($0.channel)?.wasAttached == true }
@@ -160,7 +208,61 @@ public final class Daemon {
     if !abandoned.isEmpty { abandonment.arm(onceAfterMilliseconds: 10_000) }
   }
 
-  private func open(_ options: ChannelOptions) throws {
+  /// A configured channel. What cannot be is no failure where channels were handed over.
+  private func open(_ options: ChannelOptions, _ left: [KeptState.Left]) throws {
+    do {
+      try table.open(options, .configured, Identity(options), left: left)
+    } catch {
+      guard start.isHanded else { throw error }
+      refused.append("\(error)")
+      table.openAsItWas(options.name, left, keepsConfigured: true)
+    }
+  }
+
+  /// What the relayd before left unread in memory that this one was not handed.
+  private func countLosses() {
+    ledger.dropHanded { [kept] in kept.taken.contains($0.incarnation) }
+    for served in table.channels { ledger.count(in: served.channel) }
+    if ledger.wasKilled, !start.isHanded {
+      logger.warning(
+        """
+        the last relayd was killed, and its memory was not handed over: what nobody had read is \
+        lost; producers that live on count it in lost_restart, others cannot
+        """)
+    }
+    ledger.begin()
+    table.onOpen = { [ledger] channel in
+      ledger.count(in: channel)
+      ledger.store([])
+    }
+  }
+
+  /// Has the next relayd know what is lost if it is not handed this one's memory.
+  private func leaveLosses() {
+    let losses = table.lossesAtEnd()
+    for (entry, _) in losses {
+      logger.notice(
+        """
+        channel \(entry.channel), CPU \(entry.cpu): \(entry.records) unread \
+        record\(entry.records == 1 ? "" : "s") in memory \(String(entry.incarnation, radix: 16))
+        """)
+    }
+    guard ledger.end(losses.map(\.entry)) else { return }
+    for (_, markCounted) in losses { markCounted() }
+  }
+
+  private func startServing() throws {
+    guard start.isHanded else { return try table.startServing() }
+    var complaints = table.startServingWhatCanBe()
+    // What the relayd before had open goes a moment after it.
+    for _ in 0..<10 where !complaints.isEmpty {
+      poll(nil, 0, 100)
+      complaints = table.serveMissing()
+    }
+    refused += complaints
+  }
+
+  func open(_ options: ChannelOptions) throws {
     try table.open(options, .configured, Identity(options))
   }
 
@@ -176,20 +278,38 @@ public final class Daemon {
     guard !table.isServing, DeviceHost.hasCUSE else { return }
     watch?.stopWatchingCUSE()
     table.startServingLate()
-    let what = "\(devices(table.fileCount)) through CUSE"
-    logger.notice("/dev/cuse is there: \(what)")
-    ServiceManager.notify("STATUS=\(what)")
+    logger.notice("/dev/cuse is there: \(servedFiles)")
+    ServiceManager.notify("STATUS=\(status)")
+  }
+
+  private var servedFiles: String {
+    let how = host.backend == .cuse ? "CUSE" : "relayfs on \(configuration.mountPoint)"
+    return table.isServing
+      ? "\(devices(table.fileCount)) through \(how)"
+      : "channels take writes; what can be read appears once /dev/cuse does"
+  }
+
+  /// One line for the service manager, with what is wrong.
+  var status: String {
+    guard let first = refused.first else { return servedFiles }
+    let more = refused.count > 1 ? " (and \(refused.count - 1) more, see the log)" : ""
+    let line = first.split(separator: "\n").joined(separator: " ")
+    return "\(servedFiles); configuration refused: \(line)\(more)"
   }
 
   private func announce() {
     for served in table.channels { logger.info("\(summary(served))") }
-    let how = host.backend == .cuse ? "CUSE" : "relayfs on \(configuration.mountPoint)"
-    let what =
-      table.isServing
-      ? "\(devices(table.fileCount)) through \(how)"
-      : "channels take writes; what can be read appears once /dev/cuse does"
-    logger.notice("ready: \(what), control on \(configuration.socketPath)")
-    ServiceManager.notify("READY=1\nSTATUS=\(what)")
+    for complaint in refused { logger.error("\(complaint)") }
+    if !refused.isEmpty {
+      logger.error(
+        """
+        configuration refused: relayd goes on with what it was handed, as that was \
+        (\(table.channels.map(\.channel.name).joined(separator: ", "))); correct the \
+        configuration, then have relayd reload it: relayctl reload
+        """)
+    }
+    logger.notice("ready: \(servedFiles), control on \(configuration.socketPath)")
+    ServiceManager.notify("READY=1\nSTATUS=\(status)")
   }
 
   private func serveUntilSignal() throws {
@@ -200,6 +320,7 @@ public final class Daemon {
         logger.notice("SIGHUP: reloading")
         _ = reload()
       case let signal:
+        pace.clear()
         isToBeContinued = signal == SIGTERM && kept.isThere
         logger.notice("\(signal == SIGTERM ? "SIGTERM" : "SIGINT"): ending")
         loop.stop()
@@ -242,86 +363,8 @@ public final class Daemon {
   private static let readersTime = Duration.seconds(10)
 }
 
-// SIGHUP and relayctl reload.
-extension Daemon {
-  /// Makes the channels what the configuration says now. Returns, and logs, what could not be done.
-  private func reload() -> [String] {
-    let complaints = changeChannels()
-    for complaint in complaints { logger.error("\(complaint)") }
-    return complaints
-  }
-
-  private func changeChannels() -> [String] {
-    let new: Configuration
-    do throws(ConfigurationError) {
-      new = try sources.load()
-    } catch {
-      return error.complaints.map { "\($0); nothing was changed" }
-    }
-    ServiceManager.notifyReloading()
-    defer { ServiceManager.notify("READY=1") }
-    var complaints = fixedSettings(new)
-    closeVanished(new)
-    for options in new.channels {
-      do {
-        try openOrCompare(options)
-      } catch {
-        complaints.append("\(error)")
-      }
-    }
-    complaints += table.serveMissing()
-    return complaints
-  }
-
-  /// What cannot change while relayd runs is refused by name; the rest holds from now on.
-  private func fixedSettings(_ new: Configuration) -> [String] {
-    let fixed = [
-      ("backend", new.backend.rawValue, configuration.backend.rawValue),
-      ("mount", new.mountPoint, configuration.mountPoint),
-      ("socket", new.socketPath, configuration.socketPath),
-      ("max_readers", "\(new.limits.readers)", "\(configuration.limits.readers)"),
-      ("create_group", new.createGroup ?? "none", configuration.createGroup ?? "none"),
-    ]
-    table.limits = new.limits
-    producers.limit = new.limits.producers
-    producers.limitPerUser = new.limits.producersPerUser
-    server?.limits = new.limits.connections
-    return fixed.filter { $0.1 != $0.2 }.map { key, wanted, now in
-      "\(key) stays \(now) until relayd is restarted (and would then be \(wanted))"
-    }
-  }
-
-  private func closeVanished(_ new: Configuration) {
-    let names = Set(new.channels.map(\.name))
-    for served in table.channels
-    where served.origin == .configured && !names.contains(served.channel.name) {
-      logger.notice("channel \(served.channel.name) is not configured any more: closed")
-      table.close(served)
-    }
-  }
-
-  private func openOrCompare(_ options: ChannelOptions) throws {
-    guard let served = table[options.name] else {
-      try open(options)
-      logger.notice("\(summary(table[options.name]!))")
-      return
-    }
-    guard served.origin == .configured else {
-      throw DaemonError(
-        description: "channel \(options.name): exists already, created at run time; close it first")
-    }
-    let changed = options.differences(from: served.options)
-    guard !changed.isEmpty else { return }
-    throw DaemonError(
-      description: """
-        channel \(options.name): \(changed.joined(separator: ", ")) cannot change while it is \
-        open; it stays as it was
-        """)
-  }
-}
-
 /// What a log says of a channel.
-private func summary(_ served: ServedChannel) -> String {
+func summary(_ served: ServedChannel) -> String {
   let geometry = served.channel.geometry
   let names = served.devices.map { served.path(cpu: $0.cpu) }
   let all =
@@ -334,30 +377,6 @@ private func summary(_ served: ServedChannel) -> String {
 }
 
 private func devices(_ count: Int) -> String { "\(count) device\(count == 1 ? "" : "s")" }
-
-/// The directory of the default socket is the daemon's own; any other has to exist.
-private func createParent(of path: String) throws {
-  guard path == "/run/relayd/control", mkdir("/run/relayd", 0o755) != 0, errno != EEXIST else {
-    return
-  }
-  throw DaemonError(
-    description: "create /run/relayd: \(String(cString: strerror(errno))); run as root, or name "
-      + "another socket with --socket")
-}
-
-/// So with the default mount point.
-private func createMountPoint(_ path: String) {
-  guard path == Configuration.defaultMountPoint else { return }
-  mkdir("/run/relayd", 0o755)
-  mkdir(path, 0o755)
-}
-
-/// A mount point as any process may name it, whatever directory it is in.
-private func resolved(_ path: String) -> String {
-  guard let resolved = realpath(path, nil) else { return path }
-  defer { free(resolved) }
-  return String(cString: resolved)
-}
 
 /// Runs a closure when its descriptor is ready.
 private final class Handler: EventHandler {

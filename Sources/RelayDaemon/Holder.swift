@@ -157,18 +157,3 @@ public final class Holder {
     throw SystemError(code: errno, operation: "wait for relayd")
   }
 }
-
-/// How soon a program that ended is started again: at once, unless it keeps ending.
-struct RestartPace {
-  private var shortLives = 0
-
-  /// 0 until it lived for less than a second five times in a row; then 1, 2, 4 … 30.
-  mutating func waitSeconds(afterLifeOf life: Duration) -> Int {
-    guard life < .seconds(1) else {
-      shortLives = 0
-      return 0
-    }
-    shortLives += 1
-    return shortLives < 5 ? 0 : min(30, 1 << min(shortLives - 5, 5))
-  }
-}

@@ -20,6 +20,7 @@ private enum Part: String, CaseIterable {
 final class KeptState {
   private static let ownersName = "owners+"
   private static let lifeName = "life+"
+  private static let settingsName = "settings+"
 
   private let store: DescriptorStore
   private let log: (ChannelTable.Level, String) -> Void
@@ -56,6 +57,37 @@ final class KeptState {
     if isLifeNew { keep(KeptState.lifeName, life.storeDescriptor) }
     if isOwnersNew { keep(KeptState.ownersName, self.owners.descriptor) }
   }
+
+  /// Whether channels were handed over, whatever is in them.
+  static func hasChannels(_ store: DescriptorStore) -> Bool {
+    store.names.contains { $0.hasPrefix(Part.opener.rawValue) }
+  }
+
+  /// The same, as the environment has it before a store takes it out.
+  static var wereChannelsHanded: Bool {
+    func value(_ name: String) -> String { getenv(name).map { String(cString: $0) } ?? "" }
+    return value("LISTEN_PID") == "\(getpid())"
+      && value("LISTEN_FDNAMES").split(separator: ":").contains {
+        $0.hasPrefix(Part.opener.rawValue)
+      }
+  }
+
+  /// The settings of the relayd before.
+  static func takeSettings(_ store: DescriptorStore) -> KeptSettings? {
+    guard let file = store.take(settingsName) else { return nil }
+    return KeptSettings(adopting: file)
+  }
+
+  func keep(_ settings: KeptSettings) {
+    guard isThere else { return }
+    do {
+      let file = try settings.file()
+      try store.keep(KeptState.settingsName, file.raw)
+    } catch { log(.warning, "\(error)") }
+  }
+
+  /// The memories that were handed over and taken, whole: no other relayd counts what is in them.
+  private(set) var taken: Set<UInt64> = []
 
   /// Whether channels outlive this process.
   var isThere: Bool { store.isThere }
@@ -115,6 +147,7 @@ final class KeptState {
     do throws(ChannelError) {
       let channel = try Channel.adopt(
         name, opener: opener, ring: ring, bell: Doorbell(listener: listener, button: button))
+      taken.insert(channel.incarnation)
       let isOurs = ChannelNotes(channel)?.kin == kin
       return Left(
         channel: channel,

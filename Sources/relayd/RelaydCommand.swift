@@ -18,7 +18,7 @@ struct RelaydCommand: ParsableCommand {
       see relayctl(1). Runs in the foreground until SIGTERM or SIGINT; logs to standard error.
 
       Exit status: 0 ended by a signal, or nothing wrong with --check; 1 failure; 64 wrong usage \
-      or configuration.
+      or configuration, unless it was handed channels by the relayd before: those it serves on.
       """,
     version: "relayd 0.1")
 
@@ -106,6 +106,33 @@ struct RelaydCommand: ParsableCommand {
     throw ValidationError("--wait-for-cuse is for CUSE; use it with --backend auto or cuse.")
   }
 
+  static func main() {
+    do {
+      var command = try parseAsRoot()
+      try command.run()
+    } catch {
+      let isWrongUsage = exitCode(for: error) == .validationFailure && !(error is ExitCode)
+      guard isWrongUsage, Daemon.wasHandedChannels, !CommandLine.arguments.contains("--hold") else {
+        exit(withError: error)
+      }
+      goOn(inSpiteOf: message(for: error))
+    }
+  }
+
+  /// With channels handed over: those matter more than a command line with a mistake in it.
+  private static func goOn(inSpiteOf mistake: String) {
+    var sources = ConfigurationSources()
+    sources.complaints = [
+      "command line: \(mistake); correct the unit or script that starts relayd, and restart it"
+    ]
+    do {
+      try Daemon.run(sources, logger: Logger(label: "relayd") { _ in SystemdLog() })
+    } catch {
+      Logger(label: "relayd") { _ in SystemdLog() }.critical("\(error)")
+      exit(withError: ExitCode(error is ConfigurationError ? EX_USAGE : EXIT_FAILURE))
+    }
+  }
+
   func run() throws {
     let sources = ConfigurationSources(
       configPath: config, channelArguments: channels, backend: backend, mountPoint: mount,
@@ -117,15 +144,15 @@ struct RelaydCommand: ParsableCommand {
           CommandLine.arguments.filter { $0 != "--hold" }, logger: logger)
         throw ExitCode(Int32(status))
       }
-      let configuration = try sources.load()
       if check {
+        let text = try sources.load().toml
         do throws(StreamError) {
-          try Stream.print(configuration.toml, to: STDOUT_FILENO)
+          try Stream.print(text, to: STDOUT_FILENO)
         } catch {
           throw RelaydCommand.complain(error)
         }
       } else {
-        try Daemon.run(configuration, sources: sources, logger: logger)
+        try Daemon.run(sources, logger: logger)
       }
     } catch let error as ConfigurationError {
       for complaint in error.complaints {

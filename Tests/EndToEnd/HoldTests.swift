@@ -100,26 +100,6 @@ extension OneAtATime {
       #expect(finished.error.contains("unknown key colour"), "\(finished.error)")
     }
 
-    @Test(.onceIsEnough) func aConfigurationThatBecameWrongIsWaitedFor() throws {
-      let daemon = try Daemon(
-        configuration: "[channel.one]\nglobal = true\n", options: ["--hold"])
-      try daemon.configure("[colour]\n")
-      kill(try child(daemon), SIGKILL)
-      try eventually("it waits: \(daemon.logText)") {
-        daemon.logText.contains("relayd is started again in 1 s")
-      }
-      // The killed one may count, too.
-      #expect(
-        [4, 5].contains(daemon.logText.components(separatedBy: ") ended with 64;").count - 1))
-      try daemon.configure("[channel.two]\nglobal = true\n")
-      // Need not be waited for.
-      daemon.process.signal(SIGHUP)
-      try eventually("it is ready") {
-        daemon.logText.components(separatedBy: "ready:").count == 3
-      }
-      #expect(try daemon.channels() == ["two"])
-    }
-
     /// Puts a relayd into a directory that has one more channel.
     private func install(_ channel: String, in directory: Scratch) throws {
       let file = "\(directory.path)/relayd"
@@ -158,6 +138,28 @@ extension OneAtATime {
       }
       #expect(daemon.logText.contains("<3>start relayd: No such file or directory; "))
       try install("new", in: scratch)
+      try eventually("it is ready") {
+        daemon.logText.components(separatedBy: "ready:").count == 3
+      }
+      #expect(try daemon.channels() == ["new"])
+    }
+
+    @Test(.onceIsEnough) func aProgramThatKeepsEndingIsWaitedFor() throws {
+      let scratch = try Scratch()
+      try install("old", in: scratch)
+      let daemon = try startThroughPath(scratch)
+      try write("#!/bin/sh\nexit 3\n", to: "\(scratch.path)/relayd.new")
+      #expect(rename("\(scratch.path)/relayd.new", "\(scratch.path)/relayd") == 0)
+      kill(try child(daemon), SIGKILL)
+      try eventually("it waits: \(daemon.logText)") {
+        daemon.logText.contains("relayd is started again in 1 s")
+      }
+      // The killed one may count, too.
+      #expect(
+        [4, 5].contains(daemon.logText.components(separatedBy: ") ended with 3;").count - 1))
+      try install("new", in: scratch)
+      // Need not be waited for.
+      daemon.process.signal(SIGHUP)
       try eventually("it is ready") {
         daemon.logText.components(separatedBy: "ready:").count == 3
       }

@@ -73,8 +73,6 @@ extension OneAtATime {
       let survivors = try Survivors(environment: [:])
       for i in 0..<20 {
         try survivors.awaitProgress()
-        // So many in so short a time are more than its limit.
-        try shell("systemctl reset-failed relayd")
         if i % 2 == 0 {
           try shell("systemctl restart relayd")
         } else {
@@ -88,6 +86,100 @@ extension OneAtATime {
       try survivors.awaitProgress()
       try survivors.check()
       try shell("systemctl stop relayd")
+    }
+
+    private let audit = "[channel.audit]\nglobal = true\n"
+
+    private func statistic(_ key: String) throws -> Int {
+      let text = try shell("relayctl stat audit --json")
+      return Int(
+        text.components(separatedBy: "\"\(key)\" :").last!.drop { $0 == " " }.prefix { $0.isNumber }
+      )!
+    }
+
+    @Test func aTypoAndARestartLoseNothing() throws {
+      try install(audit)
+      try shell("systemctl start relayd; printf 'one\\ntwo\\n' | relayctl write audit")
+      try shell(
+        "echo 'nonsense = 1' > /etc/relayd/typo; cat /etc/relayd/relayd.toml >> /etc/relayd/typo")
+      try shell(
+        "cp /etc/relayd/relayd.toml /etc/relayd/right; cp /etc/relayd/typo /etc/relayd/relayd.toml")
+      try shell("systemctl restart relayd")
+      let complaint = "configuration refused: /etc/relayd/relayd.toml:1: unknown key nonsense"
+      #expect(try shell("systemctl show -P StatusText relayd").contains(complaint))
+      #expect(try shell("head -c 4 /dev/audit0") == "one\n")
+      // Also for the one after it, and however it ends.
+      try kill("kill -KILL $PID")
+      try eventually("it is up") { try run("relayctl", "stat", "audit").status == 0 }
+      #expect(try shell("systemctl show -P StatusText relayd").contains(complaint))
+      #expect(try run("systemctl", "reload", "relayd").status != 0)
+      try shell("cp /etc/relayd/right /etc/relayd/relayd.toml; systemctl reload relayd")
+      #expect(try !shell("systemctl show -P StatusText relayd").contains("refused"))
+      #expect(try shell("cat /dev/audit0") == "two\n")
+      #expect(try statistic("lost_restart") == 0)
+      try shell("systemctl stop relayd")
+      // With nothing handed over it fails, and stays so.
+      try shell("cp /etc/relayd/typo /etc/relayd/relayd.toml")
+      #expect(try run("systemctl", "start", "relayd").status != 0)
+      #expect(try shell("systemctl show -P ActiveState relayd") == "failed\n")
+      try shell("cp /etc/relayd/right /etc/relayd/relayd.toml; systemctl start relayd")
+      try shell("systemctl stop relayd")
+    }
+
+    /// Each as soon as it is up: after five it waits longer and longer by itself.
+    @Test func tenKillsInARowLoseNothing() throws {
+      try install(audit)
+      try shell("systemctl start relayd")
+      for i in 0..<10 {
+        try shell("echo \(i) | relayctl write audit")
+        try kill("kill -KILL $PID")
+        try eventually("it is up", within: 60) { try run("relayctl", "stat", "audit").status == 0 }
+      }
+      #expect(try shell("cat /dev/audit0") == "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n")
+      #expect(try statistic("lost_restart") == 0)
+      #expect(try shell("systemctl show -P NRestarts relayd") == "10\n")
+      // However it ended, and whoever ended it.
+      try shell("echo last | relayctl write audit")
+      try kill("kill -TERM $PID")
+      try eventually("it is up", within: 60) { try run("relayctl", "stat", "audit").status == 0 }
+      #expect(try shell("cat /dev/audit0") == "last\n")
+      try shell("systemctl stop relayd")
+    }
+
+    /// Where the version keeps the store, all are there; where it does not, all are counted.
+    @Test(arguments: [false, true]) func stopAndStartLoseNothingSilently(_ withProducer: Bool)
+      throws
+    {
+      try install(audit)
+      try shell("systemctl start relayd")
+      let input = try Pipe()
+      let writer = try ChildProcess(["relayctl", "write", "audit"], input: input.read.raw)
+      func write(_ count: Int) {
+        for _ in 0..<count { _ = Glibc.write(input.write.raw, "line 67\n", 8) }
+      }
+      write(20)
+      try eventually("it writes") { try statistic("records_written") == 20 }
+      if !withProducer {
+        writer.signal(SIGTERM)
+        _ = writer.wait()
+      }
+      try shell("systemctl stop relayd")
+      let left = try shell("cat /run/relayd/lost")
+      #expect(left.contains("audit 0 ") && left.hasSuffix(" 20\n"), "\(left)")
+      if withProducer { write(30) }
+      try shell("systemctl start relayd")
+      if withProducer {
+        write(1000)
+        try eventually("it moved over") {
+          try statistic("records_written") + statistic("lost_restart") == 1050
+        }
+        writer.signal(SIGTERM)
+        _ = writer.wait()
+      }
+      #expect(
+        try statistic("records_unread") + statistic("lost_restart") == (withProducer ? 1050 : 20))
+      #expect(try !shell("cat /run/relayd/lost").contains("audit"), "it is counted")
+      try shell("systemctl stop relayd; rm /run/relayd/lost; true")
     }
 
     /// The build directory below the project, from where the programs under test are.

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// What nobody had read when a relayd ended, for the next one, which may not be handed the memory it
+// is in. The file's form is documented in relayd(8); by which rule each record is counted once, in
+// Relay's LostForGood.swift.
+
+internal import LinuxIO
+internal import Relay
+
+/// The unread records of one buffer.
+struct LossEntry: Equatable {
+  var channel: String
+  var cpu: Int
+  /// Of the memory they are in.
+  var incarnation: UInt64
+  var records: UInt64
+
+  var text: String { "\(channel) \(cpu) \(String(incarnation, radix: 16)) \(records)" }
+
+  init(channel: String, cpu: Int, incarnation: UInt64, records: UInt64) {
+    self.channel = channel
+    self.cpu = cpu
+    self.incarnation = incarnation
+    self.records = records
+  }
+
+  /// nil for what is no such line.
+  init?(_ line: Substring) {
+    let words = line.split(separator: " ", omittingEmptySubsequences: false)
+    guard words.count == 4, let options = try? ChannelOptions(name: String(words[0])),
+      let cpu = Int(words[1]), (0...Geometry.maximumCPU).contains(cpu),
+      let incarnation = UInt64(words[2], radix: 16), let records = UInt64(words[3])
+    else { return nil }
+    self.init(channel: options.name, cpu: cpu, incarnation: incarnation, records: records)
+  }
+}
+
+/// The file, and those of its entries that have not been counted yet.
+final class LossLedger {
+  static let heading =
+    "# relayd: unread when it ended. CHANNEL CPU INCARNATION RECORDS; see relayd(8).\n"
+  /// Of channels that never come again the oldest are let go of.
+  static let maximumCount = 4096
+
+  private let file: RuntimeFile
+  private let log: (ChannelTable.Level, String) -> Void
+  private(set) var pending: [LossEntry] = []
+  /// A relayd serves, and has not said what it leaves.
+  private static let runningLine = "running"
+  private var isRunning = false
+  /// The relayd before was killed: what it left unread is not in the file.
+  private(set) var wasKilled = false
+
+  /// Reads the file of the relayd before.
+  init(_ file: RuntimeFile, log: @escaping (ChannelTable.Level, String) -> Void) {
+    self.file = file
+    self.log = log
+    do throws(SystemError) {
+      guard let bytes = try file.read() else { return }
+      for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n")
+      where !line.hasPrefix("#") {
+        if line == LossLedger.runningLine {
+          wasKilled = true
+        } else if let entry = LossEntry(line) {
+          pending.append(entry)
+        } else {
+          log(.warning, "\(file.path): a line is not one of relayd's, and not counted: \(line)")
+        }
+      }
+    } catch {
+      log(.warning, "\(error): what the relayd before left unread is not known")
+    }
+  }
+
+  /// Memories that were handed over are not lost, or are counted by who gives them up.
+  func dropHanded(_ isHanded: (LossEntry) -> Bool) { pending.removeAll(where: isHanded) }
+
+  /// Counts what was lost with earlier memories of a channel that is there now.
+  func count(in channel: Channel) {
+    let lost = pending.filter { $0.channel == channel.name && $0.records > 0 }
+    guard pending.contains(where: { $0.channel == channel.name }) else { return }
+    pending.removeAll { $0.channel == channel.name }
+    for entry in lost { channel.countLostByRestart(entry.records, cpu: entry.cpu) }
+    let total = lost.reduce(0) { $0 &+ $1.records }
+    guard total > 0 else { return }
+    log(
+      .warning,
+      "channel \(channel.name): \(records(total)) that nobody had read when the last relayd ended "
+        + "\(total == 1 ? "is" : "are") lost: its memory was not handed over; counted in "
+        + "lost_restart")
+  }
+
+  /// Says what is lost of channels that are not there, and leaves it in the file, with the word
+  /// that a relayd runs.
+  func begin() {
+    for name in Set(pending.map(\.channel)).sorted() {
+      let total = pending.reduce(0) { $0 &+ ($1.channel == name ? $1.records : 0) }
+      guard total > 0 else { continue }
+      log(
+        .warning,
+        "channel \(name): \(records(total)) that nobody had read when a relayd ended "
+          + "\(total == 1 ? "is" : "are") lost, and there is no such channel now; "
+          + "counted in lost_restart once there is one")
+    }
+    isRunning = true
+    store([])
+  }
+
+  /// The last word of this relayd: what it leaves unread.
+  func end(_ entries: [LossEntry]) -> Bool {
+    isRunning = false
+    return store(entries)
+  }
+
+  /// Has the file say these, and what is pending. False, and logged, where that cannot be.
+  @discardableResult
+  func store(_ entries: [LossEntry]) -> Bool {
+    let all = (pending + entries).filter { $0.records > 0 }.suffix(LossLedger.maximumCount)
+    guard isRunning || !all.isEmpty else {
+      file.remove()
+      return true
+    }
+    do throws(SystemError) {
+      let lines = (isRunning ? [LossLedger.runningLine] : []) + all.map(\.text)
+      try file.replace(LossLedger.heading + lines.map { $0 + "\n" }.joined())
+      return true
+    } catch {
+      log(.warning, "\(error): if their memory is lost, these records are not counted")
+      return false
+    }
+  }
+
+  private func records(_ count: UInt64) -> String { "\(count) record\(count == 1 ? "" : "s")" }
+}
