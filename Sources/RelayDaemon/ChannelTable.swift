@@ -100,13 +100,16 @@ final class ChannelTable {
     _ name: String, _ geometry: Geometry
   ) throws(ControlRefusal) -> Channel {
     let nodes = host.backend == .cuse ? geometry.initialCPUs.count : 0
+    try checkAddresses(name, geometry)
     let limit = DescriptorLimit.current
     do throws(ChannelError) {
       let channel = try Channel.openShared(name, geometry)
       // The lowest free number is given first: the latest one tells how many are taken.
       if Int(channel.descriptors!.wake) + nodes < limit - DescriptorLimit.spare { return channel }
     } catch {
-      guard errorCode(error) == EMFILE else { throw refusal(name, errorCode(error), "\(error)") }
+      guard errorCode(error) == EMFILE else {
+        throw refusal(name, errorCode(error), "\(error)\(ProcessLimit.hint(errorCode(error)))")
+      }
     }
     throw refusal(
       name, EMFILE,
@@ -116,7 +119,17 @@ final class ChannelTable {
       """)
   }
 
-  private func refusal(_ name: String, _ code: CInt, _ reason: String) -> ControlRefusal {
+  /// A mapping that fits exactly would leave the next small allocation to fail, which ends the
+  /// process.
+  private func checkAddresses(_ name: String, _ geometry: Geometry) throws(ControlRefusal) {
+    guard let left = ProcessLimits.addressesLeft, geometry.mappedBytes > left else { return }
+    throw refusal(
+      name, ENOMEM,
+      "it takes \(geometry.mappedBytes) bytes of addresses, and \(left) are left"
+        + ProcessLimit.hint(ENOMEM))
+  }
+
+  func refusal(_ name: String, _ code: CInt, _ reason: String) -> ControlRefusal {
     ControlRefusal(code: code, message: "channel \(name): \(reason)")
   }
 

@@ -42,9 +42,9 @@ public final class Daemon {
       let daemon = try Daemon(configuration, sources, logger)
       try daemon.serve()
     } catch let error as SystemError {
-      throw DaemonError(description: "\(error)")
+      throw DaemonError(description: "\(error)\(ProcessLimit.hint(error.code))")
     } catch let error as HostError {
-      throw DaemonError(description: "\(error)")
+      throw DaemonError(description: "\(error)\(ProcessLimit.hint(error.code))")
     } catch let error as ControlRefusal {
       throw DaemonError(description: "\(error)")
     }
@@ -59,12 +59,13 @@ public final class Daemon {
     // Before there is a second thread: it changes the environment.
     let store = DescriptorStore { [logger] in logger.warning("\($0)") }
     // Before any thread, so that every thread has them blocked.
-    signals = try SignalFD([SIGTERM, SIGINT, SIGHUP])
+    signals = try SignalFD([SIGTERM, SIGINT, SIGHUP, SIGXCPU])
     // A reader or client that goes away is an error code, not a signal.
     signal(SIGPIPE, SIG_IGN)
     // What is made for others (the socket's directory) is as open as it says.
     umask(0o022)
     DescriptorLimit.raise()
+    if let warning = ProcessLimits.processorTimeWarning() { logger.warning("\(warning)") }
     loop = try EventLoop()
     abandonment = try TimerFD()
     let backend = Daemon.backend(configuration)
@@ -199,6 +200,7 @@ public final class Daemon {
       case SIGHUP:
         logger.notice("SIGHUP: reloading")
         _ = reload()
+      case SIGXCPU: logger.warning("\(ProcessLimits.processorTimeMessage())")
       case let signal:
         isToBeContinued = signal == SIGTERM && kept.isThere
         logger.notice("\(signal == SIGTERM ? "SIGTERM" : "SIGINT"): ending")

@@ -7,6 +7,19 @@ import Logging
 public import RelayDaemon
 
 @main
+enum Start {
+  static func main() {
+    do throws(DaemonError) {
+      // First: what follows needs a stack and a heap.
+      try ProcessLimits.prepare()
+    } catch {
+      Logger(label: "relayd") { _ in SystemdLog() }.critical("\(error)")
+      exit(EXIT_FAILURE)
+    }
+    RelaydCommand.main()
+  }
+}
+
 struct RelaydCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "relayd",
