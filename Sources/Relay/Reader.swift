@@ -42,6 +42,7 @@ public final class Reader {
   var pendingGap = Gap()
   /// Sub-buffers behind the position wait for a stopped writer, or for another pin.
   var mayReclaim = false
+  var lappedRecords: UInt64 = 0
   var stall = Stall()
   var teller = TimeTeller()
   /// The time told of the last record that was consumed.
@@ -140,6 +141,8 @@ public final class Reader {
     var totals = Totals()
     /// Found and not told yet.
     var gap = Gap()
+    /// Found overwritten.
+    var lapped: UInt64 = 0
     /// Losses stand in the stream as frames do, also behind bytes.
     var isFramed = false
     /// Records gone past while somebody was writing them.
@@ -267,6 +270,7 @@ extension Reader {
     noteBacklog(before: plan.position)
     position = plan.position
     totals.add(plan.totals)
+    lappedRecords &+= plan.lapped
     stall.note(plan.passed)
     lastTime = teller.last
     totals.bytes &+= UInt64(plan.bytes)
