@@ -9,7 +9,7 @@ internal import Relay
 internal import RelayControl
 
 final class ChannelTable {
-  private let host: DeviceHost
+  let host: DeviceHost
   let kept: KeptState
   let log: (Level, String) -> Void
   var limits: Limits
@@ -23,6 +23,12 @@ final class ChannelTable {
   private(set) var isServing = false
   /// A closed channel is gone for good.
   var onGone: (Channel) -> Void = { _ in }
+  /// A channel's counts end, for that reason.
+  var onEnd: (ServedChannel, _ why: String, _ saysTooBig: Bool) -> Void = { _, _, _ in }
+  /// A channel's memory is replaced by another.
+  var onRenewed: (_ old: Channel, _ new: Channel) -> Void = { _, _ in }
+  /// For a message: "is …" or "are …".
+  var writersOf: (Channel) -> String = { _ in "are processes that are not known" }
 
   enum Level {
     case info, warning
@@ -90,6 +96,7 @@ final class ChannelTable {
       retire(left.channel, into: served.channel)
       kept.drop(left.channel)
     }
+    for (_, device) in served.devices { served.losses.begin(device) }
     served.serial = nextSerial
     nextSerial += 1
     byName[options.name] = served
@@ -258,6 +265,7 @@ extension ChannelTable {
     channels.removeAll { $0 === served }
     kept.drop(served.channel)
     served.channel.end()
+    onEnd(served, "the channel was closed", false)
     closing.append(served)
     host.remove(served.devices.map(\.device))
     collect()
@@ -304,6 +312,10 @@ extension ChannelTable {
     for served in ending {
       kept.drop(served.channel)
       served.channel.close()
+    }
+    // Those that are closed are reported as too big at their end.
+    for served in channels {
+      onEnd(served, "relayd ends", exceptKept && kept.isKept(served.channel))
     }
     return !ending.isEmpty
   }

@@ -24,12 +24,15 @@ public final class Daemon {
   private let host: DeviceHost
   private let table: ChannelTable
   private let producers: Producers
+  private let lossLog: LossLog
   private let kept: KeptState
   /// Channels for as long as somebody writes, whose last writers ended while there was no relayd.
   private var abandoned: [ServedChannel] = []
   private let abandonment: TimerFD
   /// The next relayd is to go on where this one stops.
   private var isToBeContinued = false
+  /// Why this one cannot go on.
+  private var failure: String?
   private var watch: MachineWatch?
   private var server: ControlServer?
 
@@ -82,8 +85,18 @@ public final class Daemon {
     producers = Producers(loop: loop, kept: kept, limits: configuration.limits) { [logger] in
       logger.notice("\($0)")
     }
+    lossLog = try LossLog(
+      loop: loop, table: table, written: { [producers] in producers.written },
+      log: { [logger] in logger.warning("\($0)") })
     table.onGone = { [producers] in producers.forget($0) }
-    producers.onGone = { [table] in table.forget(owner: $0) }
+    table.onEnd = { [lossLog] in lossLog.finish($0, $1, saysTooBig: $2) }
+    table.onRenewed = { [producers] in producers.move(from: $0, to: $1) }
+    table.writersOf = { [producers] in producers.names(of: $0) }
+    producers.onAttach = { [lossLog] in lossLog.expect() }
+    producers.onGone = { [table, lossLog] in
+      table.forget(owner: $0)
+      lossLog.look()
+    }
   }
 
   private static func backend(_ configuration: Configuration) -> HostBackend {
@@ -107,7 +120,17 @@ public final class Daemon {
     let server = try listen(requests)
     self.server = server
     defer { server.stop() }
-    let changes = Handler { [table] in table.collect() }
+    let restorer = try FileRestorer(loop: loop, host: host, log: table.log) { [unowned self] in
+      failure = $0
+      isToBeContinued = kept.isThere
+      loop.stop()
+    }
+    let changes = Handler { [table, host, lossLog] in
+      table.collect()
+      table.reportDamage()
+      if host.takeLossNote() { lossLog.expect() }
+      restorer.look()
+    }
     try loop.add(host.changeDescriptor, .read, changes)
     let closer = Handler { [unowned self] in
       abandonment.drain()
@@ -133,6 +156,9 @@ public final class Daemon {
     announce()
     try serveUntilSignal()
     try shutDown(server, requests.consumers)
+    if let failure {
+      throw DaemonError(description: "\(failure); ending, so that relayd can be started again")
+    }
   }
 
   private func listen(_ requests: ControlRequests) throws -> ControlServer {

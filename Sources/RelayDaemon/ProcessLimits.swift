@@ -69,15 +69,17 @@ public enum ProcessLimits {
   /// Beside what the process has at start: threads' stacks, and a heap that never comes near it.
   static let spareBytes = 48 << 20
 
-  /// Called before the command line is read. Makes a limit an error of the call that meets it, where
-  /// the kernel would end the process by a signal.
+  /// Called before the command line is read. Makes a limit an error of the call that meets it,
+  /// where the kernel would end the process by a signal.
   /// - Throws: the limit that leaves too little to run with.
   public static func prepare() throws(DaemonError) {
     signal(SIGXFSZ, SIG_IGN)
     // Until a SignalFD takes it.
     signal(SIGXCPU, SIG_IGN)
     // The main thread's stack grows up to what the limit is by then.
-    if let soft = ProcessLimit.stack.soft, soft < usualStack { ProcessLimit.stack.setSoft(usualStack) }
+    if let soft = ProcessLimit.stack.soft, soft < usualStack {
+      ProcessLimit.stack.setSoft(usualStack)
+    }
     if let soft = ProcessLimit.stack.soft, soft < leastStack {
       throw tooSmall(.stack, soft, "bytes of stack", needed: leastStack)
     }
@@ -103,7 +105,9 @@ public enum ProcessLimits {
 
   /// Bytes of addresses and of private writable memory that this process has now.
   private static func sizes() -> (addresses: Int, data: Int) {
-    guard let bytes = try? Files.contents(of: "/proc/self/statm", atMost: 256) else { return (0, 0) }
+    guard let bytes = try? Files.contents(of: "/proc/self/statm", atMost: 256) else {
+      return (0, 0)
+    }
     let numbers = String(decoding: bytes, as: UTF8.self).split(separator: " ").map { Int($0) ?? 0 }
     guard numbers.count > 5 else { return (0, 0) }
     // The sixth is data and stack together.
@@ -122,8 +126,8 @@ public enum ProcessLimits {
     // Where both are the same nothing would announce the end.
     if limit.soft == hard, hard > 1 { limit.setSoft(hard - 1) }
     return """
-      relayd may use \(hard) s of processor time (\(limit.names)), and is killed by the kernel then: \
-      take that limit off
+      relayd may use \(hard) s of processor time (\(limit.names)), and is killed by the kernel \
+      then: take that limit off
       """
   }
 
