@@ -266,6 +266,8 @@ void cfuse_session_destroy(cfuse_session *s) {
   free(s);
 }
 
+void cfuse_session_forget_mount(cfuse_session *s) { s->is_mounted = 0; }
+
 int cfuse_session_fd(cfuse_session *s) { return fuse_session_fd(s->se); }
 
 enum cfuse_step cfuse_session_step(cfuse_session *s) {

@@ -7,6 +7,8 @@ internal import LinuxIO
 final class CuseFrontEnd: FrontEnd {
   private var nodes: [CuseNode] = []
   private var list: NodeList?
+  /// Devices whose nodes somebody aborted, with their threads.
+  private var lost: [(device: Device, thread: ServingThread)] = []
 
   static var isAvailable: Bool { (try? CuseNode.openChannel()) != nil }
 
@@ -36,6 +38,7 @@ final class CuseFrontEnd: FrontEnd {
   }
 
   func remove(_ device: Device) {
+    lost.removeAll { $0.device === device }
     guard let node = nodes.first(where: { $0.device === device }) else { return }
     node.thread.run { node.remove() }
   }
@@ -45,11 +48,32 @@ final class CuseFrontEnd: FrontEnd {
     prune()
   }
 
-  func letGo(_ device: Device) { prune() }
+  func letGo(_ device: Device) {
+    prune()
+    lost.removeAll { $0.device === device }
+  }
+
+  var hasLostFiles: Bool { !lost.isEmpty || nodes.contains(where: \.isLost) }
+
+  func restore() throws(HostError) {
+    prune()
+    var failure: HostError?
+    for (device, thread) in lost {
+      do throws(HostError) {
+        try add(device, on: thread)
+        lost.removeAll { $0.device === device }
+      } catch {
+        // The others have no part in it.
+        failure = failure ?? error
+      }
+    }
+    if let failure { throw failure }
+  }
 
   private func prune() {
     nodes.removeAll { node in
       if node.isGone, node.isListed { list?.remove(node.device) }
+      if node.isLost { lost.append((node.device, node.thread)) }
       return node.isGone
     }
   }

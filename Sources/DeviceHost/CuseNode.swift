@@ -17,6 +17,7 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
   /// Whether it has an entry in the list that udev's program reads.
   private(set) var isListed = false
   private let hasGone = Atomic(false)
+  private let wasAborted = Atomic(false)
   private var path: String { "/dev/" + device.name }
   /// sysfs writes the slashes of a name as exclamation marks.
   private var sysfsPath: String { "/sys/class/cuse/" + device.name.replacing("/", with: "!") }
@@ -30,6 +31,10 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
   /// Whether the node was taken down, by `remove` or by somebody's abort.
   // Acquire: pairs with the release in `end`; the session is destroyed before.
   var isGone: Bool { hasGone.load(ordering: .acquiring) }
+
+  /// Whether somebody aborted it whose channel is still there.
+  // Relaxed: `isGone`, looked at first, orders it.
+  var isLost: Bool { isGone && wasAborted.load(ordering: .relaxed) }
 
   static func openChannel() throws(SystemError) -> FileDescriptor {
     let channel = try FileDescriptor.open("/dev/cuse", O_RDWR | O_NONBLOCK | O_CLOEXEC)
@@ -101,6 +106,7 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
       }
       try awaitNode()
       try NodeOwner(path, device.options).settle()
+      device.noteFile(isThere: true)
       try thread.run { Result { () throws(SystemError) in try session.start() } }.get()
     } catch let error as HostError {
       throw error
@@ -166,7 +172,8 @@ extension CuseNode {
 
   func end() {
     // Before the session: its requests have to be answered while it is there.
-    device.abandon()
+    device.noteFile(isThere: false)
+    if let session { device.abandon(ObjectIdentifier(session)) }
     session?.destroy()
     session = nil
     hasGone.store(true, ordering: .releasing)
@@ -182,8 +189,12 @@ extension CuseNode {
 
   // Somebody aborted the connection through sysfs.
   func sessionEnded(_ session: Session) {
+    // Relaxed: the release in `end` publishes it.
+    if !device.isRemoved { wasAborted.store(true, ordering: .relaxed) }
     end()
-    thread.log("somebody aborted \(path): it is gone until its channel is opened again")
+    guard isLost else { return }
+    thread.log("somebody aborted \(path): it is made again")
+    thread.filesWentAway()
   }
 
   // A character device has no directory.

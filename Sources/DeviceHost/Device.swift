@@ -14,7 +14,8 @@ public final class Device: @unchecked Sendable {
   /// The file's name: channel and CPU, such as "relay0" or "net/rx0".
   public let name: String
   public let options: FileOptions
-  let reader: Reader
+  /// Another one once its memory is replaced.
+  private(set) var reader: Reader
   weak var keeper: (any DeviceKeeper)?
   private(set) var files: [OpenFile] = []
   /// The only file that may read, if somebody asked for that.
@@ -32,6 +33,7 @@ public final class Device: @unchecked Sendable {
   /// The channel is gone: who has a file open reads on, nobody else may open it.
   private(set) var isRemoved = false
   private var hasReportedCorruption = false
+  let losses = DeviceLosses()
   private let hasLostFile = Atomic(false)
   /// Its keeper's note that it looks after this one.
   var isKept = false
@@ -52,6 +54,8 @@ public final class Device: @unchecked Sendable {
   /// One open(2) of the device.
   final class OpenFile {
     let device: Device
+    /// The session that it was opened through; with that one's end it is gone.
+    let session: ObjectIdentifier
     let reads: Bool
     let writes: Bool
     /// The latest wish to be told, and whether it still is to be: of data, and of room.
@@ -65,8 +69,9 @@ public final class Device: @unchecked Sendable {
     /// The cursor of its own; nil: the shared one.
     var peeker: Reader?
 
-    init(_ device: Device, flags: CInt) {
+    init(_ device: Device, flags: CInt, through session: ObjectIdentifier) {
       self.device = device
+      self.session = session
       reads = flags & O_ACCMODE != O_WRONLY
       writes = flags & O_ACCMODE != O_RDONLY
     }
@@ -100,10 +105,11 @@ public final class Device: @unchecked Sendable {
 extension Device {
   /// Answers an open with `reply`, or EACCES where it is for writing and that is not allowed.
   func open(
-    _ request: OpaquePointer, flags: CInt, reply: (OpaquePointer, UInt64) -> CInt
+    _ request: OpaquePointer, flags: CInt, through session: ObjectIdentifier,
+    reply: (OpaquePointer, UInt64) -> CInt
   ) {
     guard !isRemoved else { return cfuse_reply_error(request, ENOENT) }
-    let file = OpenFile(self, flags: flags)
+    let file = OpenFile(self, flags: flags, through: session)
     // There is a fourth access, for neither.
     guard !file.writes || options.isWritable, flags & O_ACCMODE != O_ACCMODE else {
       return cfuse_reply_error(request, EACCES)
@@ -132,6 +138,7 @@ extension Device {
     if file.awaitsRoom { output.awaitedPolls -= 1 }
     files.removeAll { $0 === file }
     noteModes()
+    noteReadersLeft()
     if soleReader === file { endSoleReading() }
     keeper?.releaseReader()
     callFormerLeases()
@@ -154,14 +161,22 @@ extension Device {
   // Relaxed: says what was, a moment ago.
   var isAbandoned: Bool { hasLostFile.load(ordering: .relaxed) }
 
-  /// Forgets everything that is open or waits, once no release can come any more.
-  func abandon() {
+  /// Forgets what is open or waits through a session, from which no release can come any more.
+  func abandon(_ session: ObjectIdentifier) {
+    for read in parked where read.file.session == session {
+      cfuse_reply_error(read.request, ENODEV)
+    }
+    parked.removeAll { $0.file.session == session }
+    abandonWrites(session)
+    for file in files where file.session == session { forget(file) }
+    // The others may have waited behind it.
+    wake()
+  }
+
+  /// Its file went away under it, or is there again.
+  func noteFile(isThere: Bool) {
     // Relaxed: nothing is published with it.
-    hasLostFile.store(true, ordering: .relaxed)
-    for read in parked { cfuse_reply_error(read.request, ENODEV) }
-    parked = []
-    abandonWrites()
-    for file in files { forget(file) }
+    hasLostFile.store(!isThere, ordering: .relaxed)
   }
 
   /// After some file's cursor or form of reading changed.
@@ -248,7 +263,10 @@ extension Device {
     }
     if result == 0 {
       reader.consume()
-      if file.peeker == nil { keeper?.delivered() }
+      if file.peeker == nil {
+        keeper?.delivered()
+        noteLosses()
+      }
     } else {
       reader.giveBack()
     }
@@ -266,10 +284,22 @@ extension Device {
   func reportCorruption() {
     guard reader.isCorrupt, !hasReportedCorruption else { return }
     hasReportedCorruption = true
-    keeper?.log(
-      """
-      \(name): a process that writes to channel \(reader.channel.name) damaged its shared memory; \
-      this buffer delivers nothing more
-      """)
+    keeper?.damageFound(self)
+  }
+
+  /// Goes on in other memory, at its start. Who has a file open reads on there; who had the buffer
+  /// mapped had the old memory, and has to map it anew.
+  func replace(_ reader: Reader) {
+    endLeases()
+    reader.stallTimeout = self.reader.stallTimeout
+    reader.isRecordwise = self.reader.isRecordwise
+    self.reader = reader
+    for file in files where file.peeker != nil {
+      file.peeker = reader.peeker()
+      file.peeker?.keepsEmptyRecords = file.isFramed
+    }
+    noteModes()
+    hasReportedCorruption = false
+    losses.begin(reader)
   }
 }

@@ -37,6 +37,10 @@ protocol FrontEnd: AnyObject {
   func remove(_ device: Device)
   /// The removed device is not open any more.
   func letGo(_ device: Device)
+  /// Whether somebody took files away that should be there.
+  var hasLostFiles: Bool { get }
+  /// Makes those again; throws what cannot be, and then has still lost it.
+  func restore() throws(HostError)
   func stop()
 }
 
@@ -165,16 +169,49 @@ public final class DeviceHost {
         frontEnd.letGo(device)
         places[ObjectIdentifier(device)] = nil
         thread.load -= 1
-        unwatch(device)
+        unwatch(device.reader.channel.wakeDescriptor)
       }
     }
   }
 
+  /// Serves other memory through the device from now on, with `reader`, which becomes the device's.
+  public func replace(_ device: Device, _ reader: Reader) throws(HostError) {
+    guard let place = places[ObjectIdentifier(device)] else { return device.replace(reader) }
+    let old = device.reader.channel.wakeDescriptor
+    do throws(SystemError) {
+      try watch(reader.channel.wakeDescriptor, for: place.thread)
+    } catch {
+      throw HostError("device \(device.name): \(error)", code: error.code)
+    }
+    place.thread.run {
+      place.thread.letGo(device)
+      device.replace(reader)
+      place.thread.take(device)
+      device.wake()
+    }
+    unwatch(old)
+  }
+
+  /// Devices whose memory was found damaged since the last call.
+  public func takeDamaged() -> [Device] { threads.flatMap { $0.takeDamaged() } }
+
+  /// Whether `lossesOfReaders` of some device has grown since the last call.
+  public func takeLossNote() -> Bool {
+    threads.reduce(false) { $1.takeLossNote() || $0 }
+  }
+
+  /// Whether somebody took files away, by an unmount or an abort; looked at after
+  /// `changeDescriptor`.
+  public var hasLostFiles: Bool { frontEnd.hasLostFiles }
+
+  /// Makes them again, so that they can be opened anew: nothing is lost but what was handed to a
+  /// reader that had one open. Throws what cannot be.
+  public func restoreFiles() throws(HostError) { try frontEnd.restore() }
+
   /// Whether the device was added and, if it was removed, somebody still has it open.
   public func isServed(_ device: Device) -> Bool { places[ObjectIdentifier(device)] != nil }
 
-  private func unwatch(_ device: Device) {
-    let fd = device.reader.channel.wakeDescriptor
+  private func unwatch(_ fd: CInt) {
     guard var watch = watches[fd] else { return }
     watch.deviceCount -= 1
     watches[fd] = watch.deviceCount > 0 ? watch : nil

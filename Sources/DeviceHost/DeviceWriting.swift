@@ -10,6 +10,7 @@ internal import Relay
 struct Output {
   struct Waiting {
     let request: OpaquePointer
+    let file: Device.OpenFile
     let record: [UInt8]
   }
 
@@ -52,7 +53,7 @@ extension Device {
       return cfuse_reply_error(request, ENOMEM)
     }
     guard cfuse_park(request, file.handle) == 0 else { return cfuse_reply_error(request, EINTR) }
-    output.waiting.append(Output.Waiting(request: request, record: Array(record)))
+    output.waiting.append(Output.Waiting(request: request, file: file, record: Array(record)))
     armIfAwaited()
   }
 
@@ -78,9 +79,11 @@ extension Device {
     cfuse_reply_error(request, EINTR)
   }
 
-  func abandonWrites() {
-    for write in output.waiting { cfuse_reply_error(write.request, ENODEV) }
-    output.waiting = []
+  func abandonWrites(_ session: ObjectIdentifier) {
+    for write in output.waiting where write.file.session == session {
+      cfuse_reply_error(write.request, ENODEV)
+    }
+    output.waiting.removeAll { $0.file.session == session }
   }
 }
 

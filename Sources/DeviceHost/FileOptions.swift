@@ -30,5 +30,9 @@ protocol DeviceKeeper: AnyObject {
   func lastFileClosed(of device: Device)
   /// Somebody has begun to wait: the device wants `wake()` after a signal, and from time to time.
   func startWaking(_ device: Device)
+  /// Its losses have grown.
+  func lossesFound()
+  /// Its memory is damaged; once.
+  func damageFound(_ device: Device)
   func log(_ message: String)
 }

@@ -10,7 +10,7 @@ public import Relay
 // Sendable: but for the bell, used by the thread that serves the device.
 public final class Lease: @unchecked Sendable {
   /// nil: it is gone, with its channel.
-  public private(set) weak var device: Device?
+  public fileprivate(set) weak var device: Device?
   fileprivate let takesUnfinished: Bool
   /// Milliseconds for each thing that is to be done; nil: for ever.
   private let timeout: Int?
@@ -133,7 +133,10 @@ extension Device {
     }
     guard reader.mayLend else { return .refused(ENOBUFS) }
     let lent = reader.lend(unfinished: lease.takesUnfinished)
-    if lent != nil { lease.handedOut.append(Clock.milliseconds()) }
+    if lent != nil {
+      lease.handedOut.append(Clock.milliseconds())
+      noteLosses()
+    }
     reportCorruption()
     lookAgain(lease)
     if let lent { return .lent(lent) }
@@ -168,8 +171,20 @@ extension Device {
     lease.offeredSince = nil
     self.lease = nil
     keeper?.releaseReader()
+    noteReadersLeft()
     callFormerLeases()
     tellIfUnused()
+  }
+
+  /// Whoever has or had it mapped asks once more, and learns that it is gone.
+  func endLeases() {
+    let all = formerLeases + [lease].compactMap(\.self)
+    formerLeases = []
+    if let lease { end(lease) }
+    for lease in all {
+      lease.device = nil
+      lease.call()
+    }
   }
 
   /// Who lost the buffer and may have it again is told so.

@@ -10,8 +10,11 @@ internal import LinuxIO
 final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
   private let mountPoint: String
   private let log: @Sendable (String) -> Void
+  /// The mount's; nil while there is none.
   private var session: Session?
-  private var isUnmounted = false
+  private var watch: MountWatch?
+  /// Of mounts that are not at their place any more, and whose files somebody still has open.
+  private var detached: [Session] = []
   private var thread: ServingThread?
   private var tree = RelayfsTree()
   // What lost its name and may still be open.
@@ -28,7 +31,6 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
   var pathPrefix: String { mountPoint + "/" }
 
   func start(on thread: ServingThread) throws(HostError) {
-    try checkMountPoint()
     self.thread = thread
     let isForOthers = mayServeOthers
     if !isForOthers {
@@ -38,27 +40,47 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
         /etc/fuse.conf has no user_allow_other
         """)
     }
-    let result = thread.run {
+    do throws(HostError) {
+      try mount(isForOthers, left: "a killed relayd")
+    } catch {
+      stop()
+      throw error
+    }
+  }
+
+  private func mount(_ isForOthers: Bool, left by: String) throws(HostError) {
+    try checkMountPoint(left: by)
+    let result = thread!.run {
       Result { () throws(SystemError) in
         let session = try Session(
-          loop: thread.loop, owner: self, mountPoint: mountPoint, isForOthers: isForOthers)
-        self.session = session
+          loop: thread!.loop, owner: self, mountPoint: mountPoint, isForOthers: isForOthers)
         try session.start()
+        self.session = session
+        watch = MountWatch(mountPoint, on: thread!.loop) { [unowned self] in mountWentAway() }
+        for device in tree.devices { device.noteFile(isThere: true) }
       }
     }
     do throws(SystemError) {
       try result.get()
     } catch {
-      stop()
       throw HostError(
         "\(error); is /dev/fuse open to this user, and may it mount there?")
     }
   }
 
+  var hasLostFiles: Bool { thread?.run { session == nil } ?? false }
+
+  func restore() throws(HostError) {
+    if hasLostFiles { try mount(mayServeOthers, left: "an abort") }
+  }
+
   func add(_ device: Device, on thread: ServingThread) throws(HostError) {
-    guard !thread.run({ isUnmounted }) else {
+    do throws(HostError) {
+      try restore()
+    } catch {
       throw HostError(
-        "device \(device.name): \(mountPoint) was unmounted; start relayd again", code: ENOTCONN)
+        "device \(device.name): somebody unmounted \(mountPoint), and it cannot be mounted again: "
+          + "\(error)", code: error.code)
     }
     guard thread.run({ tree.add(device) }) else {
       throw HostError(
@@ -84,29 +106,36 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
 
   func stop() {
     thread?.run {
-      abandonAll()
-      session?.destroy()
-      session = nil
+      watch?.stop()
+      watch = nil
+      // The mount first: its end finds it at its place.
+      if let session { end(session) }
+      for session in detached { end(session) }
     }
   }
 
-  private func abandonAll() {
-    for device in tree.devices { device.abandon() }
+  /// On the thread.
+  private func end(_ session: Session) {
+    // Before the session: its requests have to be answered while it is there.
+    for device in tree.devices { device.abandon(ObjectIdentifier(session)) }
+    session.destroy()
+    detached.removeAll { $0 === session }
+    if self.session === session { self.session = nil }
   }
 
-  private func checkMountPoint() throws(HostError) {
+  private func checkMountPoint(left by: String) throws(HostError) {
     var status = stat()
-    // A daemon that was killed leaves its mount behind.
+    // A daemon that was killed leaves its mount behind, and so does an abort.
     // Attributes may be remembered from when it lived; how much room there is is not.
     while cfuse_is_fuse(mountPoint) == -ENOTCONN {
       guard unmount() else {
         throw HostError(
           """
-          mount point \(mountPoint): a killed relayd left its mount there, and this user cannot \
+          mount point \(mountPoint): \(by) left its mount there, and this user cannot \
           remove it; run `umount -l \(mountPoint)` as root
           """, code: ENOTCONN)
       }
-      log("removed the mount that a killed relayd left on \(mountPoint)")
+      log("removed the mount that \(by) left on \(mountPoint)")
     }
     guard stat(mountPoint, &status) == 0 else {
       throw HostError(
@@ -167,10 +196,29 @@ extension RelayfsFrontEnd {
 
   func served(_ session: Session) {}
 
+  /// On the thread: nobody finds the files any more, and who has one open goes on.
+  private func mountWentAway() {
+    guard let session else { return }
+    session.forgetMount()
+    detached.append(session)
+    self.session = nil
+    filesWentAway()
+  }
+
   func sessionEnded(_ session: Session) {
-    abandonAll()
-    isUnmounted = true
-    log("somebody unmounted or aborted \(mountPoint): its files are gone until relayd starts again")
+    let isMount = self.session === session
+    // What is at that place now may be another mount.
+    session.forgetMount()
+    end(session)
+    if isMount { filesWentAway() }
+  }
+
+  private func filesWentAway() {
+    watch?.stop()
+    watch = nil
+    for device in tree.devices { device.noteFile(isThere: false) }
+    log("somebody unmounted or aborted \(mountPoint): it is mounted again")
+    thread?.filesWentAway()
   }
 
   func lookup(_ request: OpaquePointer, parent: UInt64, name: String) {

@@ -31,6 +31,8 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
   private let frames = FrameBuffer()
   // Removed, and not open any more; the owner collects them.
   private let left = Mutex<[Device]>([])
+  private let damaged = Mutex<[Device]>([])
+  private let hasLosses = Atomic(false)
   private var isTicking = false
   private var tickMilliseconds = ServingThread.firstTickMilliseconds
 
@@ -165,6 +167,18 @@ extension ServingThread {
     }
   }
 
+  /// Devices whose memory is damaged; each once.
+  func takeDamaged() -> [Device] {
+    damaged.withLock { devices in
+      defer { devices = [] }
+      return devices
+    }
+  }
+
+  /// Whether losses have grown since the last call.
+  // Relaxed: who looks at the counts then finds them, or is told again.
+  func takeLossNote() -> Bool { hasLosses.exchange(false, ordering: .relaxed) }
+
   func letGo(_ device: Device) {
     let channel = device.reader.channel.wakeDescriptor
     served[channel]?.removeAll { $0 === device }
@@ -220,7 +234,20 @@ extension ServingThread {
     EventFD.signal(changes)
   }
 
+  func lossesFound() {
+    // Relaxed: as in `takeLossNote`. Once for all that is found before the owner looks.
+    if !hasLosses.exchange(true, ordering: .relaxed) { EventFD.signal(changes) }
+  }
+
+  func damageFound(_ device: Device) {
+    damaged.withLock { $0.append(device) }
+    EventFD.signal(changes)
+  }
+
   func log(_ message: String) { logMessage(message) }
+
+  /// The owner is to look which of the front end's files are not there any more.
+  func filesWentAway() { EventFD.signal(changes) }
 
   func startWaking(_ device: Device) {
     if !device.isKept {

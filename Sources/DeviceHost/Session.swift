@@ -63,6 +63,9 @@ final class Session: EventHandler {
   /// Processes one request if there is one; false when the session is over.
   func step() -> Bool { cfuse_session_step(raw) != CFUSE_ENDED }
 
+  /// Its files are not where they were mounted any more; who has one open still reaches it.
+  func forgetMount() { if let raw { cfuse_session_forget_mount(raw) } }
+
   /// Ends it: unmounts, removes the device.
   func destroy() {
     guard let raw else { return }
@@ -99,7 +102,7 @@ final class Session: EventHandler {
         return
       }
       device.open(
-        request!, flags: flags,
+        request!, flags: flags, through: ObjectIdentifier(session),
         reply: session.isMount
           ? { cfuse_reply_open_file($0, $1) } : { cfuse_reply_open_device($0, $1) })
     },

@@ -8,6 +8,8 @@ internal import Glibc
 public struct Thread: Sendable {
   private let raw: pthread_t
 
+  private static let stackBytes = 2 << 20
+
   private final class Start: Sendable {
     let name: String
     let body: @Sendable () -> Void
@@ -22,8 +24,13 @@ public struct Thread: Sendable {
   public init(name: String, _ body: @escaping @Sendable () -> Void) throws(SystemError) {
     var thread = pthread_t()
     let start = Unmanaged.passRetained(Start(name: name, body: body))
+    // The default is the limit of the main thread's stack, however small or large.
+    var attributes = pthread_attr_t()
+    pthread_attr_init(&attributes)
+    defer { pthread_attr_destroy(&attributes) }
+    pthread_attr_setstacksize(&attributes, Thread.stackBytes)
     let code = pthread_create(
-      &thread, nil,
+      &thread, &attributes,
       { context in
         let start = Unmanaged<Start>.fromOpaque(context!).takeRetainedValue()
         clinux_name_thread(start.name)

@@ -154,6 +154,9 @@ extension Geometry {
   /// Bytes of the opener's file, most of them never touched.
   var openerFileBytes: Int { areasOffset + slotCount * 2 * areaBytes }
 
+  /// Bytes of addresses that a channel in memory files takes in its opener.
+  public var mappedBytes: Int { totalBytes + openerFileBytes }
+
   /// What of the page never changes.
   typealias Fixed = relay_abi_geometry
 

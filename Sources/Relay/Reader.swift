@@ -42,6 +42,7 @@ public final class Reader {
   var pendingGap = Gap()
   /// Sub-buffers behind the position wait for a stopped writer, or for another pin.
   var mayReclaim = false
+  var lappedRecords: UInt64 = 0
   var stall = Stall()
   var paceSample = ChannelBuffer.PaceSample()
   var teller = TimeTeller()
@@ -141,6 +142,8 @@ public final class Reader {
     var totals = Totals()
     /// Found and not told yet.
     var gap = Gap()
+    /// Found overwritten.
+    var lapped: UInt64 = 0
     /// Losses stand in the stream as frames do, also behind bytes.
     var isFramed = false
     /// Records gone past while somebody was writing them.
@@ -271,6 +274,7 @@ extension Reader {
     noteBacklog(before: plan.position)
     position = plan.position
     totals.add(plan.totals)
+    lappedRecords &+= plan.lapped
     stall.note(plan.passed)
     lastTime = teller.last
     totals.bytes &+= UInt64(plan.bytes)

@@ -103,6 +103,13 @@ extension Reader {
     }
   }
 
+  /// Records that were overwritten before this reader came to them, found so far; counted while it
+  /// goes on in this process.
+  public var lapped: UInt64 { lappedRecords }
+
+  /// As `Statistics.lostStalled`, since the start of the buffer.
+  public var stalled: UInt64 { totals.stalled }
+
   /// How far writers are: entries and bytes reserved over the buffer's life.
   struct Reserved {
     var seq: UInt64 = 1
@@ -277,6 +284,25 @@ extension ChannelBuffer {
     case .corrupt: break
     }
     return Reader.Reserved(seq: current.seq, records: records, bytes: bytes, padding: padding)
+  }
+}
+
+/// The counters of losses in a buffer's memory, over its whole life. Anybody who writes into the
+/// memory can change them.
+public struct LossCounts: Equatable, Sendable {
+  public var full: UInt64
+  public var tooBig: UInt64
+  public var restart: UInt64
+  public var aborted: UInt64
+  public var corrupt: UInt64
+}
+
+extension ChannelBuffer {
+  public var lossCounts: LossCounts {
+    let counters = Reader.Counters(self)
+    return LossCounts(
+      full: counters.full, tooBig: counters.tooBig, restart: counters.restart,
+      aborted: counters.aborted, corrupt: counters.corrupt)
   }
 }
 

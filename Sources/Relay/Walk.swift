@@ -66,6 +66,7 @@ extension Reader {
     gap.full = lost.less(plan.position.lostBase)
     guard gap.isEmpty || plan.bytes == 0 || plan.isFramed else { return false }
     plan.gap.overwritten &+= gap.overwritten
+    plan.lapped &+= gap.overwritten
     plan.gap.full &+= gap.full
     plan.position = Position(
       seq: seq, subbuf: subbuf, record: record, lostBase: max(lost, plan.position.lostBase))

@@ -9,7 +9,7 @@ internal import Relay
 internal import RelayControl
 
 final class ChannelTable {
-  private let host: DeviceHost
+  let host: DeviceHost
   let kept: KeptState
   let log: (Level, String) -> Void
   var limits: Limits
@@ -25,6 +25,12 @@ final class ChannelTable {
   var onOpen: (Channel) -> Void = { _ in }
   /// A closed channel is gone for good.
   var onGone: (Channel) -> Void = { _ in }
+  /// A channel's counts end, for that reason.
+  var onEnd: (ServedChannel, _ why: String, _ saysTooBig: Bool) -> Void = { _, _, _ in }
+  /// A channel's memory is replaced by another.
+  var onRenewed: (_ old: Channel, _ new: Channel) -> Void = { _, _ in }
+  /// For a message: "is …" or "are …".
+  var writersOf: (Channel) -> String = { _ in "are processes that are not known" }
 
   enum Level {
     case info, warning
@@ -85,6 +91,7 @@ final class ChannelTable {
       retire(left.channel, into: served.channel)
       kept.drop(left.channel)
     }
+    for (_, device) in served.devices { served.losses.begin(device) }
     served.serial = nextSerial
     nextSerial += 1
     byName[options.name] = served
@@ -107,13 +114,16 @@ final class ChannelTable {
     _ name: String, _ geometry: Geometry
   ) throws(ControlRefusal) -> Channel {
     let nodes = host.backend == .cuse ? geometry.initialCPUs.count : 0
+    try checkAddresses(name, geometry)
     let limit = DescriptorLimit.current
     do throws(ChannelError) {
       let channel = try Channel.openShared(name, geometry)
       // The lowest free number is given first: the latest one tells how many are taken.
       if Int(channel.descriptors!.wake) + nodes < limit - DescriptorLimit.spare { return channel }
     } catch {
-      guard errorCode(error) == EMFILE else { throw refusal(name, errorCode(error), "\(error)") }
+      guard errorCode(error) == EMFILE else {
+        throw refusal(name, errorCode(error), "\(error)\(ProcessLimit.hint(errorCode(error)))")
+      }
     }
     throw refusal(
       name, EMFILE,
@@ -123,7 +133,17 @@ final class ChannelTable {
       """)
   }
 
-  private func refusal(_ name: String, _ code: CInt, _ reason: String) -> ControlRefusal {
+  /// A mapping that fits exactly would leave the next small allocation to fail, which ends the
+  /// process.
+  private func checkAddresses(_ name: String, _ geometry: Geometry) throws(ControlRefusal) {
+    guard let left = ProcessLimits.addressesLeft, geometry.mappedBytes > left else { return }
+    throw refusal(
+      name, ENOMEM,
+      "it takes \(geometry.mappedBytes) bytes of addresses, and \(left) are left"
+        + ProcessLimit.hint(ENOMEM))
+  }
+
+  func refusal(_ name: String, _ code: CInt, _ reason: String) -> ControlRefusal {
     ControlRefusal(code: code, message: "channel \(name): \(reason)")
   }
 
@@ -257,6 +277,7 @@ extension ChannelTable {
     channels.removeAll { $0 === served }
     kept.drop(served.channel)
     served.channel.end()
+    onEnd(served, "the channel was closed", false)
     closing.append(served)
     host.remove(served.devices.map(\.device))
     collect()
@@ -303,6 +324,10 @@ extension ChannelTable {
     for served in ending {
       kept.drop(served.channel)
       served.channel.close()
+    }
+    // Those that are closed are reported as too big at their end.
+    for served in channels {
+      onEnd(served, "relayd ends", exceptKept && kept.isKept(served.channel))
     }
     return !ending.isEmpty
   }

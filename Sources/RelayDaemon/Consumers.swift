@@ -98,7 +98,9 @@ final class Consumers {
           + "it needs n_subbufs = 3 or more"
       case EINVAL: "more is reported as consumed than was handed out"
       case ENOBUFS: "as much as can be is handed out; report some of it as consumed"
-      case ENOENT: "its channel was closed, and is gone"
+      case ENOENT:
+        "the memory that was mapped is gone, because its channel was closed or reset; "
+          + "map it again"
       case ENXIO: "it is not served yet"
       case EIO: "its shared memory is damaged"
       case ESTALE: "what was handed out was given back: kept too long, or the channel was reset"

@@ -101,7 +101,7 @@ final class ControlRequests: ControlHandler {
   func reset(channel: String, client: Client) throws(ControlRefusal) {
     let served = try find(channel)
     try access.checkOwner(client.peer, served, to: "reset")
-    for (_, device) in served.devices { host.use(device) { $0.reset() } }
+    try table.reset(served, owners: producers.owners)
   }
 
   func create(

@@ -21,9 +21,10 @@ public final class Daemon {
   let logger: Logger
   private let loop: EventLoop
   private let signals: SignalFD
-  private let host: DeviceHost
+  let host: DeviceHost
   let table: ChannelTable
   let producers: Producers
+  private let lossLog: LossLog
   let kept: KeptState
   private let start: StartSettings
   private let pace: StartPace
@@ -39,6 +40,8 @@ public final class Daemon {
   private let abandonment: TimerFD
   /// The next relayd is to go on where this one stops.
   private var isToBeContinued = false
+  /// Why this one cannot go on.
+  private var failure: String?
   private var watch: MachineWatch?
   var server: ControlServer?
 
@@ -54,9 +57,9 @@ public final class Daemon {
       let daemon = try Daemon(sources, logger)
       try daemon.serve()
     } catch let error as SystemError {
-      throw DaemonError(description: "\(error)")
+      throw DaemonError(description: "\(error)\(ProcessLimit.hint(error.code))")
     } catch let error as HostError {
-      throw DaemonError(description: "\(error)")
+      throw DaemonError(description: "\(error)\(ProcessLimit.hint(error.code))")
     } catch let error as ControlRefusal {
       throw DaemonError(description: "\(error)")
     }
@@ -68,12 +71,13 @@ public final class Daemon {
     // Before there is a second thread: it changes the environment.
     let store = DescriptorStore { [logger] in logger.warning("\($0)") }
     // Before any thread, so that every thread has them blocked.
-    signals = try SignalFD([SIGTERM, SIGINT, SIGHUP])
+    signals = try SignalFD([SIGTERM, SIGINT, SIGHUP, SIGXCPU])
     // A reader or client that goes away is an error code, not a signal.
     signal(SIGPIPE, SIG_IGN)
     // What is made for others (the socket's directory) is as open as it says.
     umask(0o022)
     DescriptorLimit.raise()
+    if let warning = ProcessLimits.processorTimeWarning() { logger.warning("\(warning)") }
     pace = try StartPace(RuntimeFiles.shortLives, logger)
     endsAtOnce = pace.wait(signals)
     pace.begin()
@@ -104,8 +108,18 @@ public final class Daemon {
     producers = Producers(loop: loop, kept: kept, limits: configuration.limits) { [logger] in
       logger.notice("\($0)")
     }
+    lossLog = try LossLog(
+      loop: loop, table: table, written: { [producers] in producers.written },
+      log: { [logger] in logger.warning("\($0)") })
     table.onGone = { [producers] in producers.forget($0) }
-    producers.onGone = { [table] in table.forget(owner: $0) }
+    table.onEnd = { [lossLog] in lossLog.finish($0, $1, saysTooBig: $2) }
+    table.onRenewed = { [producers] in producers.move(from: $0, to: $1) }
+    table.writersOf = { [producers] in producers.names(of: $0) }
+    producers.onAttach = { [lossLog] in lossLog.expect() }
+    producers.onGone = { [table, lossLog] in
+      table.forget(owner: $0)
+      lossLog.look()
+    }
   }
 
   private static func backend(_ configuration: Configuration) -> HostBackend {
@@ -135,7 +149,17 @@ public final class Daemon {
     let server = try listen(requests)
     self.server = server
     defer { server.stop() }
-    let changes = Handler { [table] in table.collect() }
+    let restorer = try FileRestorer(loop: loop, host: host, log: table.log) { [unowned self] in
+      failure = $0
+      isToBeContinued = kept.isThere
+      loop.stop()
+    }
+    let changes = Handler { [table, host, lossLog] in
+      table.collect()
+      table.reportDamage()
+      if host.takeLossNote() { lossLog.expect() }
+      restorer.look()
+    }
     try loop.add(host.changeDescriptor, .read, changes)
     let closer = Handler { [unowned self] in
       abandonment.drain()
@@ -163,6 +187,9 @@ public final class Daemon {
     announce()
     try serveUntilSignal()
     try shutDown(server, requests.consumers)
+    if let failure {
+      throw DaemonError(description: "\(failure); ending, so that relayd can be started again")
+    }
   }
 
   private func listen(_ requests: ControlRequests) throws -> ControlServer {
@@ -282,36 +309,6 @@ public final class Daemon {
     ServiceManager.notify("STATUS=\(status)")
   }
 
-  private var servedFiles: String {
-    let how = host.backend == .cuse ? "CUSE" : "relayfs on \(configuration.mountPoint)"
-    return table.isServing
-      ? "\(devices(table.fileCount)) through \(how)"
-      : "channels take writes; what can be read appears once /dev/cuse does"
-  }
-
-  /// One line for the service manager, with what is wrong.
-  var status: String {
-    guard let first = refused.first else { return servedFiles }
-    let more = refused.count > 1 ? " (and \(refused.count - 1) more, see the log)" : ""
-    let line = first.split(separator: "\n").joined(separator: " ")
-    return "\(servedFiles); configuration refused: \(line)\(more)"
-  }
-
-  private func announce() {
-    for served in table.channels { logger.info("\(summary(served))") }
-    for complaint in refused { logger.error("\(complaint)") }
-    if !refused.isEmpty {
-      logger.error(
-        """
-        configuration refused: relayd goes on with what it was handed, as that was \
-        (\(table.channels.map(\.channel.name).joined(separator: ", "))); correct the \
-        configuration, then have relayd reload it: relayctl reload
-        """)
-    }
-    logger.notice("ready: \(servedFiles), control on \(configuration.socketPath)")
-    ServiceManager.notify("READY=1\nSTATUS=\(status)")
-  }
-
   private func serveUntilSignal() throws {
     let receiver = Handler { [unowned self] in
       switch signals.next() {
@@ -319,6 +316,7 @@ public final class Daemon {
       case SIGHUP:
         logger.notice("SIGHUP: reloading")
         _ = reload()
+      case SIGXCPU: logger.warning("\(ProcessLimits.processorTimeMessage())")
       case let signal:
         pace.clear()
         isToBeContinued = signal == SIGTERM && kept.isThere
@@ -362,21 +360,6 @@ public final class Daemon {
   private static let readersPause = Duration.milliseconds(500)
   private static let readersTime = Duration.seconds(10)
 }
-
-/// What a log says of a channel.
-func summary(_ served: ServedChannel) -> String {
-  let geometry = served.channel.geometry
-  let names = served.devices.map { served.path(cpu: $0.cpu) }
-  let all =
-    names.count > 2 ? "\(names[0]) … \(names[names.count - 1])" : names.joined(separator: " ")
-  return """
-    channel \(served.channel.name): \(geometry.subbufCount) sub-buffers of \
-    \(ByteSize.format(geometry.subbufSize)) for each of \(names.count) \
-    buffer\(names.count == 1 ? "" : "s"), mode \(geometry.mode.rawValue): \(all)
-    """
-}
-
-private func devices(_ count: Int) -> String { "\(count) device\(count == 1 ? "" : "s")" }
 
 /// Runs a closure when its descriptor is ready.
 private final class Handler: EventHandler {

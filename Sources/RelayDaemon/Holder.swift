@@ -27,7 +27,7 @@ public final class Holder {
     do throws(SystemError) {
       return try Holder(command, logger).run()
     } catch {
-      throw DaemonError(description: "\(error)")
+      throw DaemonError(description: "\(error)\(ProcessLimit.hint(error.code))")
     }
   }
 

@@ -9,7 +9,7 @@ internal import RelayControl
 
 /// Hands out owner ids and sweeps after the dead.
 final class Producers: EventHandler {
-  private final class Producer {
+  final class Producer {
     let owner: UInt16
     let process: ProcessHandle
     let pid: Int32
@@ -32,17 +32,19 @@ final class Producers: EventHandler {
   /// Those of one user but root and the daemon's own.
   var limitPerUser: Int
 
+  /// A process may write into a channel from now on.
+  var onAttach: () -> Void = {}
   /// All of a process's channels were swept.
   var onGone: (UInt16) -> Void = { _ in }
 
   private let loop: EventLoop
   private let kept: KeptState
   private let log: (String) -> Void
-  private var byHandle: [CInt: Producer] = [:]
+  private(set) var byHandle: [CInt: Producer] = [:]
   // A pid is not reused while its handle shows it alive; looked at before each use.
   private var byPID: [Int32: Producer] = [:]
   private var lastOwner: UInt16 = 0
-  private var owners: Set<UInt16> = []
+  private(set) var owners: Set<UInt16> = []
 
   init(loop: EventLoop, kept: KeptState, limits: Limits, log: @escaping (String) -> Void) {
     self.loop = loop
@@ -157,6 +159,7 @@ final class Producers: EventHandler {
           """)
     }
     producer.channels.append(channel)
+    onAttach()
     let notes = ChannelNotes(channel)
     notes?[producer.owner] = true
     notes?.wasAttached = true
@@ -217,6 +220,7 @@ extension Producers {
     let producer = Producer(owner: owner, process: process, pid: entry.pid, uid: entry.uid)
     for served in served where ChannelNotes(served.channel)?[owner] == true {
       producer.channels.append(served.channel)
+      onAttach()
       served.silent.insert(owner)
     }
     do throws(SystemError) {

@@ -16,7 +16,8 @@ final class ServedChannel {
 
   let options: ChannelOptions
   let origin: Origin
-  let channel: Channel
+  /// Another one once a reset replaces its memory.
+  private(set) var channel: Channel
   let identity: Identity
   /// The path of a buffer's file without its CPU number.
   let pathPrefix: String
@@ -26,6 +27,7 @@ final class ServedChannel {
   private(set) var devices: [(cpu: Int, device: Device)] = []
   /// Connections that attached and are still there.
   var attached: Set<ConnectionID> = []
+  let losses = ChannelLosses()
   /// Owner ids of processes that attached to the relayd before and have not asked this one.
   var silent: Set<UInt16> = []
 
@@ -73,6 +75,9 @@ final class ServedChannel {
     devices.insert((buffer.cpu, device), at: place)
     return device
   }
+
+  /// Its devices serve that memory already.
+  func renew(_ channel: Channel) { self.channel = channel }
 
   func path(cpu: Int) -> String { "\(pathPrefix)\(cpu)" }
 

@@ -8,6 +8,19 @@ import Logging
 public import RelayDaemon
 
 @main
+enum Start {
+  static func main() {
+    do throws(DaemonError) {
+      // First: what follows needs a stack and a heap.
+      try ProcessLimits.prepare()
+    } catch {
+      Logger(label: "relayd") { _ in SystemdLog() }.critical("\(error)")
+      exit(EXIT_FAILURE)
+    }
+    RelaydCommand.main()
+  }
+}
+
 struct RelaydCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "relayd",
@@ -78,7 +91,11 @@ struct RelaydCommand: ParsableCommand {
       var command = try parseAsRoot()
       try command.run()
     } catch {
-      end(error)
+      let isWrongUsage = exitCode(for: error) == .validationFailure && !(error is ExitCode)
+      guard isWrongUsage, Daemon.wasHandedChannels, !CommandLine.arguments.contains("--hold") else {
+        end(error)
+      }
+      goOn(inSpiteOf: message(for: error))
     }
   }
 
@@ -106,19 +123,6 @@ struct RelaydCommand: ParsableCommand {
     throw ValidationError("--wait-for-cuse is for CUSE; use it with --backend auto or cuse.")
   }
 
-  static func main() {
-    do {
-      var command = try parseAsRoot()
-      try command.run()
-    } catch {
-      let isWrongUsage = exitCode(for: error) == .validationFailure && !(error is ExitCode)
-      guard isWrongUsage, Daemon.wasHandedChannels, !CommandLine.arguments.contains("--hold") else {
-        exit(withError: error)
-      }
-      goOn(inSpiteOf: message(for: error))
-    }
-  }
-
   /// With channels handed over: those matter more than a command line with a mistake in it.
   private static func goOn(inSpiteOf mistake: String) {
     var sources = ConfigurationSources()
@@ -129,7 +133,7 @@ struct RelaydCommand: ParsableCommand {
       try Daemon.run(sources, logger: Logger(label: "relayd") { _ in SystemdLog() })
     } catch {
       Logger(label: "relayd") { _ in SystemdLog() }.critical("\(error)")
-      exit(withError: ExitCode(error is ConfigurationError ? EX_USAGE : EXIT_FAILURE))
+      Glibc.exit(error is ConfigurationError ? EX_USAGE : EXIT_FAILURE)
     }
   }
 

@@ -116,7 +116,7 @@ import Testing
 
   @Test func aDeviceThatIsTakenAwayAnswersWhoWaits() throws {
     let read = try wait()
-    kernel.device.abandon()
+    kernel.takeAway()
     #expect(try kernel.messages() == [Message(unique: read, code: -ENODEV, body: [])])
   }
 

@@ -62,6 +62,9 @@ final class FakeKernel: SessionOwner {
 
   deinit { session?.destroy() }
 
+  /// What the device's front end does when the kernel ends the session.
+  func takeAway() { device.abandon(ObjectIdentifier(session!)) }
+
   /// Sends a request, lets the server serve it, and returns everything that the server wrote.
   func exchange(_ operation: Operation, _ body: [UInt8]) throws -> [Message] {
     lastUnique += 2

@@ -150,7 +150,7 @@ import Testing
   @Test func aDeviceThatIsTakenAwayAnswersWhoWaits() throws {
     try fill()
     let waiting = try wait("first")
-    kernel.device.abandon()
+    kernel.takeAway()
     #expect(try kernel.messages() == [Message(unique: waiting, code: -ENODEV, body: [])])
   }
 
@@ -167,7 +167,7 @@ import Testing
     // One waits by now.
     for _ in 1..<(16 << 20) / record.count { #expect(try kernel.exchange(.write, request) == []) }
     #expect(try kernel.write(file, record, flags: 0) == -Int(ENOMEM))
-    kernel.device.abandon()
+    kernel.takeAway()
   }
 
   @Test func aSoleReaderExcludesNoWriter() throws {

@@ -13,33 +13,105 @@ extension OneAtATime {
         == "\(channel)\n"
     }
 
-    @Test(.enabled(if: Backend.underTest == .cuse))
-    func anAbortedNodeIsGoneUntilItsChannelIsOpenedAgain() throws {
-      let daemon = try Daemon(
-        configuration: "[channel.relay]\nglobal = true\n[channel.other]\nglobal = true\n")
-      try daemon.write("lost\n")
-      try daemon.abort("relay0")
-      let said = "somebody aborted /dev/relay0: it is gone until its channel is opened again"
-      try eventually("it is said") { daemon.logText.contains(said) }
-      #expect(access("/dev/relay0", F_OK) == -1)
-      #expect(try served(daemon, "other"), "the others go on")
-      try daemon.write("kept\n")
-      #expect(try daemon.statistic("records_unread") == 2, "it takes records all the same")
-      try daemon.require("close", "relay")
-      #expect(daemon.logText.contains("nobody read 2 records of /dev/relay0, now lost"))
-      try daemon.require("reload")
-      #expect(try served(daemon, "relay"))
+    /// Ways in which somebody takes a device's file away.
+    static let ways = Backend.underTest == .cuse ? ["abort"] : ["abort", "umount", "umount -l"]
+
+    private func takeAway(_ daemon: Daemon, _ way: String) throws {
+      if way == "abort" { return try daemon.abort("relay0") }
+      let finished = try daemon.shell("\(way) \(daemon.mount)")
+      #expect(finished.status == 0, "\(finished.error)")
     }
 
-    @Test(.enabled(if: Backend.underTest == .fuse), arguments: ["umount", "abort"])
-    func aMountThatIsTakenAwayIsSaid(_ way: String) throws {
+    private func awaitFiles(_ daemon: Daemon, _ count: Int = 1) throws {
+      let said = "the files that somebody took away are there again; open them anew"
+      try eventually("they are there again: \(daemon.logText)") {
+        daemon.logText.components(separatedBy: said).count > count
+      }
+    }
+
+    @Test(arguments: ways) func aFileThatIsTakenAwayComesBackWithItsData(_ way: String) throws {
+      let daemon = try Daemon("relay:global", "other:global")
+      try daemon.write("kept\n")
+      try takeAway(daemon, way)
+      try awaitFiles(daemon)
+      let gone = Backend.underTest == .cuse ? "/dev/relay0" : daemon.mount
+      let how = Backend.underTest == .cuse ? "aborted" : "unmounted or aborted"
+      #expect(daemon.logText.contains("somebody \(how) \(gone): it is"))
+      #expect(try run("timeout", "20", "cat", daemon.device("relay0")).output == "kept\n")
+      #expect(try served(daemon, "other"))
+      #expect(try served(daemon, "relay"))
+      // And again.
+      try takeAway(daemon, way)
+      try awaitFiles(daemon, 2)
+      #expect(try served(daemon, "relay"))
+      try daemon.require("create", "late", "--global", "--keep")
+      #expect(try served(daemon, "late"))
+      #expect(daemon.end() == 0)
+      if Backend.underTest == .fuse {
+        #expect(!(try run("cat", "/proc/self/mounts").output.contains(daemon.mount)))
+      }
+    }
+
+    /// Reads and polls that wait.
+    @Test(arguments: ways.filter { !$0.hasPrefix("umount") })
+    func readersThatWaitGetAnErrorAndOpenAnew(_ way: String) throws {
+      let daemon = try Daemon("relay:global,read=block")
+      let readers = try [
+        "read -N 1 < $0; echo $?",
+        "exec python3 -c 'import select, sys, os; "
+          + "p = select.poll(); f = os.open(sys.argv[1], 0); p.register(f, 1); "
+          + "print(p.poll()[0][1])' $0",
+      ].map { script in
+        let output = try MemoryFile.create(name: "output", count: 0)
+        let child = try ChildProcess(
+          ["bash", "-c", script, daemon.device("relay0")], output: output.raw)
+        try eventually("it waits") {
+          try run("ls", "-l", "/proc/\(child.pid)/fd").output.contains(daemon.device("relay0"))
+        }
+        return (child, output.take())
+      }
+      defer { for (_, output) in readers { close(output) } }
+      try takeAway(daemon, way)
+      #expect(readers[0].0.wait() == 0)
+      #expect(text(of: readers[0].1) == "1\n")
+      #expect(readers[1].0.wait() == 0)
+      #expect(Int(text(of: readers[1].1).dropLast()).map { $0 & Int(POLLERR) } == Int(POLLERR))
+      try awaitFiles(daemon)
+      #expect(try daemon.statistic("records_written") == 0)
+      try daemon.write("next\n")
+      #expect(try run("timeout", "20", "head", "-c5", daemon.device("relay0")).output == "next\n")
+    }
+
+    /// After umount -l the old files still work for who has them open; both read from one cursor.
+    @Test(.onceIsEnough) func aDetachedMountServesWhoHasItOpen() throws {
       let daemon = try Daemon("relay:global")
-      if way == "umount" { try run("umount", daemon.mount) } else { try daemon.abort("relay0") }
-      let said =
-        "somebody unmounted or aborted \(daemon.mount): its files are gone until relayd starts "
-        + "again"
-      try eventually("it is said") { daemon.logText.contains(said) }
-      #expect(try daemon.relayctl("list").status == 0, "it lives on")
+      let old = try FileDescriptor.open(daemon.device("relay0"), O_RDONLY)
+      #expect(try run("umount", "-l", daemon.mount).status == 0)
+      try awaitFiles(daemon)
+      try daemon.write("first\n")
+      var bytes = [UInt8](repeating: 0, count: 100)
+      #expect(read(old.raw, &bytes, 100) == 6)
+      #expect(try served(daemon, "relay"))
+      #expect(try daemon.relayctl("list", "--json").status == 0)
+      close(old.take())
+      #expect(try served(daemon, "relay"), "the old one's end is not the new one's")
+      #expect(daemon.end() == 0)
+    }
+
+    /// Writers go on, and the next relayd has what they wrote.
+    @Test(.onceIsEnough) func relaydEndsWithAFailureWhereItsFilesCannotBeMadeAgain() throws {
+      let scratch = try Scratch()
+      let daemon = try Daemon("relay:global", options: ["--hold"], in: scratch)
+      try daemon.write("kept\n")
+      let away = "\(scratch.path).away"
+      let took = try daemon.shell("mv \(scratch.path) \(away) && umount \(away)/mount")
+      #expect(took.status == 0, "\(took.error)")
+      let said = "are still gone after 6 tries: mount point \(daemon.mount): No such file"
+      try eventually("it gives up: \(daemon.logText)") { daemon.logText.contains(said) }
+      try eventually("it ends") { daemon.logText.contains(") ended with 1; ") }
+      #expect(rename(away, scratch.path) == 0)
+      try eventually("the next one has the file") { access(daemon.device("relay0"), F_OK) == 0 }
+      #expect(try run("timeout", "20", "cat", daemon.device("relay0")).output == "kept\n")
     }
 
     @Test(arguments: [SIGTERM, SIGKILL]) func whatIsStartedAgainServesAgain(_ end: CInt) throws {

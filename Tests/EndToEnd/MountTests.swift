@@ -79,16 +79,25 @@ extension OneAtATime {
       #expect(access("\(outer.mount)/net/rx0", F_OK) == 0)
     }
 
-    @Test func afterAnUnmountNoChannelIsCreated() throws {
+    @Test func noChannelIsCreatedWhileTheMountCannotBeMadeAgain() throws {
       let daemon = try Daemon("relay:global")
-      #expect(try run("umount", daemon.mount).status == 0)
+      let away = "\(daemon.scratch.path).away"
+      let gone = "mv \(daemon.scratch.path) \(away) && umount \(away)/mount"
+      #expect(try daemon.shell(gone).status == 0)
       try eventually("it is said") { daemon.logText.contains("somebody unmounted") }
-      let created = try daemon.relayctl("create", "other", "--global")
+      let created = try run(
+        program("relayctl"), "create", "other", "--global",
+        environment: ["RELAY_SOCKET": "\(away)/control"])
       #expect(created.status != 0)
       #expect(
-        created.error.contains("\(daemon.mount) was unmounted; start relayd again"),
+        created.error.contains(
+          "somebody unmounted \(daemon.mount), and it cannot be mounted again: mount point"),
         "\(created.error)")
+      #expect(rename(away, daemon.scratch.path) == 0)
       #expect(try daemon.channels() == ["relay"])
+      try eventually("it is mounted again") { access(daemon.device("relay0"), F_OK) == 0 }
+      try daemon.require("create", "other", "--global", "--keep")
+      #expect(access(daemon.device("other0"), F_OK) == 0)
       #expect(daemon.end() == 0)
     }
   }

@@ -271,7 +271,7 @@ final class Daemon {
       Backend.underTest == .cuse
         ? "echo 1 > /sys/class/cuse/\(name)/abort"
         : """
-        mkdir \(fusectl) && mount -t fusectl none \(fusectl) &&
+        mkdir -p \(fusectl) && mount -t fusectl none \(fusectl) &&
         number=$(awk '$5 == "\(mount)" { split($3, n, ":"); print n[2] }' /proc/self/mountinfo) &&
         echo 1 > \(fusectl)/$number/abort && umount \(fusectl)
         """)

@@ -61,6 +61,8 @@ int cfuse_mount_new(
 int cfuse_is_fuse(const char *path);
 // Ends the session, unmounts, closes its descriptor.
 void cfuse_session_destroy(cfuse_session *);
+// The mount is not at its place any more: destroying the session leaves alone what is there.
+void cfuse_session_forget_mount(cfuse_session *);
 int cfuse_session_fd(cfuse_session *);
 
 enum cfuse_step { CFUSE_NOTHING, CFUSE_PROCESSED, CFUSE_ENDED };

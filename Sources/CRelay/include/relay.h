@@ -187,7 +187,9 @@ int relay_flush(relay_chan *chan);
 
 /* Forgets all data and counts. Safe while others write. subbuf_start is called again without a
  * previous sub-buffer, at once, or, where reservations are open in all, before the next record. A
- * daemon's channel: as relay_close, -EPERM; one request to the daemon. */
+ * daemon's channel: as relay_close, -EPERM; one request to the daemon, which gives the channel
+ * fresh memory where a process damaged what it has, or left no room in it: writers move over with
+ * their next records, what is reserved then goes nowhere. -EIO, -ENOMEM or the like: it cannot. */
 int relay_reset(relay_chan *chan);
 
 /* The highest CPU that has a buffer, plus 1; 1 for a global channel; 0 for NULL. Can grow: a
@@ -354,9 +356,9 @@ struct relay_subbuf {
 /* Hands out what comes next, after all that was handed out before: 0, and the first `size` bytes
  * (sizeof(struct relay_subbuf)) of what is known about it. -EAGAIN: nothing now. -EPIPE: closed and
  * drained. -ESTALE, -EBUSY: as said above. -ENOBUFS: too much is in hand; report some. -ENOENT:
- * closed and gone. -EIO: damaged. -ECONNRESET: the daemon is gone. -ETIMEDOUT, -EPROTO: as
- * relay_attach. -EDEADLK: from inside subbuf_start. One request to the daemon, of some 20 us; in an
- * own channel a lock. */
+ * closed and gone, or a reset replaced its memory: map again. -EIO: damaged. -ECONNRESET: the
+ * daemon is gone. -ETIMEDOUT, -EPROTO: as relay_attach. -EDEADLK: from inside subbuf_start. One
+ * request to the daemon, of some 20 us; in an own channel a lock. */
 int relay_map_next(relay_mapping *map, struct relay_subbuf *subbuf, size_t size);
 
 /* The first n of the parts in hand are not needed any more. -EINVAL: so many are not in hand, and

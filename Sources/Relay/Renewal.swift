@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory that producers damaged: how that is found after a reset, and what replaces it.
+
+internal import Glibc
+internal import LinuxIO
+internal import Synchronization
+
+extension Channel {
+  /// An empty channel of the same name, sizes and CPUs in memory of its own.
+  /// - Precondition: this side opened the channel in memory files.
+  public func renewed() throws(ChannelError) -> Channel {
+    let geometry: Geometry
+    do throws(GeometryError) {
+      geometry = try Geometry(
+        subbufSize: self.geometry.subbufSize, subbufCount: self.geometry.subbufCount,
+        entryCount: self.geometry.entryCount, mode: self.geometry.mode,
+        isGlobal: self.geometry.isGlobal, clock: self.geometry.clock, cpus: cpus,
+        slotCount: self.geometry.slotCount)
+    } catch { throw .geometry(error) }
+    return try Channel.openShared(name, geometry)
+  }
+
+  /// Sends the writers to other memory, which whoever serves the channel hands out from now on.
+  /// Nothing in here is trusted; what is in it is gone.
+  /// - Precondition: this side opened the channel.
+  public func giveUp() {
+    precondition(isOpener, "an attached producer cannot give the channel up")
+    // No daemon's: producers see that this memory is not served any more.
+    LiveWords(page: page.base).setGeneration(0)
+    isClosed.withLock { isClosed in
+      isClosed = true
+      for buffer in buffers {
+        // Release: pairs with the load by which a writer decides how long to look for the next
+        // memory. Before the close, by which it learns that it has to.
+        buffer.orphaned.pointee.store(1, ordering: .releasing)
+        buffer.close(wakeFD: wakeTarget)
+      }
+    }
+    wake()
+  }
+}
+
+extension Reader {
+  /// What is wrong with the buffer's words after a `reset`; nil: nothing that is seen without a
+  /// look at the index.
+  /// - Parameter owners: those that living processes write with.
+  public func damage(owners: Set<UInt16>) -> String? {
+    guard !isCorrupt else { return "its words contradict each other" }
+    let current = buffer.loadCurrent()
+    // Memory that was used does not become unused.
+    guard current.seq != 0 || position.seq == 1 && position.entry == 0 else {
+      return "it is as if it had never been used"
+    }
+    if current.isClosed, !channel.isClosedNow { return "a writer closed it" }
+    // Those behind the position that could not be freed.
+    var stuck = 0
+    for subbuf in 0..<buffer.layout.subbufCount {
+      let state = buffer.loadState(subbuf)
+      if state.isHeld, state.seq < position.seq { stuck += 1 }
+      // Loaded after the state: it never goes back.
+      guard state.seq <= buffer.loadCurrent().seq &+ 1 else {
+        return "a sub-buffer has a number that is not reached yet"
+      }
+      // Nothing is lent or claimed after a reset.
+      if state.isHeld, state.pins > 0 { return "a sub-buffer is held that nobody reads" }
+      if state.phase == .claimed, !owners.contains(state.owner), state.owner != Channel.openerOwner,
+        buffer.loadState(subbuf) == state
+      {
+        return "a sub-buffer is claimed by nobody"
+      }
+    }
+    // A writer that cannot leave a sub-buffer for another one is at an end with the first.
+    guard buffer.layout.subbufCount - stuck >= 2 else {
+      return "records that were never finished leave no room"
+    }
+    // That it is full again is the writers' right.
+    if buffer.outlook(1) == .corrupt { return "its words contradict each other" }
+    return nil
+  }
+}
+
+extension Channel {
+  /// More than this is not read to find out whether it is right.
+  private static var checkedIndexBytes: Int { 256 << 20 }
+
+  /// What is wrong with the index of a buffer; nil: nothing. Safe while writers run. Reads the
+  /// file, because a look at memory that was never used would take it.
+  /// - Parameter owners: as for `Reader.damage`.
+  public func indexDamage(_ buffer: ChannelBuffer, owners: Set<UInt16>) -> String? {
+    let layout = buffer.layout
+    guard layout.subbufCount * layout.entryCount * 8 <= Channel.checkedIndexBytes else {
+      return "its index is too long to be checked"
+    }
+    let file = descriptors!.ring
+    return withUnsafeTemporaryAllocation(byteCount: 64 << 10, alignment: 8) { chunk in
+      for subbuf in 0..<layout.subbufCount {
+        let start = UnsafeRawPointer(buffer.index(subbuf)) - UnsafeRawPointer(layout.memory)
+        let state = buffer.loadState(subbuf)
+        let check = IndexCheck(buffer: buffer, subbuf: subbuf, state: state, owners: owners)
+        var entry = 0
+        while entry < layout.entryCount {
+          let count = min(layout.entryCount - entry, chunk.count / 8)
+          let bytes = pread(file, chunk.baseAddress!, count * 8, off_t(start + entry * 8))
+          guard bytes == count * 8 else { return "its index cannot be read" }
+          for i in 0..<count {
+            let raw = chunk.load(fromByteOffset: i * 8, as: UInt64.self)
+            // Looked at again: the kernel may have copied half of a word that just changed.
+            if raw != 0, check.isDamaged(Entry(raw: raw), entry + i),
+              check.isDamaged(buffer.loadEntry(buffer.index(subbuf), entry + i), entry + i),
+              buffer.loadState(subbuf) == state
+            {
+              return "its index holds what no writer wrote"
+            }
+          }
+          entry += count
+        }
+      }
+      return nil
+    }
+  }
+
+  /// One sub-buffer's entries, in their order.
+  private struct IndexCheck {
+    let buffer: ChannelBuffer
+    let subbuf: Int
+    let state: SubbufState
+    let owners: Set<UInt16>
+
+    func isDamaged(_ entry: Entry, _ i: Int) -> Bool {
+      switch entry.tag {
+      case nil: return true
+      case .empty: return false
+      case .busy:
+        if state.phase == .free { return true }
+        if owners.contains(entry.owner) || entry.owner == Channel.openerOwner { return isAhead(i) }
+        return true
+      default:
+        let current = buffer.loadCurrent().seq
+        // Laps that came round say nothing.
+        if current <= Entry.lapMask, entry.raw >> 26 & Entry.lapMask > current { return true }
+        return !entry.isEmpty(state.seq) && isAhead(i)
+      }
+    }
+
+    /// Whether the entry before is not used: records are reserved one behind the other. Loaded only
+    /// now: it may have been reserved after it was read.
+    private func isAhead(_ i: Int) -> Bool {
+      guard i > 0, state.seq != 0 else { return false }
+      let before = buffer.loadEntry(buffer.index(subbuf), i - 1)
+      return before.isEmpty(state.seq) || before.isSeal(state.seq)
+    }
+  }
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+// Says in the log that records are lost. The counters stand in memory that writers change without
+// relayd: it looks at them while processes are attached, once a second while something is lost, at
+// last every eight seconds; and at each moment after which there is nothing to look at any more.
+
+internal import DeviceHost
+internal import LinuxIO
+internal import Relay
+
+enum LossCause: Int, CaseIterable {
+  case full, tooBig, overwritten, stalled, restart, aborted
+
+  /// What is behind "N records lost:".
+  func reason(_ subbufSize: Int) -> String {
+    switch self {
+    case .full: "the buffer is full"
+    case .tooBig: "longer than a sub-buffer, which is \(subbufSize) bytes"
+    case .overwritten: "overwritten before their reader came to them"
+    case .stalled: "passed, because their writers stopped in the middle of them (stall_timeout)"
+    case .restart: "written into memory that a restarted relayd did not go on with"
+    case .aborted: "their writers died in the middle of them"
+    }
+  }
+
+  /// What can be done about it.
+  var remedy: String {
+    switch self {
+    case .full, .overwritten:
+      "; read it faster, or make its n_subbufs or subbuf_size larger"
+    case .tooBig: "; make its subbuf_size larger"
+    case .stalled, .restart, .aborted: ""
+    }
+  }
+}
+
+/// What is known of the losses in a channel's buffers.
+final class ChannelLosses {
+  fileprivate var episodes: [ObjectIdentifier: [LossEpisode]] = [:]
+  /// The damage counters at the last look.
+  fileprivate var damage: [ObjectIdentifier: UInt64] = [:]
+  /// CPUs whose buffers were said to be damaged.
+  var damagedCPUs: Set<Int> = []
+
+  fileprivate var isActive: Bool { episodes.values.contains { $0.contains(where: \.isActive) } }
+
+  /// Counts from here on.
+  func begin(_ device: Device) {
+    let counts = counters(device)
+    episodes[ObjectIdentifier(device)] = counts.map(LossEpisode.init)
+    damage[ObjectIdentifier(device)] = device.buffer.lossCounts.corrupt
+  }
+
+  func forget() {
+    episodes = [:]
+    damage = [:]
+    damagedCPUs = []
+  }
+}
+
+/// In the order of `LossCause`.
+private func counters(_ device: Device) -> [UInt64] {
+  let memory = device.buffer.lossCounts
+  let readers = device.lossesOfReaders
+  return LossCause.allCases.map {
+    switch $0 {
+    case .full: memory.full
+    case .tooBig: memory.tooBig
+    case .overwritten: readers.overwritten
+    case .stalled: readers.stalled
+    case .restart: memory.restart
+    case .aborted: memory.aborted
+    }
+  }
+}
+
+final class LossLog: EventHandler {
+  private let table: ChannelTable
+  private let log: (String) -> Void
+  /// Channels that somebody writes into.
+  private let written: () -> Set<ObjectIdentifier>
+  private let timer: TimerFD
+  private var pauseMilliseconds = 0
+  private var budget = LossBudget()
+
+  private static let shortestPause = 1000
+  private static let longestPause = 8000
+
+  init(
+    loop: EventLoop, table: ChannelTable, written: @escaping () -> Set<ObjectIdentifier>,
+    log: @escaping (String) -> Void
+  ) throws(SystemError) {
+    self.table = table
+    self.written = written
+    self.log = log
+    timer = try TimerFD()
+    try loop.add(timer.raw, .read, self)
+  }
+
+  /// Something may be lost from now on.
+  func expect() {
+    guard pauseMilliseconds != LossLog.shortestPause else { return }
+    pauseMilliseconds = LossLog.shortestPause
+    timer.arm(onceAfterMilliseconds: pauseMilliseconds)
+  }
+
+  func handle(_ events: Events, from fd: CInt) {
+    timer.drain()
+    let written = written()
+    var isActive = false
+    for served in table.channels
+    where served.losses.isActive || written.contains(ObjectIdentifier(served.channel)) {
+      look(served)
+      if served.losses.isActive { isActive = true }
+    }
+    let now = Clock.milliseconds()
+    if let count = budget.takeLeftOut(at: now) {
+      log("\(count) more messages about losses were left out: see relayctl stat")
+    }
+    guard isActive || !written.isEmpty || budget.leftOut > 0 else {
+      pauseMilliseconds = 0
+      return
+    }
+    pauseMilliseconds =
+      isActive
+      ? LossLog.shortestPause : min(max(2 * pauseMilliseconds, 1), LossLog.longestPause)
+    timer.arm(onceAfterMilliseconds: pauseMilliseconds)
+  }
+
+  /// Looks at all channels now.
+  func look() {
+    for served in table.channels { look(served) }
+    if table.channels.contains(where: \.losses.isActive) { expect() }
+  }
+
+  func look(_ served: ServedChannel) {
+    forEachCause(served) { $0.look($1, at: $2) }
+    for (cpu, device) in served.devices {
+      let now = device.buffer.lossCounts.corrupt
+      guard let before = served.losses.damage.updateValue(now, forKey: ObjectIdentifier(device)),
+        now > before
+      else { continue }
+      table.reportDamage(served, cpu: cpu)
+    }
+  }
+
+  /// The channel's counts end here.
+  /// - Parameters:
+  ///   - why: such as "the channel was closed".
+  ///   - saysTooBig: nobody else does.
+  func finish(_ served: ServedChannel, _ why: String, saysTooBig: Bool = true) {
+    forEachCause(served, why, except: saysTooBig ? nil : .tooBig) { $0.finish($1, at: $2) }
+    served.losses.forget()
+  }
+
+  private func forEachCause(
+    _ served: ServedChannel, _ why: String? = nil, except: LossCause? = nil,
+    _ step: (inout LossEpisode, UInt64, Int) -> LossEpisode.Message?
+  ) {
+    let now = Clock.milliseconds()
+    for (cpu, device) in served.devices {
+      let key = ObjectIdentifier(device)
+      if served.losses.episodes[key] == nil { served.losses.begin(device) }
+      let counts = counters(device)
+      for cause in LossCause.allCases where cause != except {
+        let message = step(
+          &served.losses.episodes[key]![cause.rawValue], counts[cause.rawValue], now)
+        // At the end of all there is no later message.
+        guard let message, why != nil || budget.take(at: now) else { continue }
+        log(text(message, cause, served, cpu) + (why.map { "; \($0)" } ?? ""))
+      }
+    }
+  }
+
+  private func text(
+    _ message: LossEpisode.Message, _ cause: LossCause, _ served: ServedChannel, _ cpu: Int
+  ) -> String {
+    let name = "channel \(served.channel.name)"
+    let place = served.path(cpu: cpu)
+    let reason = cause.reason(served.channel.geometry.subbufSize)
+    func records(_ count: UInt64) -> String { "\(count) record\(count == 1 ? "" : "s")" }
+    switch message {
+    case .begin(let count):
+      return
+        "\(name): records are being lost in \(place), \(count) so far: \(reason)\(cause.remedy)"
+    case .more(let count, let seconds):
+      return "\(name): \(records(count)) more lost in \(place) in the last \(seconds) s: \(reason)"
+    case .end(let count, let seconds):
+      return "\(name): the loss in \(place) has ended: \(records(count)) in \(seconds) s: \(reason)"
+    }
+  }
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// Channels whose memory a producer damaged: who may have been that is logged, and a reset gives the
+// channel fresh memory, into which its writers move over.
+
+internal import DeviceHost
+internal import Glibc
+internal import LinuxIO
+internal import Relay
+internal import RelayControl
+
+extension ChannelTable {
+  /// Logs, once until the next reset, that a buffer is damaged, and who could have done it.
+  func reportDamage(_ served: ServedChannel, cpu: Int) {
+    guard served.losses.damagedCPUs.insert(cpu).inserted else { return }
+    let name = served.channel.name
+    log(
+      .warning,
+      """
+      \(name)\(cpu): a process that writes to channel \(name) damaged its shared memory; this \
+      buffer delivers nothing more; attached \(writersOf(served.channel)); \
+      `relayctl reset \(name)` gives the channel fresh memory
+      """)
+  }
+
+  /// What the host has found since the last call.
+  func reportDamage() {
+    for device in host.takeDamaged() {
+      // A closed channel's is of no use to anybody who writes.
+      for served in channels {
+        guard let cpu = served.devices.first(where: { $0.device === device })?.cpu else { continue }
+        reportDamage(served, cpu: cpu)
+      }
+    }
+  }
+
+  /// Forgets all data and counts of a channel. Where its memory cannot go on after that, it gets
+  /// fresh memory.
+  /// - Parameter owners: those that living processes write with.
+  /// - Throws: why it cannot go on, and why it cannot get other memory.
+  func reset(_ served: ServedChannel, owners: Set<UInt16>) throws(ControlRefusal) {
+    onEnd(served, "the channel was reset", true)
+    defer { for (_, device) in served.devices { served.losses.begin(device) } }
+    var reason: String?
+    for (_, device) in served.devices {
+      let damagesBefore = host.use(device) { $0.statistics().corrupt }
+      let found = host.use(device) { reader in
+        reader.reset()
+        return reader.damage(owners: owners)
+      }
+      reason =
+        reason ?? found ?? (damagesBefore > 0 ? "damage was found in it" : nil)
+        ?? served.channel.indexDamage(device.buffer, owners: owners)
+    }
+    guard let reason else { return }
+    try renew(served, reason)
+  }
+
+  private func renew(_ served: ServedChannel, _ reason: String) throws(ControlRefusal) {
+    let old = served.channel
+    let name = old.name
+    let new = try openRenewed(old, reason)
+    new.setGeneration(kept.life.nextGeneration)
+    ChannelNotes(new)?.store(served.options, served.origin, kept.kin)
+    ChannelNotes(new)?.wasAttached = ChannelNotes(old)?.wasAttached ?? false
+    for (cpu, device) in served.devices {
+      do throws(HostError) {
+        // The first of them meets what can fail.
+        try host.replace(device, Reader(new, new.buffer(cpu: cpu)))
+      } catch {
+        throw refusal(name, error.code, "its memory is damaged (\(reason)), and stays so: \(error)")
+      }
+    }
+    served.renew(new)
+    onRenewed(old, new)
+    // Only now are writers sent away: whenever this process dies, there is one memory that is whole
+    // and not given up.
+    kept.keep(new)
+    old.giveUp()
+    kept.drop(old)
+    log(
+      .warning,
+      "channel \(name): reset with fresh memory, because in the one it had \(reason); its writers "
+        + "move over with their next records")
+  }
+
+  private func openRenewed(_ old: Channel, _ reason: String) throws(ControlRefusal) -> Channel {
+    do throws(ChannelError) {
+      return try old.renewed()
+    } catch {
+      var code = EINVAL
+      if case .system(let error) = error { code = error.code }
+      throw refusal(
+        old.name, code,
+        "its memory is damaged (\(reason)), and there is no other for it: \(error)"
+          + ProcessLimit.hint(code))
+    }
+  }
+}
+
+extension Producers {
+  /// Those that may write into a channel, for a message: a list of the first few.
+  func names(of channel: Channel) -> String {
+    let all = byHandle.values.filter { $0.channels.contains { $0 === channel } }
+      .sorted { $0.pid < $1.pid }
+    guard !all.isEmpty else { return "is no process now" }
+    let some = all.prefix(8).map(\.name).joined(separator: ", ")
+    let verb = all.count == 1 ? "is" : "are"
+    return all.count > 8 ? "\(verb) \(some) and \(all.count - 8) more" : "\(verb) \(some)"
+  }
+
+  /// A channel's memory was replaced: those who wrote into it will write there, with the same owner
+  /// ids.
+  func move(from old: Channel, to new: Channel) {
+    for producer in byHandle.values {
+      guard let place = producer.channels.firstIndex(where: { $0 === old }) else { continue }
+      producer.channels[place] = new
+      ChannelNotes(new)?[producer.owner] = true
+    }
+  }
+
+  /// Channels that somebody writes into.
+  var written: Set<ObjectIdentifier> {
+    Set(byHandle.values.flatMap { $0.channels.map { ObjectIdentifier($0) } })
+  }
+}
+
+extension Producers.Producer {
+  /// For a message. Anybody may change their own command at any time.
+  var name: String {
+    guard pid > 0 else { return "a process of another pid namespace of user \(uid)" }
+    let text = (try? Files.contents(of: "/proc/\(pid)/comm", atMost: 256)) ?? []
+    let line = text.prefix { $0 != UInt8(ascii: "\n") }
+      .map { $0 < 0x20 || $0 == 0x7f ? UInt8(ascii: "?") : $0 }
+    let command = line.isEmpty ? "" : " (\(String(decoding: line, as: UTF8.self)))"
+    return "process \(pid)\(command) of user \(uid)"
+  }
+}
