@@ -14,8 +14,8 @@ RELEASE := $(CURDIR)/$(BUILD)/release
 PEERS := $(BUILD)/peers
 # The suites that open a real /dev/cuse; everything else runs natively.
 CUSE_SUITES := EndToEnd|DeviceHostTests.*Cuse
-# Those that need several CPUs, which come and go.
-CPU_SUITES := CPUTests|SeveralCPUsTests
+# Those that need several CPUs, which come and go, or memory control groups.
+CPU_SUITES := CPUTests|SeveralCPUsTests|MemoryGroupTests
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build test stress fuzz model demo bench bench-deps lint format install install-library clean

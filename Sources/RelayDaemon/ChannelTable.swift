@@ -77,9 +77,11 @@ final class ChannelTable {
     let served: ServedChannel
     if let adopted {
       served = adopted
+      prefaultAdopted(served)
     } else {
       served = ServedChannel(
         options, origin, try openShared(options.name, geometry), identity, pathPrefix: pathPrefix)
+      if options.isPrefaulted { try prefault(served.channel, cpus: geometry.initialCPUs) }
     }
     served.channel.setGeneration(kept.life.nextGeneration)
     if isServing { try serve(served) }
@@ -167,6 +169,39 @@ final class ChannelTable {
       """)
   }
 
+  /// Takes the memory of these buffers now; all of it or none.
+  private func prefault(
+    _ channel: Channel, cpus: [Int], resident: Int = 0
+  ) throws(ControlRefusal) {
+    let needed = max(0, cpus.count * channel.geometry.prefaultedBytes - resident)
+    let left = MemoryLimit.left()
+    guard needed <= left.bytes else {
+      throw refusal(
+        channel.name, ENOMEM,
+        """
+        prefault takes \(needed) bytes now, and \(left.source) \(left.bytes); make the channel \
+        smaller, or leave prefault out: then its memory is taken as it is written to
+        """)
+    }
+    do throws(SystemError) {
+      for cpu in cpus { try channel.prefault(cpu: cpu) }
+    } catch {
+      throw refusal(channel.name, ENOMEM, "prefault: \(error)")
+    }
+  }
+
+  /// What is in an adopted channel counts for more than where its memory is charged: it is served
+  /// in any case.
+  private func prefaultAdopted(_ served: ServedChannel) {
+    let channel = served.channel
+    guard served.options.isPrefaulted else { return }
+    do throws(ControlRefusal) {
+      try prefault(channel, cpus: channel.cpus, resident: channel.residentBytes)
+    } catch {
+      log(.warning, "\(error); it is served as if prefault were false")
+    }
+  }
+
   private func serve(_ served: ServedChannel) throws(ControlRefusal) {
     do throws(HostError) {
       try host.add(served.devices.map(\.device))
@@ -220,6 +255,10 @@ extension ChannelTable {
   private func addCPU(_ cpu: Int, to served: ServedChannel) {
     do throws(ControlRefusal) {
       try checkMemory(served.channel.name, additional: served.channel.geometry.bufferBytes)
+      // Before the CPU is present: from then on its writers touch the memory.
+      if served.options.isPrefaulted, cpu < served.channel.geometry.slotCount {
+        try prefault(served.channel, cpus: [cpu])
+      }
       // nil: more CPUs than were possible when the channel was opened.
       guard let buffer = served.channel.addBuffer(cpu: cpu) else { return }
       let device = served.addDevice(for: buffer)
