@@ -24,6 +24,7 @@ public final class Daemon {
   private let host: DeviceHost
   private let table: ChannelTable
   private let producers: Producers
+  private let openRecords: OpenRecordWatch
   private let kept: KeptState
   /// Channels for as long as somebody writes, whose last writers ended while there was no relayd.
   private var abandoned: [ServedChannel] = []
@@ -81,6 +82,10 @@ public final class Daemon {
     producers = Producers(loop: loop, kept: kept, limits: configuration.limits) { [logger] in
       logger.notice("\($0)")
     }
+    openRecords = try OpenRecordWatch(
+      loop: loop, producers: producers,
+      stallTimeout: { [table] in table[$0.name]?.options.stallTimeout },
+      log: { [logger] in logger.warning("\($0)") })
     table.onGone = { [producers] in producers.forget($0) }
     producers.onGone = { [table] in table.forget(owner: $0) }
   }
@@ -99,7 +104,7 @@ public final class Daemon {
     try kept.life.begin()
     try createParent(of: configuration.socketPath)
     let requests = ControlRequests(
-      table: table, host: host, producers: producers, life: kept.life,
+      table: table, host: host, producers: producers, openRecords: openRecords, life: kept.life,
       access: Access(createGroup: try configuration.createGroup.map(Group.init(named:))),
       reload: { [unowned self] in reload() })
     // The socket first: it decides which of two daemons goes on.
