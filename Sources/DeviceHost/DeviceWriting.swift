@@ -65,7 +65,8 @@ extension Device {
     case .full: return false
     case .tooBig: cfuse_reply_error(request, EMSGSIZE)
     case .closed: cfuse_reply_error(request, EPIPE)
-    case .corrupt: cfuse_reply_error(request, EIO)
+    // The daemon holds nothing back: it commits in the same call.
+    case .corrupt, .holding: cfuse_reply_error(request, EIO)
     }
     return true
   }
@@ -135,7 +136,7 @@ extension Device {
     case .written, .tooBig: UInt32(POLLOUT | POLLWRNORM)
     case .full: 0
     case .closed: UInt32(POLLERR | POLLHUP)
-    case .corrupt: UInt32(POLLERR)
+    case .corrupt, .holding: UInt32(POLLERR)
     }
   }
 }

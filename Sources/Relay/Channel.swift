@@ -99,7 +99,8 @@ public final class Channel: @unchecked Sendable {
     }
     firstEra.initialize(
       to: Era(
-        layout: ChannelBuffer.Layout(geometry, memory: base, present: present), page: page.base,
+        layout: ChannelBuffer.Layout(
+          geometry, memory: base, present: present, isShared: files != nil), page: page.base,
         life: lifeBase, owner: owner, previous: nil))
     slots = UnsafeMutablePointer<Writer.Slot>.allocate(capacity: geometry.slotCount)
     for cpu in 0..<geometry.slotCount {

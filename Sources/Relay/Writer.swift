@@ -17,6 +17,8 @@ public enum WriteResult: Sendable, Equatable {
   case closed
   /// Another process of this channel damaged the shared memory.
   case corrupt
+  /// This process keeps all sub-buffers but two from the others, by records it has not ended.
+  case holding
 }
 
 /// Writes records into the buffer of the CPU it runs on, or of the lowest one that has a buffer if
@@ -164,7 +166,7 @@ extension ChannelBuffer {
   /// Why a reservation stopped.
   @frozen @usableFromInline
   package enum Stop: Equatable {
-    case full, tooBig, closed, corrupt
+    case full, tooBig, closed, corrupt, holding
     /// Before a switch: nobody serves the memory.
     case orphaned
     /// A test killed the writer at a test point.
@@ -175,6 +177,7 @@ extension ChannelBuffer {
       case .full: .full
       case .tooBig: .tooBig
       case .closed: .closed
+      case .holding: .holding
       case .corrupt, .orphaned, .killed: .corrupt
       }
     }
@@ -254,6 +257,8 @@ extension ChannelBuffer {
     while patience.lasts() {
       let current = loadCurrent()
       guard P.reached(.loadedCurrent) else { return .stopped(.killed) }
+      // After `current`, behind which who is named stands.
+      if isRefused(owner) { return .stopped(.holding) }
       let place = nextPlace(length, in: current)
       let isTimeToLook = ((place?.0.hint.count ?? 1) - 1) & ChannelBuffer.lookMask == 0
       if isTimeToLook, let era, era.pointee.isOrphaned { return .stopped(.orphaned) }
@@ -280,10 +285,11 @@ extension ChannelBuffer {
       case .empty(let seen, let i, let start) = frontier(current),
       i < layout.entryCount &- 1, start &+ length <= layout.subbufSize
     else { return nil }
+    if i > 0 { noteIfOpen(current.subbuf, seq: current.seq, entry: i - 1) }
     let end = start + length
     let place = Place(
       entry: index(current.subbuf) + i, committed: Entry(.committed, seq: current.seq, end: end),
-      hint: Hint(seq: current.seq, count: i + 1, end: end))
+      hint: hint(current.seq, count: i + 1, end: end))
     return (place, seen)
   }
 
@@ -368,7 +374,7 @@ extension ChannelBuffer {
   func countRefusal(_ result: WriteResult) {
     let home = home
     switch result {
-    case .full: home.count(home.lostFull)
+    case .full, .holding: home.count(home.lostFull)
     case .tooBig: home.count(home.lostTooBig)
     case .corrupt: home.count(home.corrupt)
     case .closed, .written: break

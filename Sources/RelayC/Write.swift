@@ -19,6 +19,7 @@ private func code(_ result: WriteResult) -> CInt {
   case .tooBig: 0 - EMSGSIZE
   case .closed: 0 - EPIPE
   case .corrupt: 0 - EIO
+  case .holding: 0 - EBUSY
   }
 }
 

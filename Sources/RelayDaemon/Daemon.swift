@@ -86,7 +86,10 @@ public final class Daemon {
       loop: loop, producers: producers,
       stallTimeout: { [table] in table[$0.name]?.options.stallTimeout },
       log: { [logger] in logger.warning("\($0)") })
-    table.onGone = { [producers] in producers.forget($0) }
+    table.onGone = { [producers, openRecords] in
+      producers.forget($0)
+      openRecords.forget($0)
+    }
     producers.onGone = { [table] in table.forget(owner: $0) }
   }
 

@@ -16,6 +16,7 @@ final class OpenRecordWatch: EventHandler {
   private let log: (String) -> Void
   private var scans: [ObjectIdentifier: OpenRecordScan] = [:]
   private var lastLook = Int.min / 2
+  private var turn = 0
   private var pause = OpenRecordWatch.firstPause
   // What writers have done, at the last look.
   private var activity: UInt64 = 0
@@ -78,11 +79,19 @@ final class OpenRecordWatch: EventHandler {
     return scans[ObjectIdentifier(channel)]?.held[owner] ?? [:]
   }
 
+  /// A channel is gone: nothing of it is kept open for the next look.
+  func forget(_ channel: Channel) { scans[ObjectIdentifier(channel)] = nil }
+
   private func look() {
-    let channels = producers.channels
+    var channels = producers.channels
     let now = now()
     lastLook = now
     var budget = OpenRecordWatch.budget
+    // Where the budget does not suffice, each is the first one in its turn.
+    if !channels.isEmpty {
+      let first = turn % channels.count
+      channels = Array(channels[first...] + channels[..<first])
+    }
     var seen: [ObjectIdentifier: OpenRecordScan] = [:]
     var isAnyOpen = false
     var activity: UInt64 = 0
@@ -97,6 +106,7 @@ final class OpenRecordWatch: EventHandler {
       }
     }
     scans = seen
+    if budget <= 0 { turn += 1 }
     let isIdle = activity == self.activity && !isAnyOpen
     self.activity = activity
     pause = isIdle ? min(2 * pause, OpenRecordWatch.longestPause) : firstPause

@@ -97,7 +97,8 @@ private struct WriteSession: ~Copyable {
     case .tooBig: tooBig += 1
     case .closed:
       throw CommandFailure.failed("channel \(channel) is closed; \(written) records were written")
-    case .corrupt:
+    // It ends each record at once.
+    case .corrupt, .holding:
       throw CommandFailure.failed(
         "the shared memory of channel \(channel) is damaged; \(written) records were written")
     }

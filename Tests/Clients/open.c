@@ -4,7 +4,8 @@
 //
 // jump        a signal handler that interrupts relay_write leaves it by siglongjmp, until a record
 //             stays open; then writes go on
-// leave N     reserves N records, each in a sub-buffer of its own, and ends none
+// leave N     reserves up to N records, each in a sub-buffer of its own, and ends none; says how
+//             many, and the errno value of the last where that was refused
 // write       writes records of 4 KiB, and says for each line of its input what became of one
 //
 // All say what they did in a line, and wait for the end of their input.
@@ -68,15 +69,18 @@ int main(int argc, char **argv) {
   if (!strcmp(argv[1], "jump")) {
     printf("%d\n", jump());
   } else if (!strcmp(argv[1], "leave")) {
-    int left = 0;
+    int left = 0, refusal = 0;
     for (int i = 0; i < atoi(argv[3]); i++) {
       relay_reservation open, rest;
-      if (!relay_reserve(chan, 1, &open)) break;
+      if (!relay_reserve(chan, 1, &open)) {
+        refusal = errno;
+        break;
+      }
       left++;
       // What is left of the sub-buffer.
       if (relay_reserve(chan, SUBBUF - 1, &rest)) relay_commit(&rest);
     }
-    printf("%d\n", left);
+    printf("%d %d\n", left, refusal);
   } else {
     char line[16];
     for (;;) {

@@ -7,7 +7,8 @@ import LinuxIO
 import Testing
 
 extension OneAtATime {
-  @Suite struct MemoryGroupTests {
+  @Suite(.enabled(if: ControlGroup.isToBeHad, "needs memory control groups"))
+  struct MemoryGroupTests {
     /// 64 MiB in all.
     private static let ring = "global,mode=overwrite,subbuf_size=8MiB,n_subbufs=8"
 
@@ -72,7 +73,7 @@ extension OneAtATime {
       daemon.end()
     }
 
-    @Test func adoptedChannelIsPrefaultedAndKeepsItsRecords() throws {
+    @Test(.onceIsEnough) func adoptedChannelIsPrefaultedAndKeepsItsRecords() throws {
       let channel = "[channel.relay]\nglobal = true\n"
       let daemon = try Daemon(configuration: channel, options: ["--hold"])
       try daemon.write("one\n")

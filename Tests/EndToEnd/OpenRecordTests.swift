@@ -79,7 +79,7 @@ extension OneAtATime {
       let daemon = try Daemon(Self.channel, "other:global,stall_timeout=never")
       let leaver = try Leaver(daemon, "leave", "relay", "3")
       let pid = leaver.process.pid
-      #expect(leaver.text == "3\n")
+      #expect(leaver.text == "3 0\n")
       #expect(try line(daemon, pid) == ["\(pid)", "root", "open", "relay", "3", "3"])
       let statistics = try daemon.relayctl("stat", "relay").output
       #expect(statistics.contains(" \(pid):3 "), "\(statistics)")
@@ -109,6 +109,41 @@ extension OneAtATime {
       #expect(try line(daemon, patient.process.pid).suffix(3) == ["other", "1", "1"])
       leaver.process.signal(SIGKILL)
       try eventually("its records are gone with it") { try line(daemon, pid).isEmpty }
+    }
+
+    /// Of 8 sub-buffers 6 are held; the others go round.
+    @Test(arguments: ["discard", "overwrite"])
+    func processThatLeavesRecordsOpenIsRefusedAndOthersGoOn(_ mode: String) throws {
+      let daemon = try Daemon(Self.channel + ",mode=\(mode)")
+      let leaver = try Leaver(daemon, "leave", "relay", "20")
+      #expect(leaver.text == "6 \(EBUSY)\n")
+      let pid = leaver.process.pid
+      #expect(try line(daemon, pid).suffix(2) == ["6", "6"])
+      let library = try Library.get()
+      let input = try Pipe()
+      let output = try MemoryFile.create(name: "output", count: 0)
+      let writer = try ChildProcess(
+        [library.program("open", Library.c, "open.c"), "write", "relay"], input: input.read.raw,
+        output: output.raw,
+        environment: ["LD_LIBRARY_PATH": library.libraries, "RELAY_SOCKET": daemon.socket])
+      defer {
+        writer.signal(SIGKILL)
+        _ = writer.wait()
+      }
+      // What the leaver did commit comes out once its open records were passed.
+      try eventually("they are passed") {
+        _ = try run("cat", daemon.device("relay0"))
+        return try daemon.statistic("lost_stalled") == 6
+      }
+      for round in 1...20 {
+        #expect(Glibc.write(input.write.raw, "\n", 1) == 1)
+        let written = "ready\n" + String(repeating: "0 ready\n", count: round)
+        try eventually("it says what became of record \(round): \(text(of: output.raw))") {
+          text(of: output.raw) == written
+        }
+        #expect(try run("cat", daemon.device("relay0")).output.utf8.count == 4096)
+      }
+      #expect(try daemon.statistic("lost_full") == 1, "the leaver's")
     }
 
     @Test func writersThatEndTheirRecordsAreListedAndNotNamed() throws {

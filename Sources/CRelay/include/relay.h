@@ -148,9 +148,13 @@ int relay_close(relay_chan *chan);
  *   -EMSGSIZE  longer than a sub-buffer
  *   -EPIPE     closed
  *   -EIO       another process of this channel damaged the shared memory
+ *   -EBUSY     records that this process reserved and has not ended hold all sub-buffers but two,
+ *              which are left to the other processes: end some. Daemon channels of 4 to 1024
+ *              sub-buffers
  *
- * The first two refusals and the last are counted (relay_statistics). Never waits for a reader or
- * for another writer; only a channel with subbuf_start takes a lock. errno is left alone. */
+ * All refusals but -EPIPE are counted (relay_statistics), -EBUSY as -ENOBUFS. Never waits for a
+ * reader or for another writer; only a channel with subbuf_start takes a lock. errno is left
+ * alone. */
 
 /* Copies one record: one locked instruction and the copy; no system call unless a reader waits to
  * be told. Async-signal-safe: a handler that interrupts any of these functions may call it; but not
@@ -168,7 +172,7 @@ int relay_write_wait(relay_chan *chan, const void *data, size_t length, int time
 /* Space for a record of `length` bytes that the caller fills, then ends by relay_commit or
  * relay_cancel, soon: readers wait at a record that is neither. Those of a daemon's channel pass it
  * for good after its stall_timeout (1 s unless configured), and its sub-buffer is not used again
- * before it is ended: one left open in each sub-buffer leaves room for nobody. NULL, and errno is
+ * before it is ended. NULL, and errno is
  * one of the above as a positive number. Safe and cheap as relay_write. Any thread of this process
  * may end it. */
 void *relay_reserve(relay_chan *chan, size_t length, relay_reservation *reservation);
@@ -284,7 +288,7 @@ struct relay_stat {
   uint64_t bytes_written;    /* reserved, records cancelled later included */
   uint64_t bytes_read;
   uint64_t padding;          /* bytes left empty at the ends of sub-buffers */
-  uint64_t lost_full;        /* refused: -ENOBUFS */
+  uint64_t lost_full;        /* refused: -ENOBUFS, -EBUSY */
   uint64_t lost_too_big;     /* refused: -EMSGSIZE */
   uint64_t lost_overwritten; /* overwritten before they were read */
   uint64_t lost_stalled;     /* passed because their writer had stopped */
