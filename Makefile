@@ -21,8 +21,8 @@ PREVIOUS := $(BUILD)/previous
 AGAINST ?= $(wildcard $(PREVIOUS)/librelay.so)
 # The suites that open a real /dev/cuse; everything else runs natively.
 CUSE_SUITES := EndToEnd|DeviceHostTests.*Cuse
-# Those that need several CPUs, which come and go.
-CPU_SUITES := CPUTests|SeveralCPUsTests
+# Those that need several CPUs, which come and go, or memory control groups.
+CPU_SUITES := CPUTests|SeveralCPUsTests|MemoryGroupTests
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build previous test test-build test-cuse test-systemd test-cpus test-native \

@@ -65,9 +65,9 @@ extension Device {
     case .written: cfuse_reply_written(request, record.count)
     case .full: return false
     case .tooBig: cfuse_reply_error(request, EMSGSIZE)
-    // The second is for attached producers only.
+    // These are for attached producers only.
     case .closed, .unserved: cfuse_reply_error(request, EPIPE)
-    case .corrupt: cfuse_reply_error(request, EIO)
+    case .corrupt, .holding: cfuse_reply_error(request, EIO)
     }
     return true
   }
@@ -139,7 +139,7 @@ extension Device {
     case .written, .tooBig: UInt32(POLLOUT | POLLWRNORM)
     case .full: 0
     case .closed, .unserved: UInt32(POLLERR | POLLHUP)
-    case .corrupt: UInt32(POLLERR)
+    case .corrupt, .holding: UInt32(POLLERR)
     }
   }
 }

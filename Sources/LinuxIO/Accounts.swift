@@ -29,6 +29,21 @@ public enum Accounts {
     } ? entry.gr_gid : nil
   }
 
+  /// The name of a user; nil where the user database has none for the number, or cannot be asked.
+  public static func userName(_ id: UInt32) -> String? {
+    var entry = passwd()
+    var name: String?
+    let isFound = try? lookUp("look up user \(id)") { buffer, isFound in
+      var result: UnsafeMutablePointer<passwd>?
+      let code = getpwuid_r(id, &entry, buffer.baseAddress!, buffer.count, &result)
+      isFound = result != nil
+      // The text lies in the buffer.
+      if isFound { name = String(cString: entry.pw_name) }
+      return code
+    }
+    return isFound == true ? name : nil
+  }
+
   /// The highest number stands for "no change" in chown(2) and belongs to nobody.
   private static func number(_ text: String) -> UInt32? {
     guard text.utf8.allSatisfy({ (48...57).contains($0) }), let id = UInt32(text), id != .max

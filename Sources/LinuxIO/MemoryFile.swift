@@ -60,6 +60,17 @@ public enum MemoryFile {
     Seals(rawValue: try check(clinux_get_seals(fd), "read the seals of a memory file"))
   }
 
+  /// Has the kernel take the memory of a part of the file now, and charge it to this process's
+  /// memory control group; what is in the file stays. ENOSPC or ENOMEM: there is not so much, and
+  /// what this call took is given back.
+  public static func allocate(_ fd: CInt, _ offset: Int, count: Int) throws(SystemError) {
+    var code: CInt
+    repeat { code = posix_fallocate(fd, off_t(offset), off_t(count)) } while code == EINTR
+    guard code == 0 else {
+      throw SystemError(code: code, operation: "take \(count) bytes of memory")
+    }
+  }
+
   /// The file's size in bytes, as it is now.
   public static func count(of fd: CInt) throws(SystemError) -> Int {
     var status = stat()

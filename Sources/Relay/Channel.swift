@@ -96,8 +96,9 @@ public final class Channel: @unchecked Sendable {
     self.life = life
     firstEra.initialize(
       to: Era(
-        layout: ChannelBuffer.Layout(geometry, memory: base, present: present), page: page.base,
-        pageBytes: page.count, life: lifeBase, owner: owner, previous: nil))
+        layout: ChannelBuffer.Layout(
+          geometry, memory: base, present: present, isShared: files != nil || button != nil),
+        page: page.base, pageBytes: page.count, life: lifeBase, owner: owner, previous: nil))
     slots = UnsafeMutablePointer<Writer.Slot>.allocate(capacity: geometry.slotCount)
     for cpu in 0..<geometry.slotCount {
       (slots + cpu).initialize(to: Writer.Slot(base: base + cpu * geometry.stride, owner: owner))

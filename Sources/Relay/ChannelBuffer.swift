@@ -44,8 +44,12 @@ public struct ChannelBuffer: @unchecked Sendable {
     @usableFromInline private(set) var memory: UnsafeMutableRawPointer
     @usableFromInline let stride: Int
     @usableFromInline private(set) var present: PresentCPUs
+    /// How many sub-buffers one process may hold by open records; nil: as many as there are.
+    let heldLimit: Int?
 
-    init(_ geometry: Geometry, memory: UnsafeMutableRawPointer, present: PresentCPUs) {
+    init(
+      _ geometry: Geometry, memory: UnsafeMutableRawPointer, present: PresentCPUs, isShared: Bool
+    ) {
       subbufSize = geometry.subbufSize
       subbufCount = geometry.subbufCount
       entryCount = geometry.entryCount
@@ -58,6 +62,7 @@ public struct ChannelBuffer: @unchecked Sendable {
       self.memory = memory
       stride = geometry.stride
       self.present = present
+      heldLimit = isShared ? ChannelBuffer.heldLimit(geometry.subbufCount) : nil
     }
 
     /// The same elsewhere.

@@ -14,6 +14,7 @@ extension ChannelBuffer {
       // After the claim is settled: its owner may have written into it.
       discarded += discardBusy(subbuf, owner: owner)
     }
+    unname(owner)
     if discarded > 0 { count(aborted, UInt64(discarded)) }
     return discarded
   }

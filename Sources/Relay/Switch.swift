@@ -47,6 +47,7 @@ extension ChannelBuffer {
     let oldSeq = state.phase == .free && state.owner != 0 ? 0 : state.seq
     prepare(next, seq: seq, oldSeq: oldSeq, after: current, sealed)
     guard P.reached(.preparedNext) else { return .killed }
+    boundHolders(leaving: current, entries: sealed.entries)
     // Acquire-release: publishes the preparation to every load of `current`.
     let published = currentWord.pointee.compareExchange(
       expected: current.raw, desired: Current(seq: seq, subbuf: next).raw,

@@ -20,6 +20,8 @@ public enum WriteResult: Sendable, Equatable {
   /// No relayd serves the channel any more, and none has been found for ten seconds that would; or
   /// the one that is there refuses this process. Writing goes on by itself once one takes records.
   case unserved
+  /// This process keeps all sub-buffers but two from the others, by records it has not ended.
+  case holding
 }
 
 /// Writes records into the buffer of the CPU it runs on, or of the lowest one that has a buffer if
@@ -167,7 +169,7 @@ extension ChannelBuffer {
   /// Why a reservation stopped.
   @frozen @usableFromInline
   package enum Stop: Equatable {
-    case full, tooBig, closed, corrupt, unserved
+    case full, tooBig, closed, corrupt, unserved, holding
     /// Before a switch: nobody serves the memory.
     case orphaned
     /// A test killed the writer at a test point.
@@ -179,6 +181,7 @@ extension ChannelBuffer {
       case .tooBig: .tooBig
       case .closed: .closed
       case .unserved: .unserved
+      case .holding: .holding
       case .corrupt, .orphaned, .killed: .corrupt
       }
     }
@@ -258,6 +261,8 @@ extension ChannelBuffer {
     while patience.lasts() {
       let current = loadCurrent()
       guard P.reached(.loadedCurrent) else { return .stopped(.killed) }
+      // After `current`, behind which who is named stands.
+      if isRefused(owner) { return .stopped(.holding) }
       let place = nextPlace(length, in: current)
       let isTimeToLook = ((place?.0.hint.count ?? 1) - 1) & ChannelBuffer.lookMask == 0
       if isTimeToLook, let era {
@@ -287,10 +292,11 @@ extension ChannelBuffer {
       case .empty(let seen, let i, let start) = frontier(current),
       i < layout.entryCount &- 1, start &+ length <= layout.subbufSize
     else { return nil }
+    if i > 0 { noteIfOpen(current.subbuf, seq: current.seq, entry: i - 1) }
     let end = start + length
     let place = Place(
       entry: index(current.subbuf) + i, committed: Entry(.committed, seq: current.seq, end: end),
-      hint: Hint(seq: current.seq, count: i + 1, end: end))
+      hint: hint(current.seq, count: i + 1, end: end))
     return (place, seen)
   }
 
@@ -375,7 +381,7 @@ extension ChannelBuffer {
   func countRefusal(_ result: WriteResult) {
     let home = home
     switch result {
-    case .full: home.count(home.lostFull)
+    case .full, .holding: home.count(home.lostFull)
     case .tooBig: home.count(home.lostTooBig)
     case .corrupt: home.count(home.corrupt)
     // The first is counted elsewhere.

@@ -20,6 +20,7 @@ private func code(_ result: WriteResult) -> CInt {
   case .closed: 0 - EPIPE
   case .corrupt: 0 - EIO
   case .unserved: 0 - ENOTCONN
+  case .holding: 0 - EBUSY
   }
 }
 

@@ -178,6 +178,24 @@ public final class ControlClient {
     return buffers
   }
 
+  /// Each process that is attached and that this user may see, once for each of its channels.
+  /// Refused with EOPNOTSUPP, and the connection closed, by a daemon that is older than this.
+  public func producers() throws(ControlError) -> [ProducerDescription] {
+    var producers: [ProducerDescription] = []
+    var next = (serial: 0, index: 0)
+    while true {
+      switch try exchange(.producer(serial: next.serial, index: next.index)) {
+      case .producer(let producer):
+        // Whatever the other side says, this ends.
+        guard (producer.serial, producer.index) >= next else { throw unexpected() }
+        producers.append(producer)
+        next = (producer.serial, producer.index + 1)
+      case .end: return producers
+      default: throw unexpected()
+      }
+    }
+  }
+
   public func flush(_ channel: String) throws(ControlError) {
     try expectDone(.flush(channel: channel))
   }

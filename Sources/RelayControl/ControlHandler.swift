@@ -117,6 +117,12 @@ public protocol ControlHandler: AnyObject {
 
   func unmap(channel: String, cpu: Int, client: Client) throws(ControlRefusal)
 
+  /// A process that is attached and what it holds of one channel, as `Request.producer` has it; nil
+  /// past the last.
+  func producer(
+    serial: Int, index: Int, client: Client
+  ) throws(ControlRefusal) -> ProducerDescription?
+
   /// A connection that attached or mapped at least once is over, for whatever reason; its process
   /// may live.
   func disconnected(_ connection: ConnectionID)

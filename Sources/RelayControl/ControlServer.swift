@@ -314,6 +314,9 @@ public final class ControlServer: EventHandler {
         let statistics = try handler.statistics(
           channel: channel, bufferIndex: bufferIndex, client: client)
         return send(statistics.map { .statistics($0) } ?? .end, to: raw)
+      case .producer(let serial, let index):
+        let producer = try handler.producer(serial: serial, index: index, client: client)
+        return send(producer.map { .producer($0) } ?? .end, to: raw)
       case .flush(let channel): try handler.flush(channel: channel, client: client)
       case .reset(let channel): try handler.reset(channel: channel, client: client)
       case .create(let channel, let options, let keep):

@@ -30,6 +30,9 @@ public enum Request: Equatable, Sendable {
   case consumed(channel: String, cpu: Int, count: Int)
   /// Gives a mapped buffer up: what was not consumed is the next reader's.
   case unmap(channel: String, cpu: Int)
+  /// What one process holds of one channel: of the first process whose serial number is `serial` or
+  /// higher, its `index`-th channel, or the first one of a process with a higher number.
+  case producer(serial: Int, index: Int)
 
   /// About a buffer that the connection has mapped.
   var isOfConsumer: Bool {
@@ -56,6 +59,7 @@ public enum Reply: Equatable, Sendable {
   /// listening end of a doorbell that rings when `next` would return something).
   case mapped
   case subbuf(LentSubbuf)
+  case producer(ProducerDescription)
 }
 
 /// Why the daemon does not do what it was asked.
@@ -126,6 +130,50 @@ public struct ChannelDescription: Equatable, Sendable {
   }
 }
 
+/// A process that is attached, and what it holds of one of its channels.
+public struct ProducerDescription: Equatable, Sendable {
+  /// What a process holds of the buffer of a CPU.
+  public struct Held: Equatable, Sendable {
+    public var cpu: Int
+    /// Records being written, or left open, and the sub-buffers they are in.
+    public var records: Int
+    public var subbufs: Int
+
+    public init(cpu: Int, records: Int, subbufs: Int) {
+      self.cpu = cpu
+      self.records = records
+      self.subbufs = subbufs
+    }
+  }
+
+  /// Its place in the order in which processes came; no other one of this daemon's gets the same.
+  public var serial: Int
+  /// Which of its channels this is about.
+  public var index: Int
+  /// 0: it has no number in the daemon's pid namespace.
+  public var pid: Int
+  public var uid: UInt32
+  /// As in /proc/PID/comm; empty where that is not known.
+  public var command: String
+  /// Empty: all of its channels are gone.
+  public var channel: String
+  /// By CPU, where there is anything; of more than `ControlLimits.heldBuffers` those of which it
+  /// holds the most sub-buffers.
+  public var held: [Held]
+
+  public init(
+    serial: Int, index: Int, pid: Int, uid: UInt32, command: String, channel: String, held: [Held]
+  ) {
+    self.serial = serial
+    self.index = index
+    self.pid = pid
+    self.uid = uid
+    self.command = command
+    self.channel = channel
+    self.held = held
+  }
+}
+
 /// The account of one channel buffer.
 public struct BufferStatistics: Equatable, Sendable {
   public var cpu: Int
@@ -155,6 +203,9 @@ public enum ControlLimits {
   public static let cpus = 8192
   /// Pieces of a `.subbuf` reply.
   public static let pieces = 64
+  /// Longest command of a `.producer` reply, and its buffers.
+  public static let commandBytes = 64
+  public static let heldBuffers = 256
   /// Descriptors of an `.attached` reply; other replies have fewer.
   public static let attachDescriptors = 4
 }

@@ -20,6 +20,8 @@
 //  10 next    name, cpu
 //  11 consumed  name, cpu, count UInt32
 //  12 unmap   name, cpu
+//  13 producer  serial UInt32, index UInt32
+//                                   135 producer    see encode(_: ProducerDescription)
 
 /// Why bytes are no message.
 public enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -59,6 +61,7 @@ enum MessageType: UInt8 {
   case next = 10
   case consumed = 11
   case unmap = 12
+  case producer = 13
   case attached = 128
   case channel = 129
   case statistics = 130
@@ -66,6 +69,7 @@ enum MessageType: UInt8 {
   case end = 132
   case mapped = 133
   case subbuf = 134
+  case producerReply = 135
   case refused = 255
 }
 
@@ -107,6 +111,10 @@ extension Request {
       try encoder.buffer(.consumed, channel, cpu)
       try encoder.count(count)
     case .unmap(let channel, let cpu): try encoder.buffer(.unmap, channel, cpu)
+    case .producer(let serial, let index):
+      encoder.begin(.producer)
+      try encoder.count(serial)
+      try encoder.count(index)
     }
     return try encoder.finish()
   }
@@ -141,6 +149,9 @@ extension Request {
     case .unmap:
       let (channel, cpu) = try decoder.buffer(bytes)
       self = .unmap(channel: channel, cpu: cpu)
+    case .producer:
+      let serial = try decoder.count(bytes)
+      self = .producer(serial: serial, index: try decoder.count(bytes))
     default: throw .unknownType(type.rawValue)
     }
     try decoder.finish(bytes)
@@ -167,6 +178,9 @@ extension Reply {
     case .subbuf(let lent):
       encoder.begin(.subbuf)
       try encoder.encode(lent)
+    case .producer(let producer):
+      encoder.begin(.producerReply)
+      try encoder.encode(producer)
     case .refused(let refusal):
       encoder.begin(.refused)
       encoder.integer(UInt32(truncatingIfNeeded: refusal.code))
@@ -188,6 +202,7 @@ extension Reply {
     case .end: self = .end
     case .mapped: self = .mapped
     case .subbuf: self = .subbuf(try decoder.lentSubbuf(bytes))
+    case .producerReply: self = .producer(try decoder.producerDescription(bytes))
     case .refused:
       let code: UInt32 = try decoder.integer(bytes)
       guard let code = CInt(exactly: code), code > 0 else { throw .malformed }

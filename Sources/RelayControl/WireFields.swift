@@ -98,6 +98,22 @@ struct Encoder {
     for counter in counters { integer(buffer.counts[keyPath: counter]) }
   }
 
+  mutating func encode(_ producer: ProducerDescription) throws(WireError) {
+    guard producer.held.count <= ControlLimits.heldBuffers else { throw .tooLong }
+    try count(producer.serial)
+    try count(producer.index)
+    try count(producer.pid)
+    integer(producer.uid)
+    try string(producer.command, limit: ControlLimits.commandBytes)
+    try string(producer.channel, limit: ControlLimits.nameBytes)
+    integer(UInt16(producer.held.count))
+    for held in producer.held {
+      try count(held.cpu)
+      try count(held.records)
+      try count(held.subbufs)
+    }
+  }
+
   consuming func finish() throws(WireError) -> [UInt8] {
     guard bytes.count <= ControlLimits.packetBytes else { throw .tooLong }
     var bytes = bytes
@@ -245,6 +261,22 @@ struct Decoder {
     var counts = Statistics()
     for counter in counters { counts[keyPath: counter] = try integer(bytes) }
     return BufferStatistics(cpu: cpu, path: path, counts: counts)
+  }
+
+  mutating func producerDescription(_ bytes: RawSpan) throws(WireError) -> ProducerDescription {
+    var producer = ProducerDescription(
+      serial: try count(bytes), index: try count(bytes), pid: try count(bytes),
+      uid: try integer(bytes), command: try line(bytes, limit: ControlLimits.commandBytes),
+      channel: try line(bytes, limit: ControlLimits.nameBytes), held: [])
+    let count: UInt16 = try integer(bytes)
+    guard count <= ControlLimits.heldBuffers else { throw .malformed }
+    for _ in 0..<count {
+      let cpu = try self.count(bytes)
+      let records = try self.count(bytes)
+      producer.held.append(
+        ProducerDescription.Held(cpu: cpu, records: records, subbufs: try self.count(bytes)))
+    }
+    return producer
   }
 
   /// Bytes after the last field are refused: they would be a field this version doesn't know.

@@ -15,6 +15,28 @@ struct Access {
     peer.uid == 0 || peer.uid == geteuid()
   }
 
+  /// Whether a user sees only their own processes in /proc (its mount option hidepid), and so here.
+  /// One that is let through by that file system's gid counts as all others.
+  static func hidesProcesses(from peer: PeerCredentials) -> Bool {
+    guard !isAdministrator(peer),
+      let mounts = try? Files.contents(of: "/proc/self/mounts", atMost: 1 << 20)
+    else { return false }
+    return hidesProcesses(mounts: String(decoding: mounts, as: UTF8.self))
+  }
+
+  /// - Parameter mounts: as in /proc/self/mounts.
+  static func hidesProcesses(mounts: String) -> Bool {
+    var hides = false
+    for line in mounts.split(separator: "\n") {
+      let fields = line.split(separator: " ")
+      // The last one mounted there is the one that is seen.
+      guard fields.count > 3, fields[1] == "/proc", fields[2] == "proc" else { continue }
+      let option = fields[3].split(separator: ",").last { $0.hasPrefix("hidepid=") }
+      hides = option.map { !["0", "off"].contains($0.dropFirst("hidepid=".count)) } ?? false
+    }
+    return hides
+  }
+
   func checkReload(_ peer: PeerCredentials) throws(ControlRefusal) {
     guard !Access.isAdministrator(peer) else { return }
     throw Access.refusal(peer, "reload the configuration", "root and relayd's own user")

@@ -24,6 +24,8 @@ public struct ChannelOptions: Equatable, Sendable {
   public var isGlobal = false
   /// Each record carries its time.
   public var hasTimestamps = false
+  /// Memory is taken, and charged to the daemon, before anybody writes.
+  public var isPrefaulted = false
   public var read = ReadMode.eof
   /// Who may open a device for writing writes a record with each write(2).
   public var isWritable = false
@@ -77,8 +79,8 @@ public struct ChannelOptions: Equatable, Sendable {
 
   /// Every key, in the order of the manual.
   static let keys = [
-    "subbuf_size", "n_subbufs", "mode", "global", "timestamps", "read", "write", "wakeup",
-    "stall_timeout", "consumer_timeout", "owner", "group", "permissions", "writers",
+    "subbuf_size", "n_subbufs", "mode", "global", "timestamps", "prefault", "read", "write",
+    "wakeup", "stall_timeout", "consumer_timeout", "owner", "group", "permissions", "writers",
     "max_producers",
   ]
 
@@ -95,6 +97,7 @@ public struct ChannelOptions: Equatable, Sendable {
     case "mode": mode = try setting.choice(of: ChannelMode.self)
     case "global": isGlobal = try setting.flag()
     case "timestamps": hasTimestamps = try setting.flag()
+    case "prefault": isPrefaulted = try setting.flag()
     case "read": read = try setting.choice(of: ReadMode.self)
     case "write": isWritable = try setting.flag()
     case "wakeup": wakeup = try setting.choice(of: Wakeup.self)
@@ -202,6 +205,7 @@ extension ChannelOptions {
       ("subbuf_size", { "\($0.subbufSize)" }), ("n_subbufs", { "\($0.subbufCount)" }),
       ("mode", { $0.mode.rawValue }), ("global", { "\($0.isGlobal)" }),
       ("timestamps", { "\($0.hasTimestamps)" }),
+      ("prefault", { "\($0.isPrefaulted)" }),
       ("read", { $0.read.rawValue }), ("write", { "\($0.isWritable)" }),
       ("wakeup", { $0.wakeup.rawValue }),
       ("stall_timeout", { TimeSpan.format($0.stallTimeout) }),

@@ -78,6 +78,7 @@ final class ChannelTable {
     let served: ServedChannel
     if let adopted {
       served = adopted
+      prefaultAdopted(served)
     } else {
       served = ServedChannel(
         options, origin, try openNew(options), identity, pathPrefix: pathPrefix)
@@ -107,7 +108,9 @@ final class ChannelTable {
     }
     let geometry = try geometry(options)
     try checkMemory(options.name, additional: geometry.bufferBytes * geometry.initialCPUs.count)
-    return try openShared(options.name, geometry)
+    let channel = try openShared(options.name, geometry)
+    if options.isPrefaulted { try prefault(channel, cpus: geometry.initialCPUs) }
+    return channel
   }
 
   private func openShared(
@@ -252,6 +255,10 @@ extension ChannelTable {
   private func addCPU(_ cpu: Int, to served: ServedChannel) {
     do throws(ControlRefusal) {
       try checkMemory(served.channel.name, additional: served.channel.geometry.bufferBytes)
+      // Before the CPU is present: from then on its writers touch the memory.
+      if served.options.isPrefaulted, cpu < served.channel.geometry.slotCount {
+        try prefault(served.channel, cpus: [cpu])
+      }
       // nil: more CPUs than were possible when the channel was opened.
       guard let buffer = served.channel.addBuffer(cpu: cpu) else { return }
       let device = served.addDevice(for: buffer)

@@ -11,6 +11,7 @@ final class ControlRequests: ControlHandler {
   private let table: ChannelTable
   private let host: DeviceHost
   private let producers: Producers
+  private let openRecords: OpenRecordWatch
   private let life: LifePage
   let consumers: Consumers
   /// Reads the configuration again; returns what could not be done.
@@ -18,12 +19,13 @@ final class ControlRequests: ControlHandler {
   var access: Access
 
   init(
-    table: ChannelTable, host: DeviceHost, producers: Producers, life: LifePage, access: Access,
-    reload: @escaping () -> [String]
+    table: ChannelTable, host: DeviceHost, producers: Producers, openRecords: OpenRecordWatch,
+    life: LifePage, access: Access, reload: @escaping () -> [String]
   ) {
     self.table = table
     self.host = host
     self.producers = producers
+    self.openRecords = openRecords
     self.life = life
     consumers = Consumers(host: host)
     self.access = access
@@ -81,6 +83,35 @@ final class ControlRequests: ControlHandler {
     let (cpu, device) = served.devices[bufferIndex]
     let statistics = host.use(device) { $0.statistics() }
     return BufferStatistics(cpu: cpu, path: served.path(cpu: cpu), counts: statistics)
+  }
+
+  func producer(
+    serial: Int, index: Int, client: Client
+  ) throws(ControlRefusal) -> ProducerDescription? {
+    let hidesOthers = Access.hidesProcesses(from: client.peer)
+    var (serial, index) = (serial, index)
+    while let producer = producers.first(
+      from: serial, where: { !hidesOthers || $0.uid == client.peer.uid })
+    {
+      let at = producer.serial == serial ? index : 0
+      // One whose channels are all gone has a line, too.
+      if at < max(1, producer.uses.count) { return describe(producer, at) }
+      (serial, index) = (producer.serial + 1, 0)
+    }
+    return nil
+  }
+
+  private func describe(_ producer: Producer, _ index: Int) -> ProducerDescription {
+    let channel = index < producer.uses.count ? producer.uses[index].channel : nil
+    let held = channel.map { openRecords.held($0, owner: producer.owner) } ?? [:]
+    let most = held.sorted { ($0.value.subbufs, $1.key) > ($1.value.subbufs, $0.key) }
+      .prefix(ControlLimits.heldBuffers).sorted { $0.key < $1.key }
+    return ProducerDescription(
+      serial: producer.serial, index: index, pid: Int(producer.pid), uid: producer.uid,
+      command: producer.command, channel: channel?.name ?? "",
+      held: most.map {
+        ProducerDescription.Held(cpu: $0.key, records: $0.value.records, subbufs: $0.value.subbufs)
+      })
   }
 
   func flush(channel: String, client: Client) throws(ControlRefusal) {

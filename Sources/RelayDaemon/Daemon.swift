@@ -25,6 +25,7 @@ public final class Daemon {
   let table: ChannelTable
   let producers: Producers
   private let lossLog: LossLog
+  private let openRecords: OpenRecordWatch
   let kept: KeptState
   private let start: StartSettings
   private let pace: StartPace
@@ -111,11 +112,24 @@ public final class Daemon {
     lossLog = try LossLog(
       loop: loop, table: table, written: { [producers] in producers.written },
       log: { [logger] in logger.warning("\($0)") })
-    table.onGone = { [producers] in producers.forget($0) }
+    openRecords = try OpenRecordWatch(
+      loop: loop, producers: producers,
+      stallTimeout: { [table] in table[$0.name]?.options.stallTimeout },
+      log: { [logger] in logger.warning("\($0)") })
+    table.onGone = { [producers, openRecords] in
+      producers.forget($0)
+      openRecords.forget($0)
+    }
     table.onEnd = { [lossLog] in lossLog.finish($0, $1, saysTooBig: $2) }
-    table.onRenewed = { [producers] in producers.move(from: $0, to: $1) }
+    table.onRenewed = { [producers, openRecords] in
+      producers.move(from: $0, to: $1)
+      openRecords.forget($0)
+    }
     table.writersOf = { [producers] in producers.names(of: $0) }
-    producers.onAttach = { [lossLog] in lossLog.expect() }
+    producers.onAttach = { [lossLog, openRecords] in
+      lossLog.expect()
+      openRecords.expect()
+    }
     producers.onGone = { [table, lossLog] in
       table.forget(owner: $0)
       lossLog.look()
@@ -142,7 +156,7 @@ public final class Daemon {
     try kept.life.begin()
     try createParent(of: configuration.socketPath)
     let requests = ControlRequests(
-      table: table, host: host, producers: producers, life: kept.life,
+      table: table, host: host, producers: producers, openRecords: openRecords, life: kept.life,
       access: Access(createGroup: try configuration.createGroup.map(Group.init(named:))),
       reload: { [unowned self] in reload() })
     // The socket first: it decides which of two daemons goes on.

@@ -9,21 +9,6 @@ internal import RelayControl
 
 /// Hands out owner ids and sweeps after the dead.
 final class Producers: EventHandler {
-  final class Producer {
-    let owner: UInt16
-    let process: ProcessHandle
-    let pid: Int32
-    let uid: UInt32
-    var channels: [Channel] = []
-
-    init(owner: UInt16, process: consuming ProcessHandle, pid: Int32, uid: UInt32) {
-      self.owner = owner
-      self.process = process
-      self.pid = pid
-      self.uid = uid
-    }
-  }
-
   /// Processes attached at once: each costs two descriptors and an owner id, of which one stays
   /// free.
   var limit: Int {
@@ -41,6 +26,8 @@ final class Producers: EventHandler {
   private let kept: KeptState
   private let log: (String) -> Void
   private(set) var byHandle: [CInt: Producer] = [:]
+  private var byOwner: [UInt16: Producer] = [:]
+  private var nextSerial = 0
   // A pid is not reused while its handle shows it alive; looked at before each use.
   private var byPID: [Int32: Producer] = [:]
   private var lastOwner: UInt16 = 0
@@ -73,7 +60,7 @@ final class Producers: EventHandler {
       throw ControlRefusal(code: ESRCH, message: "the process that asked is gone")
     }
     let pid = peer.pid
-    let producer = Producer(owner: freeOwner(), process: process, pid: pid, uid: peer.uid)
+    let producer = makeProducer(freeOwner(), process, pid: pid, uid: peer.uid)
     remember(producer)
     do throws(ControlRefusal) {
       try add(channel, limit: channelLimit, to: producer)
@@ -83,6 +70,13 @@ final class Producers: EventHandler {
       throw error
     }
     return producer.owner
+  }
+
+  private func makeProducer(
+    _ owner: UInt16, _ process: consuming ProcessHandle, pid: Int32, uid: UInt32
+  ) -> Producer {
+    defer { nextSerial += 1 }
+    return Producer(owner: owner, process: process, pid: pid, uid: uid, serial: nextSerial)
   }
 
   private func watchOrRefuse(_ producer: Producer) throws(ControlRefusal) {
@@ -97,6 +91,7 @@ final class Producers: EventHandler {
   private func watch(_ producer: Producer) throws(SystemError) {
     try loop.add(producer.process.raw, .read, self)
     byHandle[producer.process.raw] = producer
+    byOwner[producer.owner] = producer
     if producer.pid > 0 { byPID[producer.pid] = producer }
     owners.insert(producer.owner)
   }
@@ -112,7 +107,7 @@ final class Producers: EventHandler {
 
   /// Nothing writes under its owner id any more.
   private func forget(_ producer: Producer) {
-    for channel in producer.channels { ChannelNotes(channel)?[producer.owner] = false }
+    for use in producer.uses { ChannelNotes(use.channel)?[producer.owner] = false }
     kept.owners.free(producer.owner)
     if producer.pid == 0 { kept.drop(owner: producer.owner) }
   }
@@ -148,9 +143,8 @@ final class Producers: EventHandler {
   private func add(
     _ channel: Channel, limit: Int?, to producer: Producer
   ) throws(ControlRefusal) {
-    guard !producer.channels.contains(where: { $0 === channel }) else { return }
-    if let limit, byHandle.values.count(where: { $0.channels.contains { $0 === channel } }) >= limit
-    {
+    guard producer.use(of: channel) == nil else { return }
+    if let limit, byHandle.values.count(where: { $0.use(of: channel) != nil }) >= limit {
       throw ControlRefusal(
         code: EMFILE,
         message: """
@@ -158,7 +152,7 @@ final class Producers: EventHandler {
           it already
           """)
     }
-    producer.channels.append(channel)
+    producer.uses.append(ChannelUse(channel))
     onAttach()
     let notes = ChannelNotes(channel)
     notes?[producer.owner] = true
@@ -167,7 +161,7 @@ final class Producers: EventHandler {
 
   /// A channel is gone: nobody reads it any more, so nobody has to be swept out of it.
   func forget(_ channel: Channel) {
-    for producer in byHandle.values { producer.channels.removeAll { $0 === channel } }
+    for producer in byHandle.values { producer.uses.removeAll { $0.channel === channel } }
   }
 
   /// An id in use is not given again before its sweep is done; the limit leaves free ones.
@@ -193,12 +187,35 @@ final class Producers: EventHandler {
 
   private func bury(_ producer: Producer) {
     loop.remove(producer.process.raw)
-    for channel in producer.channels { sweep(channel, producer.owner, producer.pid) }
+    for use in producer.uses { sweep(use.channel, producer.owner, producer.pid) }
     forget(producer)
     byHandle[producer.process.raw] = nil
+    byOwner[producer.owner] = nil
     if byPID[producer.pid] === producer { byPID[producer.pid] = nil }
     owners.remove(producer.owner)
     onGone(producer.owner)
+  }
+}
+
+extension Producers {
+  /// The channels that somebody writes into, each once.
+  var channels: [Channel] {
+    var seen: Set<ObjectIdentifier> = []
+    return byHandle.values.flatMap(\.uses).map(\.channel).filter {
+      seen.insert(ObjectIdentifier($0)).inserted
+    }
+  }
+
+  /// nil: nobody writes with this owner id.
+  subscript(owner: UInt16) -> Producer? { byOwner[owner] }
+
+  /// Of those that are wanted, the process with the lowest serial number from `serial` on.
+  func first(from serial: Int, where isWanted: (Producer) -> Bool) -> Producer? {
+    var first: Producer?
+    for producer in byHandle.values where producer.serial >= serial {
+      if producer.serial < first?.serial ?? .max, isWanted(producer) { first = producer }
+    }
+    return first
   }
 }
 
@@ -217,9 +234,9 @@ extension Producers {
       for served in served { ChannelNotes(served.channel)?[owner] = false }
       return
     }
-    let producer = Producer(owner: owner, process: process, pid: entry.pid, uid: entry.uid)
+    let producer = makeProducer(owner, process, pid: entry.pid, uid: entry.uid)
     for served in served where ChannelNotes(served.channel)?[owner] == true {
-      producer.channels.append(served.channel)
+      producer.uses.append(ChannelUse(served.channel))
       onAttach()
       served.silent.insert(owner)
     }

@@ -71,6 +71,7 @@ extension ChannelTable {
       }
     }
     served.renew(new)
+    prefaultAdopted(served)
     onRenewed(old, new)
     // Only now are writers sent away: whenever this process dies, there is one memory that is whole
     // and not given up.
@@ -100,7 +101,7 @@ extension ChannelTable {
 extension Producers {
   /// Those that may write into a channel, for a message: a list of the first few.
   func names(of channel: Channel) -> String {
-    let all = byHandle.values.filter { $0.channels.contains { $0 === channel } }
+    let all = byHandle.values.filter { $0.uses.contains { $0.channel === channel } }
       .sorted { $0.pid < $1.pid }
     guard !all.isEmpty else { return "is no process now" }
     let some = all.prefix(8).map(\.name).joined(separator: ", ")
@@ -112,26 +113,14 @@ extension Producers {
   /// ids.
   func move(from old: Channel, to new: Channel) {
     for producer in byHandle.values {
-      guard let place = producer.channels.firstIndex(where: { $0 === old }) else { continue }
-      producer.channels[place] = new
+      guard let place = producer.uses.firstIndex(where: { $0.channel === old }) else { continue }
+      producer.uses[place] = ChannelUse(new)
       ChannelNotes(new)?[producer.owner] = true
     }
   }
 
   /// Channels that somebody writes into.
   var written: Set<ObjectIdentifier> {
-    Set(byHandle.values.flatMap { $0.channels.map { ObjectIdentifier($0) } })
-  }
-}
-
-extension Producers.Producer {
-  /// For a message. Anybody may change their own command at any time.
-  var name: String {
-    guard pid > 0 else { return "a process of another pid namespace of user \(uid)" }
-    let text = (try? Files.contents(of: "/proc/\(pid)/comm", atMost: 256)) ?? []
-    let line = text.prefix { $0 != UInt8(ascii: "\n") }
-      .map { $0 < 0x20 || $0 == 0x7f ? UInt8(ascii: "?") : $0 }
-    let command = line.isEmpty ? "" : " (\(String(decoding: line, as: UTF8.self)))"
-    return "process \(pid)\(command) of user \(uid)"
+    Set(byHandle.values.flatMap { $0.uses.map { ObjectIdentifier($0.channel) } })
   }
 }

@@ -113,6 +113,7 @@ extension ChannelOptions {
       ("mode", .text(mode.rawValue)),
       ("global", .flag(isGlobal)),
       ("timestamps", .flag(hasTimestamps)),
+      ("prefault", .flag(isPrefaulted)),
       ("read", .text(read.rawValue)),
       ("write", .flag(isWritable)),
       ("wakeup", .text(wakeup.rawValue)),

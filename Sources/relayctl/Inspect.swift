@@ -88,8 +88,9 @@ struct StatCommand: ParsableCommand {
       unread in memory with which the next one did not go on. Corrupt counts damage done to the \
       shared memory; such a buffer delivers nothing more. Backlog max is the most sub-buffers that \
       waited to be read at one moment. Lost is the share of all those lost, refused and aborted \
-      ones included, in the records that writers did not cancel. The total is that of all lines \
-      above it; its backlog is the largest of theirs.
+      ones included, in the records that writers did not cancel. Held says which processes hold \
+      sub-buffers by records they have not finished (relayctl producers), and how many: PID:N. The \
+      total is that of all lines above it; its backlog is the largest of theirs.
       """)
 
   @Argument(help: "The channel; all if absent.") var channel: String?
@@ -99,10 +100,14 @@ struct StatCommand: ParsableCommand {
     try reporting {
       let client = try ControlClient()
       let buffers = try channel.map { try statistics(of: $0, client) } ?? allStatistics(client)
+      let holders = try Holders()
       if json {
-        try printJSON(buffers.map { ListedStatistics($0.channel, $0.buffer) })
+        try printJSON(
+          buffers.map {
+            ListedStatistics($0.channel, $0.buffer, holders[$0.channel, $0.buffer.cpu])
+          })
       } else {
-        try printTable(table(buffers))
+        try printTable(table(buffers, holders))
       }
     }
   }
@@ -128,23 +133,26 @@ struct StatCommand: ParsableCommand {
     return buffers
   }
 
-  private func table(_ buffers: [Account]) -> [[String]] {
+  private func table(_ buffers: [Account], _ holders: Holders) -> [[String]] {
     let header = [
       "DEVICE", "WRITTEN", "READ", "UNREAD", "OVERWRITTEN", "FULL", "TOO BIG", "STALLED",
-      "RESTART", "ABORTED", "CANCELLED", "CORRUPT", "BYTES READ", "BACKLOG MAX", "LOST",
+      "RESTART", "ABORTED", "CANCELLED", "CORRUPT", "HELD", "BYTES READ", "BACKLOG MAX", "LOST",
     ]
-    let rows = buffers.map { row($0.buffer.path, $0.buffer.counts) }
+    let rows = buffers.map {
+      row($0.buffer.path, $0.buffer.counts, holders.text($0.channel, $0.buffer.cpu))
+    }
     guard buffers.count > 1 else { return [header] + rows }
-    return [header] + rows + [row("total", .total(of: buffers.map(\.buffer.counts)))]
+    let held = buffers.reduce(0) { $0 + holders.subbufs($1.channel, $1.buffer.cpu) }
+    return [header] + rows + [row("total", .total(of: buffers.map(\.buffer.counts)), "\(held)")]
   }
 
-  private func row(_ name: String, _ s: Statistics) -> [String] {
+  private func row(_ name: String, _ s: Statistics, _ held: String) -> [String] {
     let numbers = [
       s.recordsWritten, s.recordsRead, s.recordsUnread, s.lostOverwritten, s.lostFull,
-      s.lostTooBig, s.lostStalled, s.lostRestart, s.aborted, s.cancelled, s.corrupt, s.bytesRead,
-      s.backlogMax,
+      s.lostTooBig, s.lostStalled, s.lostRestart, s.aborted, s.cancelled, s.corrupt,
     ]
-    return [name] + numbers.map(String.init) + [LossShare(s).text]
+    return [name] + numbers.map(String.init)
+      + [held, "\(s.bytesRead)", "\(s.backlogMax)", LossShare(s).text]
   }
 }
 
@@ -174,8 +182,10 @@ private struct ListedStatistics: Encodable {
   /// By all causes, and of all that writers did not cancel.
   let lost: UInt64
   let lostPercent: Double
+  let heldBy: [Holders.Holder]
 
-  init(_ channel: String, _ buffer: BufferStatistics) {
+  init(_ channel: String, _ buffer: BufferStatistics, _ holders: [Holders.Holder]) {
+    heldBy = holders
     self.channel = channel
     cpu = buffer.cpu
     path = buffer.path
@@ -204,7 +214,7 @@ private struct ListedStatistics: Encodable {
   }
 }
 
-private func printJSON(_ value: some Encodable) throws {
+func printJSON(_ value: some Encodable) throws {
   let encoder = JSONEncoder()
   encoder.keyEncodingStrategy = .convertToSnakeCase
   encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
@@ -213,7 +223,7 @@ private func printJSON(_ value: some Encodable) throws {
 }
 
 /// Columns as wide as their widest cell; all but the first and text ones to the right.
-private func printTable(_ rows: [[String]]) throws {
+func printTable(_ rows: [[String]]) throws {
   var text = ""
   let widths = rows[0].indices.map { column in rows.map { $0[column].count }.max()! }
   for row in rows {

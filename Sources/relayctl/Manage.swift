@@ -25,6 +25,7 @@ struct CreateCommand: ParsableCommand {
   @Option(help: "What a full buffer loses: new records or its oldest.") var mode: Mode?
   @Flag(name: .customLong("global"), help: "One buffer for all CPUs.") var isGlobal = false
   @Flag(help: "Each record carries its time.") var timestamps = false
+  @Flag(help: "relayd takes the memory now, and is charged for it.") var prefault = false
   @Option(help: "What a read does when there is nothing: end or wait.") var read: ReadMode?
   @Flag(help: "A write to a device is a record; its mode says who may.") var write = false
   @Option(help: "What wakes a reader: any data or a whole sub-buffer.") var wakeup: Wakeup?
@@ -62,7 +63,8 @@ struct CreateCommand: ParsableCommand {
   func run() throws {
     let options =
       given.map { "\($0.key)=\($0.value)" } + (isGlobal ? ["global"] : [])
-      + (timestamps ? ["timestamps"] : []) + (write ? ["write"] : [])
+      + (timestamps ? ["timestamps"] : []) + (prefault ? ["prefault"] : [])
+      + (write ? ["write"] : [])
     try reporting {
       do {
         try ControlClient().create(channel, options: options.joined(separator: ","), keep: keep)

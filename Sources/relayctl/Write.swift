@@ -127,7 +127,8 @@ private struct WriteSession: ~Copyable {
           no relayd takes records of channel \(channel) any more; \(written) records were written, \
           the rest were not
           """)
-    case .corrupt:
+    // It ends each record at once.
+    case .corrupt, .holding:
       throw CommandFailure.failed(
         "the shared memory of channel \(channel) is damaged; \(written) records were written")
     }

@@ -66,6 +66,19 @@ extension OneAtATime {
       #expect(access("/dev/all0", F_OK) == 0 && access("/dev/all1", F_OK) != 0, "global stays so")
     }
 
+    @Test func aCPUThatComesUpGetsItsMemoryPrefaulted() throws {
+      try set(online: [])
+      let daemon = try Daemon("relay:prefault,subbuf_size=64KiB")
+      func resident() throws -> Int {
+        try MemoryGroupTests.resident("relay", of: daemon.process.pid)
+      }
+      let one = try resident()
+      #expect(one > 8 * 65536 * 9 / 8)
+      try set(online: [1, 3])
+      try eventually("the nodes are there") { try nodes() == ["relay0", "relay1", "relay3"] }
+      #expect(try resident() == 3 * one)
+    }
+
     @Test func onRelayfsItGetsItsFile() throws {
       try set(online: [])
       let scratch = try Scratch()

@@ -124,30 +124,9 @@ extension OneAtATime {
       #expect(finished.error.contains("max_memory is 1048576; make them smaller, or raise it"))
     }
 
-    /// A memory control group with this limit; nil where there are none to be made.
-    func controlGroup(_ bytes: Int) -> String? {
-      let name = "relay-test.\(getpid())"
-      for (directory, file) in [
-        ("/sys/fs/cgroup/memory/\(name)", "memory.limit_in_bytes"),
-        ("/sys/fs/cgroup/\(name)", "memory.max"),
-      ] {
-        guard mkdir(directory, 0o755) == 0 else { continue }
-        if let file = try? FileDescriptor.open("\(directory)/\(file)", O_WRONLY),
-          "\(bytes)".withCString({ write(file.raw, $0, strlen($0)) }) > 0
-        {
-          return directory
-        }
-        rmdir(directory)
-      }
-      return nil
-    }
-
     @Test(.onceIsEnough) func memoryOfItsControlGroup() throws {
-      guard let group = controlGroup(64 << 20) else { return }
-      defer { rmdir(group) }
-      let daemon = try Daemon(
-        "relay:global",
-        prefix: ["bash", "-c", "echo $$ > \(group)/cgroup.procs && exec \"$@\"", "bash"])
+      guard let group = ControlGroup(bytes: 64 << 20) else { return }
+      let daemon = try Daemon("relay:global", prefix: group.prefix)
       let finished = try daemon.relayctl("create", "big", "--subbuf-size", "32MiB", "--global")
       #expect(finished.status == 1)
       #expect(

@@ -194,7 +194,8 @@ extension OneAtATime {
     @Test(
       .onceIsEnough,
       arguments: [
-        "": "--version", "list": "--json", "stat": "--json", "write": "--block --drop --lines",
+        "": "--version", "list": "--json", "stat": "--json", "producers": "--json",
+        "write": "--block --drop --lines",
         "read": """
         --cpu --follow --interval --lost --output --per-cpu --rotate-count --rotate-size --time \
         --window
@@ -202,7 +203,8 @@ extension OneAtATime {
         "reload": "--pid",
         "create": """
         --consumer-timeout --global --group --keep --max-producers --mode --n-subbufs --owner \
-        --permissions --read --stall-timeout --subbuf-size --timestamps --wakeup --write --writers
+        --permissions --prefault --read --stall-timeout --subbuf-size --timestamps --wakeup \
+        --write --writers
         """,
         "relayd":
           "--backend --channel --check --config --hold --mount --socket --version --wait-for-cuse",

@@ -30,10 +30,6 @@ private enum Release: String, CaseIterable {
   }
 }
 
-extension HeldDaemon {
-  fileprivate init(_ daemon: Daemon) { self.daemon = daemon }
-}
-
 /// A producer that writes a record when it is asked to, and a reader that waits for it.
 private final class Echo {
   private let producer: ChildProcess

@@ -4,10 +4,12 @@
 /// What a writer does next.
 enum Operation: UInt8 {
   case write, writeTwo, cancel, flush, close
+  /// Reserves a record and never ends it.
+  case leave
   /// The reader's own use of the writers' steps: to the end of a sub-buffer, for its reset.
   case sealEnd
 
-  var isRecord: Bool { self == .write || self == .writeTwo || self == .cancel }
+  var isRecord: Bool { self == .write || self == .writeTwo || self == .cancel || self == .leave }
   /// Payload bytes of the record.
   var length: UInt8 { self == .writeTwo ? 2 : isRecord ? 1 : 0 }
 }
@@ -24,7 +26,9 @@ struct Bounds {
   /// What each writer does; at most three writers, seven records in all.
   var programs: [[Operation]]
   var overwrites = false
-  /// N, M and S; N × M and N × S are at most 8.
+  /// One process may hold all sub-buffers but two, by records that it has not ended.
+  var isBounded = false
+  /// N, M and S; N × M is at most 9, N × S at most 8.
   var subbufs = 2
   var entries = 2
   var size = 1

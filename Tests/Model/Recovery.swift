@@ -13,7 +13,8 @@ extension World {
     let isAnyMidway = (0..<State.writerCount).contains { s.writers[$0].isMidway }
     for w in 0..<State.writerCount {
       let isMidway =
-        s.writers[w].isMidway || s.writers[w].step == .dead || bounds.isOneProcess && isAnyMidway
+        s.writers[w].isMidway || s.writers[w].step == .dead || hasLeftOpen(w)
+        || bounds.isOneProcess && isAnyMidway
       stopped.writers[w] = Thread(step: isMidway ? .dead : .finished)
     }
     stopped.kills = 0
@@ -55,6 +56,8 @@ extension World {
     var held = s.hands.isMidway ? 1 : 0
     for w in 0..<State.writerCount where isUnswept(w) { held += 1 }
     for k in 0..<Int(subbufCount) where s.memory.states[k].pins > 0 { held += 1 }
+    // Beside what it leaves open, a process may be stopped in a switch.
+    if bounds.isBounded { for k in 0..<subbufCount where self[k].phase == .claimed { held += 1 } }
     if held + 2 <= Int(subbufCount), fate != .committed {
       return "a newcomer is refused though only \(held) of \(subbufCount) sub-buffers are held"
     }

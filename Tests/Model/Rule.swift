@@ -52,6 +52,14 @@ enum Rule: String, CaseIterable {
   case closeWithoutSeal
   case closeWakesNobody
 
+  // The bound on what one process holds.
+  /// A record is noted that is open when the next one is reserved.
+  case openNotNoted
+  /// Who holds too much is named before the next sub-buffer is current.
+  case namedLate
+  /// While anybody is named, hints send everybody to where that is looked at.
+  case hintsGoodWhileNamed
+
   // Waiting for space.
   /// After the wish for a wake the writer looks once more.
   case waitsWithoutLooking

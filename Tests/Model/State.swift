@@ -17,7 +17,12 @@ struct Memory {
   var spaceWaiters = false
   var states: InlineArray<4, SubbufState> = .init(repeating: SubbufState())
   var recordBase: InlineArray<4, UInt8> = .init(repeating: 0)
-  var index: InlineArray<8, Entry> = .init(repeating: Entry())
+  /// For each sub-buffer, of which lap the notes of open entries are; and a bit for each of these.
+  var noteSeq: InlineArray<4, UInt8> = .init(repeating: 0)
+  var notes: InlineArray<4, UInt8> = .init(repeating: 0)
+  /// Which owners may reserve nothing: a bit for each.
+  var named: UInt8 = 0
+  var index: InlineArray<9, Entry> = .init(repeating: Entry())
   /// Whose bytes stand where: record numbers, 0 for none.
   var payload: InlineArray<8, UInt8> = .init(repeating: 0)
 }
@@ -43,6 +48,8 @@ struct Thread {
   var newerThan: UInt8 = 0
   /// Entries sealed; then the record base of the next sub-buffer.
   var entries: UInt8 = 0
+  /// Behind its record a hint says that nothing fits.
+  var hintsEnd = false
 
   /// Why it looks for the frontier.
   enum Purpose: UInt8 { case reserve, seal, flush }

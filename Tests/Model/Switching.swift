@@ -153,7 +153,10 @@ extension World {
         return
       }
       s.memory.current = Current(seq: claim.seq, subbuf: t.subbuf)
-      t.step = .openNext
+      t.step = bounds.isBounded && broken == .namedLate ? .bound : .openNext
+    case .bound:
+      boundHolders(leaving: c)
+      t.step = broken == .namedLate ? .openNext : .publish
     case .giveBack:
       let seq = broken == .statesRecur ? 0 : claim.seq
       _ = swap(t.subbuf, claim, SubbufState(phase: .free, seq: seq))
@@ -196,7 +199,7 @@ extension World {
   private mutating func cleanedUp(_ t: inout Thread) {
     t.k = 0
     t.state = SubbufState()
-    t.step = .publish
+    t.step = bounds.isBounded && broken != .namedLate ? .bound : .publish
   }
 
   private mutating func openedNext(_ t: inout Thread) {
@@ -221,7 +224,7 @@ extension World {
     let current = t.current
     t.forget()
     switch t.operation {
-    case .write, .writeTwo, .cancel: t.step = .loadCurrent
+    case .write, .writeTwo, .cancel, .leave: t.step = .loadCurrent
     case .flush:
       t.current = current
       t.step = .flushCheck

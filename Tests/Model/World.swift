@@ -29,7 +29,7 @@ struct World {
 
   init(_ bounds: Bounds, breaking broken: Rule? = nil) {
     precondition(bounds.programs.count <= State.writerCount && bounds.records <= 7)
-    precondition(bounds.subbufs * max(bounds.entries, bounds.size) <= 8)
+    precondition(bounds.subbufs * bounds.entries <= 9 && bounds.subbufs * bounds.size <= 8)
     precondition(bounds.restarts == 0 || bounds.resets + bounds.passes == 0)
     precondition(bounds.passes == 0 || !bounds.failures)
     self.bounds = bounds

@@ -7,7 +7,7 @@
 
 extension Bounds {
   /// In each of them everything must go well.
-  static let all = alone + together + threes + flushing + waiting + wrapping
+  static let all = alone + together + threes + flushing + waiting + wrapping + holding
 
   /// One writer against the reader: every step of both.
   private static let alone = [
@@ -115,6 +115,19 @@ extension Bounds {
     Bounds(name: "3 waiting closed", programs: [writes(3), [.close]], kills: 0, waits: true),
   ]
 
+  /// One leaves its records open, and goes on.
+  private static let holding = [
+    Bounds(
+      name: "3 left", programs: [[.leave, .leave, .leave]], overwrites: true, isBounded: true,
+      subbufs: 3, entries: 3, size: 2, kills: 0),
+    Bounds(
+      name: "3 left+3", programs: [[.leave, .leave, .leave], writes(3)], overwrites: true,
+      isBounded: true, subbufs: 3, entries: 3, size: 2, kills: 0, isCoarse: true),
+    Bounds(
+      name: "2 left+3 passed", programs: [[.leave, .leave], writes(3)], isBounded: true,
+      subbufs: 3, entries: 3, size: 2, kills: 0, passes: 2, isCoarse: true),
+  ]
+
   /// The lap comes round.
   private static let wrapping = [
     Bounds(
@@ -152,6 +165,7 @@ extension Rule {
     case .quarantineEndsSearch: "1+3 N=3"
     case .statesRecur: "1+2+2"
     case .unboundFlush: "2 flushed"
+    case .openNotNoted, .namedLate, .hintsGoodWhileNamed: "3 left+3"
     case .closeWithoutSeal, .endBeforeSeal: "2 closed"
     case .sleepsWithoutLooking, .sweepWakesNobody: "3 asleep"
     case .wishTakenWithLook, .lookClearTakesWish, .armDropsLook, .disarmDropsLook,

@@ -11,6 +11,8 @@ enum WriterStep: UInt8 {
   case fastFrontier  // sawFrontier
   // walkAndReserve.
   case loadCurrent  // loadedCurrent
+  // isRefused().
+  case refusal
   // frontier(), called by walkAndReserve, seal() and flush().
   case frontierHint, frontierBefore
   case frontierWalk  // sawFrontier, if for walkAndReserve
@@ -36,6 +38,7 @@ enum WriterStep: UInt8 {
   case claim  // claimed
   case loadBase, storeBase
   case clear  // preparedNext
+  case bound
   case publish  // published
   case giveBack  // gaveBack
   case openNext  // openedNext
@@ -58,27 +61,14 @@ extension World {
     switch t.step {
     case .start: begin(&t)
 
-    case .fastHint:
-      let hint = s.memory.hint
-      guard !t.current.isClosed, hint.seq == hintBits(t.current.seq), hint.count > 0,
-        hint.count < entryCount - 1, hint.end + t.operation.length <= size
-      else { return again(&t) }
-      t.i = hint.count
-      t.start = hint.end
-      t.step = broken == .hintTrusted ? .fastFrontier : .fastBefore
-    case .fastBefore:
-      let before = Entry(tag: .committed, lap: lap, end: t.start)
-      guard entry(t.current.subbuf, t.i - 1) == before else { return again(&t) }
-      t.step = .fastFrontier
-    case .fastFrontier:
-      t.seen = entry(t.current.subbuf, t.i)
-      guard t.seen.isEmpty(lap) else { return again(&t) }
-      t.step = .reread
-
+    case .fastHint, .fastBefore, .fastFrontier: fast(&t, lap)
     case .loadCurrent:
       t.current = s.memory.current
       if t.current.isClosed { return finish(&t, .refused) }
       if t.current.seq == 0, broken != .zeroIsASubbuf { return chooseNext(&t) }
+      if bounds.isBounded { t.step = .refusal } else { lookForFrontier(&t, .reserve) }
+    case .refusal:
+      if isRefused(owner) { return finish(&t, .refused) }
       lookForFrontier(&t, .reserve)
 
     case .frontierHint, .frontierBefore, .frontierWalk: frontier(&t, lap)
@@ -98,7 +88,9 @@ extension World {
       t.step = .storeHint
     case .storeHint:
       s.memory.hint = Hint(
-        seq: hintBits(t.current.seq), count: t.i + 1, end: t.start + t.operation.length)
+        seq: hintBits(t.current.seq), count: t.i + 1,
+        end: t.hintsEnd ? .max / 2 : t.start + t.operation.length)
+      if t.operation == .leave { return finish(&t) }
       t.step = broken == .committedBeforeCopied ? .commit : .copy
     case .copy:
       copyPayload(t)
@@ -111,10 +103,31 @@ extension World {
     }
   }
 
+  private mutating func fast(_ t: inout Thread, _ lap: UInt8) {
+    switch t.step {
+    case .fastHint:
+      let hint = s.memory.hint
+      guard !t.current.isClosed, hint.seq == hintBits(t.current.seq), hint.count > 0,
+        hint.count < entryCount - 1, hint.end + t.operation.length <= size
+      else { return again(&t) }
+      t.i = hint.count
+      t.start = hint.end
+      t.step = broken == .hintTrusted ? .fastFrontier : .fastBefore
+    case .fastBefore:
+      let before = Entry(tag: .committed, lap: lap, end: t.start)
+      guard entry(t.current.subbuf, t.i - 1) == before else { return again(&t) }
+      t.step = .fastFrontier
+    default:
+      t.seen = entry(t.current.subbuf, t.i)
+      guard t.seen.isEmpty(lap) else { return again(&t) }
+      t.step = .reread
+    }
+  }
+
   private mutating func begin(_ t: inout Thread) {
     t.current = s.memory.current
     switch t.operation {
-    case .write, .writeTwo, .cancel: t.step = .fastHint
+    case .write, .writeTwo, .cancel, .leave: t.step = .fastHint
     case .flush, .sealEnd:
       if t.current.seq == 0 { return finish(&t) }
       lookForFrontier(&t, .flush)
@@ -164,6 +177,10 @@ extension World {
     switch t.purpose {
     case .reserve:
       guard t.i < last, t.start + t.operation.length <= size else { return leave(&t) }
+      if bounds.isBounded {
+        if t.i > 0 { noteIfOpen(t.current, t.i - 1) }
+        t.hintsEnd = s.memory.named != 0 && broken != .hintsGoodWhileNamed
+      }
       t.seen = seen
       t.step = .reread
     case .seal:

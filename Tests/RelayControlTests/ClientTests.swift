@@ -14,6 +14,7 @@ import Testing
     let client = try live.client()
     #expect(try client.list() == someChannels)
     #expect(try client.stat("relay") == [someStatistics])
+    #expect(try client.producers() == someProducers)
     try client.flush("flight")
     try client.reset("relay")
     try client.create("new", options: "subbuf_size=4KiB,global", keep: true)

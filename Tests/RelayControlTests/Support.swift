@@ -63,6 +63,16 @@ var someLent: LentSubbuf {
   return lent
 }
 
+let someProducers = [
+  ProducerDescription(
+    serial: 0, index: 0, pid: 1, uid: 0, command: "writer", channel: "relay", held: []),
+  ProducerDescription(
+    serial: 0, index: 1, pid: 1, uid: 0, command: "writer", channel: "flight",
+    held: [.init(cpu: 0, records: 2, subbufs: 1), .init(cpu: 8191, records: 1, subbufs: 1)]),
+  ProducerDescription(
+    serial: 70_000, index: 0, pid: 0, uid: .max, command: "", channel: "", held: []),
+]
+
 /// Knows `someChannels`, and refuses everybody the channel "forbidden". Its descriptors are real,
 /// so that what arrives can be looked at.
 final class Channels: ControlHandler, Sendable {
@@ -116,6 +126,11 @@ final class Channels: ControlHandler, Sendable {
   ) throws(ControlRefusal) -> BufferStatistics? {
     try note("statistics", channel, client)
     return bufferIndex == 0 ? someStatistics : nil
+  }
+
+  func producer(serial: Int, index: Int, client: Client) -> ProducerDescription? {
+    calls.withLock { $0.append(("producer \(serial) \(index)", client)) }
+    return someProducers.first { ($0.serial, $0.index) >= (serial, index) }
   }
 
   func flush(channel: String, client: Client) throws(ControlRefusal) {

@@ -18,12 +18,14 @@ private let requests: [Request] = [
   .close(channel: "relay"), .reload, .map(channel: "relay", cpu: 0, unfinished: true),
   .next(channel: "relay", cpu: 7), .unmap(channel: "relay", cpu: 8191),
   .consumed(channel: "relay", cpu: 0, count: Int(UInt32.max)),
+  .producer(serial: 0, index: 0), .producer(serial: Int(UInt32.max), index: 7),
 ]
 
 private let replies: [Reply] = [
   .attached(owner: 0), .attached(owner: .max), .channel(someChannels[0]),
   .channel(someChannels[1]), .statistics(someStatistics), .done, .end, .mapped,
-  .subbuf(someLent), .subbuf(LentSubbuf()),
+  .subbuf(someLent), .subbuf(LentSubbuf()), .producer(someProducers[0]),
+  .producer(someProducers[1]), .producer(someProducers[2]),
   .refused(ControlRefusal(code: 2, message: "no channel relay")),
   .refused(ControlRefusal(code: .max, message: "")),
   .refused(ControlRefusal(code: 22, message: "relay: mode changed\nflight: global changed")),
@@ -60,6 +62,10 @@ private let replies: [Reply] = [
         4, 11, 0, 0, 11, 0, 0, 0, 1, 0, 97, 1, 0, 0, 0, 2, 0, 0, 0,
       ])
     #expect(try Reply.attached(owner: 0x0201).encoded() == [4, 128, 0, 0, 2, 0, 0, 0, 1, 2])
+    #expect(
+      try Request.producer(serial: 0x0102, index: 3).encoded() == [
+        4, 13, 0, 0, 8, 0, 0, 0, 2, 1, 0, 0, 3, 0, 0, 0,
+      ])
     #expect(try Reply.end.encoded() == [4, 132, 0, 0, 0, 0, 0, 0])
   }
 
@@ -74,6 +80,20 @@ private let replies: [Reply] = [
     let bytes = try Reply.channel(channel).encoded()
     #expect(bytes.count <= ControlLimits.packetBytes)
     #expect(try Reply(decoding: bytes.span.bytes) == .channel(channel))
+  }
+
+  @Test func theLargestProducerFitsAPacket() throws {
+    var producer = someProducers[1]
+    producer.command = String(repeating: "c", count: ControlLimits.commandBytes)
+    producer.channel = String(repeating: "n", count: ControlLimits.nameBytes)
+    producer.held = (0..<ControlLimits.heldBuffers).map {
+      .init(cpu: $0, records: Int(UInt32.max), subbufs: 65_536)
+    }
+    let bytes = try Reply.producer(producer).encoded()
+    #expect(bytes.count <= ControlLimits.packetBytes)
+    #expect(try Reply(decoding: bytes.span.bytes) == .producer(producer))
+    producer.held.append(producer.held[0])
+    #expect(throws: WireError.tooLong) { try Reply.producer(producer).encoded() }
   }
 
   @Test func whatIsOverItsLimitIsNotEncoded() {

@@ -91,4 +91,18 @@ import Testing
     options.owner = "nobody-we-know"
     #expect(throws: OptionError("there is no user nobody-we-know")) { try Identity(options) }
   }
+
+  @Test func processesAreHiddenWhereTheLastProcHidesThem() {
+    func hides(_ options: String...) -> Bool {
+      let lines = options.map { "proc /proc proc \($0) 0 0\n" }
+      return Access.hidesProcesses(
+        mounts: "none / overlay rw 0 0\n" + lines.joined() + "proc /other proc hidepid=2 0 0\n")
+    }
+    #expect(!hides() && !hides("rw,relatime") && !hides("rw,hidepid=0") && !hides("hidepid=off"))
+    for option in ["1", "2", "4", "noaccess", "invisible", "ptraceable"] {
+      #expect(hides("rw,nosuid,hidepid=\(option)"), "\(option)")
+    }
+    #expect(!hides("rw,hidepid=2", "rw"), "another one is mounted over it")
+    #expect(hides("rw", "rw,hidepid=invisible"))
+  }
 }

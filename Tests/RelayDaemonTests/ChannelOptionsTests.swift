@@ -42,7 +42,10 @@ import Testing
     #expect(throws: OptionError.self) { try ChannelOptions(parsing: text) }
   }
 
-  @Test(arguments: ChannelOptions.keys.filter { !["global", "timestamps", "write"].contains($0) })
+  @Test(
+    arguments: ChannelOptions.keys.filter {
+      !["global", "timestamps", "prefault", "write"].contains($0)
+    })
   func aKeyWithoutItsValueIsRefused(_ key: String) {
     let reason = "channel relay: \(key) needs a value: \(key)=…"
     #expect(throws: OptionError(reason)) { try ChannelOptions(parsing: "relay:\(key)") }

@@ -41,6 +41,7 @@ import Testing
     Row("mode", "\"overwrite\"") { $0.channels[0].mode == .overwrite },
     Row("global", "true") { $0.channels[0].isGlobal },
     Row("timestamps", "true") { $0.channels[0].hasTimestamps },
+    Row("prefault", "true") { $0.channels[0].isPrefaulted },
     Row("read", "\"block\"") { $0.channels[0].read == .block },
     Row("write", "true") { $0.channels[0].isWritable },
     Row("wakeup", "\"subbuffer\"") { $0.channels[0].wakeup == .subbuffer },
@@ -92,7 +93,7 @@ import Testing
 
   @Test(arguments: channelKeys) func anOptionOnTheCommandLine(_ row: Row) throws {
     let word = row.value.filter { $0 != "\"" }
-    let isFlag = ["global", "timestamps", "write"].contains(row.key)
+    let isFlag = ["global", "timestamps", "prefault", "write"].contains(row.key)
     let option = isFlag ? row.key : "\(row.key)=\(word)"
     let sources = ConfigurationSources(channelArguments: ["a:\(option)"], root: Root().path)
     #expect(row.isSet(try sources.load()))
@@ -147,6 +148,7 @@ import Testing
     ("global = \"yes\"", "is neither true nor false"),
     ("global = 1", "global = 1 is neither true nor false"),
     ("write = \"true\"", "is neither true nor false"),
+    ("prefault = 1", "prefault = 1 is neither true nor false"),
     ("read = \"wait\"", #"is neither "eof" nor "block""#),
     ("wakeup = \"always\"", #"is neither "data" nor "subbuffer""#),
     ("stall_timeout = \"1m\"", #"is neither a time such as "500ms" or "1s" nor "never""#),

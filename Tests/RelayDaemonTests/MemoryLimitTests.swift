@@ -50,6 +50,30 @@ import Testing
     #expect(limit("0::/a:b\n") == 7)
   }
 
+  private func left(_ memberships: String) -> MemoryLimit {
+    MemoryLimit.left(
+      machine: "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable:   1000 kB\n",
+      memberships: memberships, root: root.path)
+  }
+
+  @Test func whatIsLeftOfTheTightestGroupCounts() {
+    let machine = MemoryLimit(bytes: 1_024_000, source: "this machine has")
+    #expect(left("0::/none\n") == machine)
+    root.write("a/memory.max", "500000\n")
+    #expect(left("0::/a/b\n") == machine, "a limit alone says nothing")
+    root.write("a/memory.current", "300000\n")
+    root.write("a/memory.stat", "anon 1\ninactive_file 50000\nslab 2\n")
+    root.write("a/b/memory.max", "max\n")
+    root.write("a/b/memory.current", "1\n")
+    #expect(left("0::/a/b\n") == MemoryLimit(bytes: 250_000, source: "the control group has"))
+    root.write("a/memory.current", "700000\n")
+    #expect(left("0::/a/b\n").bytes == 0, "never less than nothing")
+    root.write("memory/x/memory.limit_in_bytes", "7000\n")
+    root.write("memory/x/memory.usage_in_bytes", "6000\n")
+    root.write("memory/x/memory.stat", "inactive_file 9\ntotal_inactive_file 500\n")
+    #expect(left("4:memory:/x\n0::/\n").bytes == 1500)
+  }
+
   @Test func theTightestIsNamed() {
     let machine = MemoryLimit.current(configured: nil)
     #expect(machine.bytes <= Geometry.physicalMemory)

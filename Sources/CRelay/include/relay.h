@@ -28,8 +28,16 @@
 // writing is passed after stall_timeout and ends with the process; until then it holds one
 // sub-buffer.
 //
-// Threads: do not cancel one (pthread_cancel) inside a call; it may hold a lock. A signal handler
-// that writes needs 8 KiB of stack.
+// Every function has to return: leave none by longjmp or siglongjmp out of a signal handler that
+// interrupted it, by an exception out of one, by pthread_exit, nor by pthread_cancel of its thread.
+// A record that is left in that way stays open, and its sub-buffer is not used again until the
+// process ends (relayctl producers shows it, the daemon's log names the process after
+// stall_timeout); a lock may stay taken for good. A signal handler that writes needs 8 KiB of
+// stack.
+//
+// Memory: a daemon channel's pages are charged to the memory control group of the process that
+// touches them first, which is mostly one that writes; with the channel's key prefault to the
+// daemon's (relayd.toml(5)).
 //
 // Descriptors: a daemon channel keeps four (close-on-exec), an own one one, and one for each
 // relay_poll_fd. Programs that close descriptors which they did not open must spare those.
@@ -140,9 +148,13 @@ int relay_close(relay_chan *chan);
  *   -EMSGSIZE  longer than a sub-buffer
  *   -EPIPE     closed
  *   -EIO       another process of this channel damaged the shared memory
+ *   -EBUSY     records that this process reserved and has not ended hold all sub-buffers but two,
+ *              which are left to the other processes: end some. Daemon channels of 4 to 1024
+ *              sub-buffers
  *
- * The first two refusals and the last are counted (relay_statistics). Never waits for a reader or
- * for another writer; only a channel with subbuf_start takes a lock. errno is left alone. */
+ * All refusals but -EPIPE are counted (relay_statistics), -EBUSY as -ENOBUFS. Never waits for a
+ * reader or for another writer; only a channel with subbuf_start takes a lock. errno is left
+ * alone. */
 
 /* Copies one record: one locked instruction and the copy; no system call unless a reader waits to
  * be told. Async-signal-safe: a handler that interrupts any of these functions may call it; but not
@@ -159,8 +171,10 @@ int relay_write_wait(relay_chan *chan, const void *data, size_t length, int time
 
 /* Space for a record of `length` bytes that the caller fills, then ends by relay_commit or
  * relay_cancel, soon: readers wait at a record that is neither. Those of a daemon's channel pass it
- * for good after its stall_timeout (1 s unless configured). NULL, and errno is one of the above as
- * a positive number. Safe and cheap as relay_write. Any thread of this process may end it. */
+ * for good after its stall_timeout (1 s unless configured), and its sub-buffer is not used again
+ * before it is ended. NULL, and errno is
+ * one of the above as a positive number. Safe and cheap as relay_write. Any thread of this process
+ * may end it. */
 void *relay_reserve(relay_chan *chan, size_t length, relay_reservation *reservation);
 
 /* Makes the record visible. One store. Does nothing for a reservation that failed or has ended.
@@ -276,7 +290,7 @@ struct relay_stat {
   uint64_t bytes_written;    /* reserved, records cancelled later included */
   uint64_t bytes_read;
   uint64_t padding;          /* bytes left empty at the ends of sub-buffers */
-  uint64_t lost_full;        /* refused: -ENOBUFS */
+  uint64_t lost_full;        /* refused: -ENOBUFS, -EBUSY */
   uint64_t lost_too_big;     /* refused: -EMSGSIZE */
   uint64_t lost_overwritten; /* overwritten before they were read */
   uint64_t lost_stalled;     /* passed because their writer had stopped */

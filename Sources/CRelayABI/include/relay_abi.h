@@ -22,6 +22,10 @@
 //   index[i]    63 tag 61 | 60 lap 26 | 25 end 0           COMMITTED CANCELLED DISCARDED SEAL
 //               63 tag 61 | 39 owner 26 | 25 end 0         BUSY
 //               63 tag 61 | 60 seq 0                       EMPTY (written by wrap clearing only)
+//   open[k]     63 seq (low 40 bits) 24 | 23 i 0           index[i] was BUSY as i + 1 was reserved
+//   held_owners four owners of 16 bits, 0 none             those that may reserve nothing now
+//
+// A hint whose end is beyond the sub-buffer sends writers to the slow path.
 //
 // `end` is the payload offset where record i ends; it starts where record i-1 ends. lap is the
 // low bits of seq: an entry of another lap counts as EMPTY, so recycling clears nothing.
@@ -95,7 +99,8 @@ struct relay_abi_header {
   uint64_t corrupt;
   uint64_t lost_restart;    // in memory that nobody adopted, which this one came after
   uint64_t orphaned;        // 1: what is lost in here has been counted where writers went on
-  uint64_t pad2[9];
+  uint64_t held_owners;     // hold all sub-buffers but two by open records; 0 in earlier releases
+  uint64_t pad2[8];
 };
 
 struct relay_abi_descriptor {
@@ -103,7 +108,7 @@ struct relay_abi_descriptor {
   uint64_t record_base;  // index entries reserved in all earlier sub-buffers
   uint64_t byte_base;    // payload bytes reserved in all earlier sub-buffers
   uint64_t lost_base;    // lost_full when this sub-buffer was started
-  uint64_t pad0[4];
+  uint64_t open[4];      // hints only: the entries say whether they still hold
 };
 
 _Static_assert(sizeof(struct relay_abi_geometry) == 32, "geometry");
@@ -126,10 +131,12 @@ _Static_assert(offsetof(struct relay_abi_header, cancelled) == 152, "cancelled")
 _Static_assert(offsetof(struct relay_abi_header, corrupt) == 160, "corrupt");
 _Static_assert(offsetof(struct relay_abi_header, lost_restart) == 168, "lost_restart");
 _Static_assert(offsetof(struct relay_abi_header, orphaned) == 176, "orphaned");
+_Static_assert(offsetof(struct relay_abi_header, held_owners) == 184, "held_owners");
 _Static_assert(sizeof(struct relay_abi_header) == 256, "header: four cache lines");
 _Static_assert(offsetof(struct relay_abi_descriptor, record_base) == 8, "record_base");
 _Static_assert(offsetof(struct relay_abi_descriptor, byte_base) == 16, "byte_base");
 _Static_assert(offsetof(struct relay_abi_descriptor, lost_base) == 24, "lost_base");
+_Static_assert(offsetof(struct relay_abi_descriptor, open) == 32, "open");
 _Static_assert(sizeof(struct relay_abi_descriptor) == 64, "descriptor: one cache line");
 
 extern int sched_getcpu(void);

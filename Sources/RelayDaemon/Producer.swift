@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// One process that writes: its owner id, the handle through which its death is seen, and what is
+// known of each channel that it writes into.
+
+internal import LinuxIO
+internal import Relay
+internal import RelayControl
+
+final class Producer {
+  let owner: UInt16
+  let process: ProcessHandle
+  /// 0: it has no number in this pid namespace.
+  let pid: Int32
+  let uid: UInt32
+  /// Its place in the order in which processes came.
+  let serial: Int
+  var uses: [ChannelUse] = []
+
+  init(owner: UInt16, process: consuming ProcessHandle, pid: Int32, uid: UInt32, serial: Int) {
+    self.owner = owner
+    self.process = process
+    self.pid = pid
+    self.uid = uid
+    self.serial = serial
+  }
+
+  /// What it writes into a channel with; nil: nothing.
+  func use(of channel: Channel) -> ChannelUse? { uses.first { $0.channel === channel } }
+
+  /// As in /proc/PID/comm, without control characters; empty where that cannot be read. Anybody may
+  /// change their own at any time.
+  var command: String {
+    guard pid > 0, let bytes = try? Files.contents(of: "/proc/\(pid)/comm", atMost: 256)
+    else { return "" }
+    let line = bytes.prefix { $0 != UInt8(ascii: "\n") }.prefix(ControlLimits.commandBytes / 4)
+    return String(
+      decoding: line.map { $0 < 0x20 || $0 == 0x7f ? UInt8(ascii: "?") : $0 }, as: UTF8.self)
+  }
+
+  /// For a message.
+  var name: String {
+    let command = command
+    let number = pid > 0 ? "process \(pid)" : "a process of another pid namespace"
+    return "\(number)\(command.isEmpty ? "" : " (\(command))") of user \(uid)"
+  }
+}
+
+/// A process's attachment to one channel.
+final class ChannelUse {
+  let channel: Channel
+  /// The process's oldest open record in it, as the last look found it, and when it was found, in
+  /// milliseconds of the monotonic clock.
+  var open: (record: OpenRecord, since: Int)?
+  /// The log has named the process for a record that it left open in this channel.
+  var isNamed = false
+
+  init(_ channel: Channel) { self.channel = channel }
+}
