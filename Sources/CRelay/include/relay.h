@@ -19,7 +19,9 @@
 //
 // fork: a child has no daemon channel's memory. Its first call on such a channel attaches anew, in
 // its own name, and may therefore return what relay_attach sets errno to; it is not for signal
-// handlers. After a failure it tries again after a second. A record that the parent had reserved
+// handlers. It waits for at most 0.3 s; another thread's call meanwhile returns -EAGAIN after 20
+// ms. After a failure calls fail at once for 100 ms, then for 200, 400, up to 5 s. Records refused
+// so are counted as lost_restart once the child is attached. A record that the parent had reserved
 // stays the parent's: committing it in the child does nothing. An own channel is copied with its
 // process: parent and child each have their own from then on, and only one of them may go on using
 // descriptors from relay_poll_fd; fork while no other thread is inside a call on it.
@@ -39,8 +41,15 @@
 // touches them first, which is mostly one that writes; with the channel's key prefault to the
 // daemon's (relayd.toml(5)).
 //
-// Descriptors: a daemon channel keeps four (close-on-exec), an own one one, and one for each
-// relay_poll_fd. Programs that close descriptors which they did not open must spare those.
+// Descriptors: a daemon channel keeps two, a mapping three, each relay_poll_fd two: sockets and an
+// epoll, close-on-exec, with numbers below 1024 but high, never 0 to 2. A program may close them
+// with others that it did not open, and reuse the numbers: the library looks before each use
+// whether a number still names what it did, and leaves the program's files alone. What is lost
+// then: a reader that waits is woken by the daemon's tick, up to a second late; descriptors for
+// poll(2) are gone; a request or the next daemon gets a new connection. What a program closes or
+// opens under such a number at the very moment of a use is not seen.
+//
+// Core dumps: the memory of daemon channels is not part of them.
 #ifndef RELAY_H
 #define RELAY_H
 
@@ -114,15 +123,26 @@ relay_chan *relay_open(const char *base_filename, size_t subbuf_size, size_t n_s
 int relay_late_setup_files(relay_chan *chan, const char *base_filename);
 
 /* A daemon's channel, to write into. socket_path NULL: $RELAY_SOCKET (not in set-user-ID programs),
- * else /run/relayd/control. When the daemon dies, records still go into the memory there is. The
- * next one at that socket goes on with it, or the channel follows to the next one's memory by
- * itself: inside a call that writes, for at most a few tenths of a second, also in a handler. What
- * nobody had read is then lost_restart. When it ends properly, writing fails with -EPIPE until
- * then; for good if the channel has other sizes or was closed. errno: ECONNREFUSED nobody
- * serves the socket; EACCES the socket may not be used; ENOENT no such channel; EINVAL no name;
- * EPERM its writers are others; EMFILE too many producers, or descriptors; ENAMETOOLONG the
- * socket's path is over 107 bytes; ETIMEDOUT no answer in 10 s; EPROTO not a relayd, or of another
- * version. */
+ * else /run/relayd/control; a relative path is made absolute now, so that chdir does no harm.
+ *
+ * When the daemon dies, records still go into the memory there is, for 10 s. The next daemon at
+ * that socket goes on with the memory, or the channel moves to the next daemon's memory by itself,
+ * inside a call that writes, which waits for at most 0.4 s, also in a handler; a daemon that does
+ * not answer is asked again after 1, 2, 4, then each 8 s. What nobody had read is then
+ * lost_restart. If no daemon is there after 10 s, if the next one refuses this process or has no
+ * such channel, or if the last one has ended properly, writing fails with -ENOTCONN until there is
+ * one that takes the records; those refused are counted as lost_restart. A channel that was closed,
+ * or that comes back with other sizes, is closed for good: -EPIPE.
+ *
+ * A process notices that the daemon is gone with its next record where fewer than 512 records a
+ * second go into the buffer, else with each 512th; the next daemon within half a second of that.
+ * Left of this: a buffer that was fast when the daemon died, and is slow afterwards, takes up to
+ * 512 records more.
+ *
+ * errno: ECONNREFUSED nobody serves the socket; EACCES the socket may not be used; ENOENT no such
+ * channel; EINVAL no name; EPERM its writers are others; EMFILE too many producers, or descriptors;
+ * ENAMETOOLONG the socket's name is longer than 80 bytes, and its path than 107; ETIMEDOUT no
+ * answer in 10 s; EPROTO not a relayd, or of another version. */
 relay_chan *relay_attach(const char *socket_path, const char *channel);
 
 /* Creates a channel in the daemon and attaches to it. It stays until relay_close, or until the
@@ -147,18 +167,20 @@ int relay_close(relay_chan *chan);
  *   -ENOBUFS   full: there is no sub-buffer that may be used
  *   -EMSGSIZE  longer than a sub-buffer
  *   -EPIPE     closed
+ *   -ENOTCONN  no daemon serves the channel, and none is found that would (relay_attach)
  *   -EIO       another process of this channel damaged the shared memory
  *   -EBUSY     records that this process reserved and has not ended hold all sub-buffers but two,
  *              which are left to the other processes: end some. Daemon channels of 4 to 1024
  *              sub-buffers
  *
- * All refusals but -EPIPE are counted (relay_statistics), -EBUSY as -ENOBUFS. Never waits for a
- * reader or for another writer; only a channel with subbuf_start takes a lock. errno is left
- * alone. */
+ * All refusals but -EPIPE are counted (relay_statistics), -EBUSY as -ENOBUFS, -ENOTCONN as
+ * lost_restart. Never waits for a reader or for another writer, and for a daemon only as
+ * relay_attach says; only a channel with subbuf_start takes a lock. errno is left alone. */
 
 /* Copies one record: one locked instruction and the copy; no system call unless a reader waits to
- * be told. Async-signal-safe: a handler that interrupts any of these functions may call it; but not
- * on channels with subbuf_start, and not as a forked child's first call. */
+ * be told, or the daemon is gone. Async-signal-safe: a handler that interrupts any of these
+ * functions may call it; but not on channels with subbuf_start, and not as a forked child's first
+ * call. */
 int relay_write(relay_chan *chan, const void *data, size_t length);
 
 /* One record gathered from `count` pieces. Safe and cheap as relay_write. */
@@ -294,7 +316,7 @@ struct relay_stat {
   uint64_t lost_too_big;     /* refused: -EMSGSIZE */
   uint64_t lost_overwritten; /* overwritten before they were read */
   uint64_t lost_stalled;     /* passed because their writer had stopped */
-  uint64_t lost_restart;     /* lost when the daemon was restarted */
+  uint64_t lost_restart;     /* lost when the daemon was restarted, or refused: -ENOTCONN */
   uint64_t aborted;          /* being written when their writer died */
   uint64_t cancelled;        /* given up by their writer */
   uint64_t backlog_max;      /* the most sub-buffers at one moment that writers had left and readers
@@ -303,7 +325,9 @@ struct relay_stat {
 
 /* Stores the first `size` bytes (sizeof(struct relay_stat)) of a buffer's account; what a newer
  * caller knows beyond this library is 0. A daemon's channel: requests to the daemon, whose errors
- * are relay_attach's. Costs a look at every record that is not yet read. */
+ * are relay_attach's. While no daemon serves it, this process's own view: nothing of what was read
+ * or overwritten, and counts since the memory began. lost_restart holds this process's refused
+ * records, too, that no daemon knows of yet. Costs a look at every record that is not yet read. */
 int relay_statistics(relay_buf *buf, struct relay_stat *stat, size_t size);
 
 /* Mapped consumers: a daemon's buffer read where it lies, without a copy. This process gets the
