@@ -9,10 +9,10 @@ internal import Synchronization
 
 /// How soon the next try may come.
 enum Urgency: Int {
-  /// Writing goes on anyway, or is refused.
-  case none = 500
+  /// Writing goes on anyway, or is refused: a try costs some 10 us where nobody listens.
+  case none = 100
   /// The daemon has closed the buffer at its end, as far as is known.
-  case closed = 100
+  case closed = 50
   /// The caller asked for it.
   case asked = 20
   /// The buffer is closed because another process found the next daemon: worth waiting for.

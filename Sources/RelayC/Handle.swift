@@ -222,7 +222,12 @@ final class Handle {
     switch kind {
     case .own(let own): try? own.close()
     case .daemon(let attachment):
-      if isForked { attachment.abandon(channel) }
+      if isForked {
+        attachment.abandon(channel)
+      } else {
+        // What went into memory that nobody reads any more is counted where the next daemon is.
+        channel.rejoin()
+      }
       attachment.end()
     }
     Unmanaged.passUnretained(self).release()

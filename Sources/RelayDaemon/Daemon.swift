@@ -171,7 +171,7 @@ public final class Daemon {
     let changes = Handler { [table, host, lossLog] in
       table.collect()
       table.reportDamage()
-      if host.takeLossNote() { lossLog.expect() }
+      if host.takeLossNote() { lossLog.expectAnywhere() }
       restorer.look()
     }
     try loop.add(host.changeDescriptor, .read, changes)

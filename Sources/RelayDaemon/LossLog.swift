@@ -80,6 +80,8 @@ final class LossLog: EventHandler {
   private let written: () -> Set<ObjectIdentifier>
   private let timer: TimerFD
   private var pauseMilliseconds = 0
+  /// Readers have met losses, whether somebody still writes or not.
+  private var looksAtAll = false
   private var budget = LossBudget()
 
   private static let shortestPause = 1000
@@ -103,12 +105,20 @@ final class LossLog: EventHandler {
     timer.arm(onceAfterMilliseconds: pauseMilliseconds)
   }
 
+  /// A reader has met losses, in some channel.
+  func expectAnywhere() {
+    looksAtAll = true
+    expect()
+  }
+
   func handle(_ events: Events, from fd: CInt) {
     timer.drain()
     let written = written()
+    let all = looksAtAll
+    looksAtAll = false
     var isActive = false
     for served in table.channels
-    where served.losses.isActive || written.contains(ObjectIdentifier(served.channel)) {
+    where all || served.losses.isActive || written.contains(ObjectIdentifier(served.channel)) {
       look(served)
       if served.losses.isActive { isActive = true }
     }

@@ -66,6 +66,8 @@ public enum ProcessLimits {
   /// Less than this is no stack for any program in Swift.
   private static let leastStack = 512 << 10
   private static let usualStack = 8 << 20
+  /// With fewer not even the configuration can be read.
+  private static let leastDescriptors = 8
   /// Beside what the process has at start: threads' stacks, and a heap that never comes near it.
   static let spareBytes = 48 << 20
 
@@ -82,6 +84,9 @@ public enum ProcessLimits {
     }
     if let soft = ProcessLimit.stack.soft, soft < leastStack {
       throw tooSmall(.stack, soft, "bytes of stack", needed: leastStack)
+    }
+    if let hard = ProcessLimit.descriptors.hard, hard < leastDescriptors {
+      throw tooSmall(.descriptors, hard, "descriptors", needed: leastDescriptors)
     }
     let used = sizes()
     for (limit, taken, unit) in [

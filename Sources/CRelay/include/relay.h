@@ -135,7 +135,7 @@ int relay_late_setup_files(relay_chan *chan, const char *base_filename);
  * or that comes back with other sizes, is closed for good: -EPIPE.
  *
  * A process notices that the daemon is gone with its next record where fewer than 512 records a
- * second go into the buffer, else with each 512th; the next daemon within half a second of that.
+ * second go into the buffer, else with each 512th; the next daemon within 0.1 s of that.
  * Left of this: a buffer that was fast when the daemon died, and is slow afterwards, takes up to
  * 512 records more.
  *
