@@ -125,7 +125,7 @@ final class ChannelTable {
       if Int(channel.descriptors!.wake) + nodes < limit - DescriptorLimit.spare { return channel }
     } catch {
       guard errorCode(error) == EMFILE else {
-        throw refusal(name, errorCode(error), "\(error)\(ProcessLimit.hint(errorCode(error)))")
+        throw refusal(name, errorCode(error), "\(error)\(ProcessLimits.hint(errorCode(error)))")
       }
     }
     throw refusal(
@@ -143,7 +143,7 @@ final class ChannelTable {
     throw refusal(
       name, ENOMEM,
       "it takes \(geometry.mappedBytes) bytes of addresses, and \(left) are left"
-        + ProcessLimit.hint(ENOMEM))
+        + ProcessLimits.hint(ENOMEM))
   }
 
   func refusal(_ name: String, _ code: CInt, _ reason: String) -> ControlRefusal {

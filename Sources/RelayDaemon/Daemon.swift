@@ -58,9 +58,9 @@ public final class Daemon {
       let daemon = try Daemon(sources, logger)
       try daemon.serve()
     } catch let error as SystemError {
-      throw DaemonError(description: "\(error)\(ProcessLimit.hint(error.code))")
+      throw DaemonError(description: "\(error)\(ProcessLimits.hint(error.code))")
     } catch let error as HostError {
-      throw DaemonError(description: "\(error)\(ProcessLimit.hint(error.code))")
+      throw DaemonError(description: "\(error)\(ProcessLimits.hint(error.code))")
     } catch let error as ControlRefusal {
       throw DaemonError(description: "\(error)")
     }

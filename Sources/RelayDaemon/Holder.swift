@@ -27,17 +27,13 @@ public final class Holder {
     do throws(SystemError) {
       return try Holder(command, logger).run()
     } catch {
-      throw DaemonError(description: "\(error)\(ProcessLimit.hint(error.code))")
+      throw DaemonError(description: "\(error)\(ProcessLimits.hint(error.code))")
     }
   }
 
   private init(_ command: [String], _ logger: Logger) throws(SystemError) {
     self.command = command
     self.logger = logger
-    // What is received is never one of the standard three.
-    for standard in 0...2 as ClosedRange<CInt> where fcntl(standard, F_GETFD) < 0 {
-      _ = open("/dev/null", O_RDWR)
-    }
     // The program starts with them blocked, too: none comes before it is prepared for it.
     signals = try SignalFD([SIGTERM, SIGINT, SIGHUP])
     signal(SIGPIPE, SIG_IGN)

@@ -93,7 +93,7 @@ extension ChannelTable {
       throw refusal(
         old.name, code,
         "its memory is damaged (\(reason)), and there is no other for it: \(error)"
-          + ProcessLimit.hint(code))
+          + ProcessLimits.hint(code))
     }
   }
 }

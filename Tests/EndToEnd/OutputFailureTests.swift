@@ -86,7 +86,7 @@ extension OneAtATime {
       try expectExactLoss(
         finished,
         """
-        write \(stream): File too large: the limit on a file's size (RLIMIT_FSIZE, ulimit -f) is \
+        write \(stream): File too large: the limit on a file's size (ulimit -f, LimitFSIZE=) is \
         9216 bytes
         """, written: written(file))
     }

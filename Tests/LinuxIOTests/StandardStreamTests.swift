@@ -33,7 +33,7 @@ import Testing
     #expect(getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0)
     #expect(
       ResourceLimit.text(for: EMFILE)
-        == "the limit on open files (RLIMIT_NOFILE, ulimit -n) is \(limit.rlim_cur)")
+        == "the limit on open files (ulimit -n, LimitNOFILE=) is \(limit.rlim_cur)")
     #expect(ResourceLimit.text(for: ENOENT) == nil)
   }
 }
