@@ -42,8 +42,8 @@ public enum ProcessLimits {
     }
   }
 
-  /// For the end of a message about a call that failed with `code`; empty where no limit makes calls
-  /// fail so.
+  /// For the end of a message about a call that failed with `code`; empty where no limit of this
+  /// process makes calls fail so.
   static func hint(_ code: CInt) -> String {
     ResourceLimit.text(for: code).map { "; \($0): raise it" } ?? ""
   }
