@@ -168,6 +168,7 @@ install-library: $(RELEASE)/librelay.so ## install librelay.so, its headers and 
 	ln -sf librelay.so.$(LIBRARY_VERSION) $(DESTDIR)$(LIBDIR)/librelay.so.$(firstword $(subst ., ,$(LIBRARY_VERSION)))
 	ln -sf librelay.so.$(LIBRARY_VERSION) $(DESTDIR)$(LIBDIR)/librelay.so
 	install -D -m 644 Sources/CRelay/include/relay.h $(DESTDIR)$(PREFIX)/include/relay.h
+	install -m 644 Sources/CRelay/include/relay_map.h $(DESTDIR)$(PREFIX)/include
 	install -m 644 Sources/CRelayIoctl/include/relay_ioctl.h $(DESTDIR)$(PREFIX)/include
 	sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(LIBRARY_VERSION)|' \
 	  Sources/Support/relay.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/relay.pc
