@@ -108,7 +108,7 @@ struct Lifeline: ~Copyable, @unchecked Sendable {
     direct(to: era)
   }
 
-  /// Sends the fast path into its memory.
+  /// Sends the fast path into its memory. By the holder alone: base and owner belong together.
   func direct(to era: UnsafeMutablePointer<Era>) {
     let layout = era.pointee.layout
     for cpu in 0..<slots.count {

@@ -3,6 +3,7 @@
 // because the next relayd may adopt it. After that, or where the next relayd refuses this process,
 // writes are refused and counted until there is one that takes them. Safe in signal handlers.
 
+internal import CLinux
 internal import Glibc
 internal import LinuxIO
 internal import Synchronization
@@ -78,7 +79,7 @@ extension Lifeline {
     let seen = era
     guard seen.pointee.isOrphaned else {
       // Relaxed: what begins or ends beside this is seen by the next look.
-      if outage.began.load(ordering: .relaxed) != 0 { endOutage() }
+      if outage.began.load(ordering: .relaxed) != 0 || isSuspended { endOutage() }
       return true
     }
     // Relaxed: as above.
@@ -95,7 +96,7 @@ extension Lifeline {
     if outage.wasRefused.load(ordering: .relaxed) || outage.isOverGrace() || urgency == .closed
       || urgency == .left
     {
-      suspend()
+      suspend(seen)
     }
     return false
   }
@@ -104,18 +105,36 @@ extension Lifeline {
   // Relaxed: who refuses looks once more.
   var isSuspended: Bool { outage.isSuspended.load(ordering: .relaxed) }
 
+  /// Runs `body` as the only thread that changes where the fast path writes; false, and nothing
+  /// done, where another one is at it, or this one, further out.
+  private func asHolder(_ body: () -> Void) -> Bool {
+    let thread = UInt32(truncatingIfNeeded: clinux_thread())
+    // Acquire, with the release at the end: a holder sees what the one before did.
+    guard
+      outage.holder.compareExchange(expected: 0, desired: thread, ordering: .acquiring).exchanged
+    else { return false }
+    defer { outage.holder.store(0, ordering: .releasing) }
+    body()
+    return true
+  }
+
   /// From now on every record takes the slow path, which refuses it.
-  private func suspend() {
-    // Relaxed: the slow path looks at the memory's words itself.
-    guard !outage.isSuspended.exchange(true, ordering: .relaxed) else { return }
-    for cpu in 0..<slots.count {
-      // Release: as in `begin`. The words there are zero: nobody finds a place for a record.
-      slots.first[cpu].base.store(UInt(bitPattern: noBuffer), ordering: .releasing)
+  private func suspend(_ seen: UnsafeMutablePointer<Era>) {
+    _ = asHolder {
+      // Relaxed: the slow path looks at the memory's words itself.
+      guard era == seen, !outage.isSuspended.exchange(true, ordering: .relaxed) else { return }
+      for cpu in 0..<slots.count {
+        // Release: as in `begin`. The words there are zero: nobody finds a place for a record.
+        slots.first[cpu].base.store(UInt(bitPattern: noBuffer), ordering: .releasing)
+      }
     }
   }
 
-  /// A daemon serves the memory, this one or another.
-  func endOutage() {
+  /// A daemon serves the memory. What cannot be done now, the next look does.
+  private func endOutage() { _ = asHolder { endOutageHeld() } }
+
+  /// The same for this memory or another, by the holder.
+  func endOutageHeld() {
     // Relaxed, both: as above.
     outage.began.store(0, ordering: .relaxed)
     outage.forgetPause()

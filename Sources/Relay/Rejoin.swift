@@ -126,7 +126,7 @@ extension Lifeline {
     for cpu in 0..<slots.count where old.pointee.layout.present.contains(cpu) {
       giveUp(old.buffer(cpu), old.pointee.store(cpu), in: era.heir(cpu))
     }
-    endOutage()
+    endOutageHeld()
     // Who still writes in there is not disturbed; its memory goes.
     if let older = old.pointee.previous { release(older) }
   }
