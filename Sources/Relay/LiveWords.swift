@@ -26,7 +26,19 @@ struct LiveWords {
   /// Acquire: pairs with `setGeneration`, so who sees it sees the memory put right.
   var generation: UInt64 { word(552).pointee.load(ordering: .acquiring) }
 
-  func setGeneration(_ value: UInt64) { word(552).pointee.store(value, ordering: .releasing) }
+  func setGeneration(_ value: UInt64) {
+    // Relaxed: the store behind it publishes it.
+    word(1096).pointee.store(value, ordering: .relaxed)
+    word(552).pointee.store(value, ordering: .releasing)
+  }
+
+  /// Whether the daemon that serves it knows the look bit. One of an earlier release takes the bit
+  /// for the reader's wish.
+  var knowsLooks: Bool {
+    let generation = generation
+    // Relaxed: the load before it acquired it.
+    return word(1096).pointee.load(ordering: .relaxed) == generation
+  }
 
   /// Whether the reader of a slot has ever stored its position: then there must be one.
   func isSaved(_ slot: Int) -> Bool {

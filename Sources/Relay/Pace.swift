@@ -105,9 +105,17 @@ extension Lifeline {
     let buffer = ChannelBuffer(
       base: base.unsafelyUnwrapped,
       layout: UnsafeRawPointer(era).assumingMemoryBound(to: ChannelBuffer.Layout.self))
-    pace(of: buffer)?.pointee.settle(buffer, waiters)
+    if LiveWords(page: era.pointee.page).knowsLooks {
+      pace(of: buffer)?.pointee.settle(buffer, waiters)
+    } else {
+      // Relaxed: as there.
+      waiters.pointee.bitwiseAnd(~Wish.look, ordering: .relaxed)
+    }
     return true
   }
 
-  func noteLook(by buffer: ChannelBuffer) { pace(of: buffer)?.pointee.noteLook(buffer) }
+  func noteLook(by buffer: ChannelBuffer) {
+    guard LiveWords(page: era.pointee.page).knowsLooks else { return }
+    pace(of: buffer)?.pointee.noteLook(buffer)
+  }
 }

@@ -283,6 +283,18 @@ import Testing
     #expect(waiters.pointee.load(ordering: .relaxed) == 0)
   }
 
+  /// It takes any bit for the reader's wish.
+  @Test func daemonOfAnEarlierReleaseGetsNoLookBit() throws {
+    let daemon = try FakeDaemon(subbufSize: 1 << 16)
+    let producer = try daemon.attach(socket, owner: 5)
+    let waiters = reader(daemon).buffer.waiters
+    // As one that adopts the memory leaves it.
+    SharedWord((daemon.channel.page.base + 1096).assumingMemoryBound(to: Atomic<UInt64>.self))
+      .pointee.store(7, ordering: .relaxed)
+    for _ in 0..<2000 { #expect(producer.write("x") == .written) }
+    #expect(waiters.pointee.load(ordering: .relaxed) == 0)
+  }
+
   /// Longer than the memory may take records without a daemon.
   @Test func writesAreRefusedAndCountedOnceNoDaemonComes() throws {
     let old = try FakeDaemon()

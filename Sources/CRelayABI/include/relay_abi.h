@@ -80,6 +80,7 @@ struct relay_abi_geometry_page {
   uint64_t clock_base_ticks;  // what the records' clock said when the channel was opened,
   uint64_t clock_base_ns;     // and CLOCK_MONOTONIC in that moment; 0, 0 without times
   uint64_t saved[RELAY_ABI_CPU_WORDS];  // bit c: slot c's reader has stored its position
+  uint64_t looks;  // the generation of the last daemon that knows bit 1 of waiters
 };
 
 struct relay_abi_header {
@@ -119,6 +120,7 @@ _Static_assert(offsetof(struct relay_abi_geometry_page, ended) == 560, "ended");
 _Static_assert(offsetof(struct relay_abi_geometry_page, clock_base_ticks) == 568, "base ticks");
 _Static_assert(offsetof(struct relay_abi_geometry_page, clock_base_ns) == 576, "base ns");
 _Static_assert(offsetof(struct relay_abi_geometry_page, saved) == 584, "saved");
+_Static_assert(offsetof(struct relay_abi_geometry_page, looks) == 1096, "looks");
 _Static_assert(sizeof(struct relay_abi_geometry_page) <= 4096, "a page");
 // What every record touches stands on one line, at addresses that depend on nothing else.
 _Static_assert(offsetof(struct relay_abi_header, waiters) == 8, "waiters");
