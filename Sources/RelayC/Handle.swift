@@ -190,6 +190,7 @@ final class Handle {
   /// While another thread does, fails with EAGAIN after a moment.
   func makeReady() throws(Failure) {
     guard case .daemon(let attachment) = kind, isForked else { return }
+    crelay_thread_is_new()
     for _ in 0..<Handle.turnsOfAnother {
       let attempt = hot.lock.lockedIfFree { attachInChild(attachment) }
       if let attempt { return try attempt.get() }
