@@ -71,8 +71,11 @@ public func relay_buffers(_ chan: OpaquePointer?) -> UInt32 {
   guard let chan else { return 0 }
   let handle = Handle.of(chan)
   guard (try? handle.makeReady()) != nil else { return 0 }
-  if case .own(let own) = handle.kind { own.addCPUs() }
-  return UInt32((handle.channel.cpus.last ?? -1) + 1)
+  if case .own(let own) = handle.kind, (try? requireMemory()) != nil { own.addCPUs() }
+  let highest = (0..<handle.channel.geometry.slotCount).last {
+    handle.channel.bufferIfPresent(cpu: $0) != nil
+  }
+  return UInt32((highest ?? -1) + 1)
 }
 
 @c @implementation
@@ -211,6 +214,7 @@ public func relay_poll(_ buf: OpaquePointer?) -> Int16 {
 public func relay_poll_fd(_ buf: OpaquePointer?) -> CInt {
   do throws(Failure) {
     let buffer = try own(buf)
+    try requireMemory(mapped: 0)
     return try failing { () throws(SystemError) in try buffer.wakeDescriptor() }
   } catch { return 0 - error.code }
 }

@@ -191,6 +191,7 @@ final class Handle {
   func makeReady() throws(Failure) {
     guard case .daemon(let attachment) = kind, isForked else { return }
     crelay_thread_is_new()
+    try requireMemory()
     for _ in 0..<Handle.turnsOfAnother {
       let attempt = hot.lock.lockedIfFree { attachInChild(attachment) }
       if let attempt { return try attempt.get() }

@@ -106,6 +106,7 @@ public func relay_map(
     guard let name, name.pointee != 0, flags & ~UInt32(RELAY_MAP_UNFINISHED) == 0 else {
       throw Failure(EINVAL)
     }
+    try requireMemory()
     do throws(ControlError) {
       let client = try ControlClient(
         path: path.map { String(cString: $0) } ?? ControlClient.defaultPath)
@@ -126,6 +127,7 @@ public func relay_map_buffer(_ buf: OpaquePointer?, _ flags: UInt32) -> OpaquePo
     guard let buf, flags & ~UInt32(RELAY_MAP_UNFINISHED) == 0 else { throw Failure(EINVAL) }
     let (handle, buffer) = try Handle.ofBuffer(buf)
     guard case .own(let channel) = handle.kind else { throw Failure(EOPNOTSUPP) }
+    try requireMemory()
     let own = channel.buffer(cpu: buffer.cpu)!
     let mapping = try failing { () throws(SystemError) in
       try own.map(takesUnfinished: flags & UInt32(RELAY_MAP_UNFINISHED) != 0)

@@ -13,6 +13,7 @@ internal import RelayControl
 /// The result, or NULL and errno.
 private func orErrno(_ body: () throws(Failure) -> Handle) -> OpaquePointer? {
   do throws(Failure) {
+    try requireMemory()
     return try body().chan
   } catch {
     errno = error.code
@@ -23,6 +24,7 @@ private func orErrno(_ body: () throws(Failure) -> Handle) -> OpaquePointer? {
 /// 0, or what failed as a negative errno value.
 func code(_ body: () throws(Failure) -> Void) -> CInt {
   do throws(Failure) {
+    try requireMemory(mapped: 0)
     try body()
     return 0
   } catch { return 0 - error.code }
@@ -139,6 +141,7 @@ public func relay_late_setup_files(
     let handle = Handle.of(chan)
     guard case .own(let own) = handle.kind else { throw Failure(EINVAL) }
     guard let baseName else { throw Failure(EINVAL) }
+    try requireMemory()
     try failing { () throws(SystemError) in try own.lateSetupFiles(String(cString: baseName)) }
   }
 }

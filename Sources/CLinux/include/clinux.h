@@ -153,6 +153,9 @@ ssize_t clinux_ask(
     int *connection);
 
 int clinux_thread(void);
+
+// Whether malloc has some 96 KiB left in small pieces, and the kernel `mapped` bytes.
+int clinux_has_memory(size_t mapped);
 // Maps a file from its start, or, with fd -1, memory that costs nothing until it is written to;
 // at `place` in the stead of what is there, if that is given. Forked children do not have it. NULL
 // where it fails.

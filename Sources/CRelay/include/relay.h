@@ -14,7 +14,8 @@
 //   - may be called by any number of threads at once; relay_detach alone needs the last word: no
 //     other call on the channel may run beside it or come after it;
 //   - returns 0 or a negative errno value if it returns int, and sets errno to a positive one
-//     where it returns NULL. -EINVAL is for arguments that cannot be, such as NULL;
+//     where it returns NULL. -EINVAL is for arguments that cannot be, such as NULL; -ENOMEM for a
+//     program that has no memory left, where a function needs some: writing and reading do not;
 //   - is not for signal handlers.
 //
 // fork: a child has no daemon channel's memory. Its first call on such a channel attaches anew, in
