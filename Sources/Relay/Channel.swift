@@ -350,6 +350,12 @@ extension Channel {
     return lifeline.pointee.look(.asked)
   }
 
+  /// The process is done with the channel: has the next daemon count what nobody reads any more.
+  public func leave() {
+    guard let lifeline, era.pointee.isOrphaned else { return }
+    _ = lifeline.pointee.look(.leaving)
+  }
+
   /// Puts the data of every buffer that holds any into a sub-buffer of its own. Returns the worst
   /// of the results.
   @discardableResult

@@ -18,6 +18,8 @@ enum Urgency: Int {
   case asked = 20
   /// The buffer is closed because another process found the next daemon: worth waiting for.
   case left = 0
+  /// The process leaves the channel: its last chance to have counted what nobody reads.
+  case leaving = -1
 }
 
 /// A producer's view of the time without a daemon.
@@ -47,7 +49,7 @@ struct Outage: ~Copyable {
   func isTooEarly(_ urgency: Urgency) -> Bool {
     let now = Clock.milliseconds()
     if now < lastTry.value + urgency.rawValue { return true }
-    return urgency != .asked && now < pausedUntil.value
+    return urgency != .asked && urgency != .leaving && now < pausedUntil.value
   }
 
   /// After a try that waited in vain: the next ones come after 1, 2, 4, then each 8 seconds.

@@ -228,7 +228,7 @@ final class Handle {
         attachment.abandon(channel)
       } else {
         // What went into memory that nobody reads any more is counted where the next daemon is.
-        channel.rejoin()
+        channel.leave()
       }
       attachment.end()
     }
