@@ -26,8 +26,8 @@ final class DeviceReader {
   private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 128 << 10, alignment: 4096)
   /// What of the buffer was read and not taken.
   private var unread = 0..<0
-  /// Its records, as an upper limit: the device may have repeated some.
-  private(set) var held = Unwritten()
+  /// What `held` found; nil: nobody asked since the last read.
+  private var counted: Unwritten?
   /// Set by who prints it.
   var progress: StreamProgress
   /// Where it is printed; set by who does so.
@@ -121,7 +121,7 @@ extension DeviceReader {
       if count >= 0 {
         unread = 0..<count
         if count == 0 { readsLeft = 0 }
-        countHeld()
+        counted = nil
         return count > 0
       }
       switch errno {
@@ -145,9 +145,11 @@ extension DeviceReader {
     }
   }
 
-  /// Counts what a read gave.
-  private func countHeld() {
-    held = Unwritten()
+  /// What the last read gave, as an upper limit of what is left: some of it may be printed, and the
+  /// device may have repeated some. Counted when it is asked for, which a single device never is.
+  var held: Unwritten {
+    if let counted { return counted }
+    var held = Unwritten()
     var rest = UnsafeRawBufferPointer(rebasing: buffer[unread])
     while isFramed, rest.count >= MemoryLayout<relay_frame>.size {
       let frame = rest.loadUnaligned(as: relay_frame.self)
@@ -162,6 +164,8 @@ extension DeviceReader {
     if !isFramed, !rest.isEmpty {
       held.add(Part(count: 0, payload: rest.count, continues: false), isFirst: true)
     }
+    counted = held
+    return held
   }
 
   /// The time of what comes next.

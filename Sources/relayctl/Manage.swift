@@ -11,8 +11,8 @@ struct CreateCommand: ParsableCommand {
     commandName: "create", abstract: "Makes a channel while relayd runs.",
     discussion: """
       For root, the user who runs relayd and members of its create_group. Without --keep the \
-      channel is gone when the last process that attached to it has ended. What is not given is as \
-      relayd has it by default.
+      channel is gone when the last process that attached to it has ended. Options left out take \
+      relayd's defaults.
       """)
 
   enum Mode: String, CaseIterable, ExpressibleByArgument { case discard, overwrite }
@@ -131,7 +131,12 @@ struct FlushCommand: ParsableCommand {
 
 struct ResetCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "reset", abstract: "Forgets all data and counts of a channel.")
+    commandName: "reset", abstract: "Forgets all data and counts of a channel.",
+    discussion: """
+      For root, the user who runs relayd and who created the channel. A channel with a damaged \
+      buffer, or one that is full of records left open for good, gets fresh memory; where that \
+      cannot be had, the reset says why and fails.
+      """)
 
   @Argument(help: "The channel.") var channel: String
 

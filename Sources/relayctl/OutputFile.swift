@@ -14,8 +14,8 @@ struct OutputOptions {
   var isPerCPU = false
 }
 
-/// One output, buffered. Invariant: each byte that was appended was written, is in `bytes`, or is
-/// counted in `unwritten`.
+/// One output, buffered. Invariant: each byte that was appended was written, is in `unflushed`, or
+/// is counted in `unwritten`.
 final class OutputFile {
   private let path: String?
   private let rotation: Rotation?
@@ -24,26 +24,20 @@ final class OutputFile {
   private var name = "standard output"
   /// What `file` was when it was opened.
   private var kind = FileKind(STDOUT_FILENO)
-  /// Bytes of `file`, those included that are not written yet.
-  private var count = 0
-  private var bytes: [UInt8] = []
-  /// The parts of records in `bytes`, in order.
-  private var parts: [Part] = []
-  /// Whole and begun records in `bytes`.
-  private(set) var pending = Unwritten()
+  /// Counts the bytes of `file`, too.
+  private var unflushed = Unflushed()
   /// What was appended and not written, because of `failure`.
   private(set) var unwritten = Unwritten()
   /// Why nothing is written any more: what comes after a failure would stand in the wrong place.
-  private(set) var failure: (any Error)?
-
-  private static let limit = 128 << 10
+  private(set) var failure: (any Error)? {
+    didSet { unflushed.refuse() }
+  }
 
   /// Opens it. A file that is there is emptied, as a shell does it; numbered ones are continued
   /// behind the highest number.
   init(_ path: String?, _ rotation: Rotation?) throws {
     self.path = path
     self.rotation = rotation
-    bytes.reserveCapacity(OutputFile.limit)
     guard let path else {
       // Before anything is consumed that could not be written.
       let code = Stream.writeRefusal(STDOUT_FILENO)
@@ -66,12 +60,20 @@ final class OutputFile {
     name = next.name
     file = consume next.file
     kind = FileKind(fd)
-    count = 0
+    unflushed.appended = 0
   }
+
+  /// Whole and begun records that were appended and are not written yet.
+  var pending: Unwritten { unflushed.total }
+
+  /// Whether `begin` has to be called.
+  var isNumbered: Bool { rotation != nil }
 
   /// A record of `length` bytes begins here: the only place where a file may end.
   func begin(recordOf length: Int, _ ending: Ending?) {
-    guard let rotation, failure == nil, count > 0, length > rotation.size - count else { return }
+    guard let rotation, failure == nil, unflushed.appended > 0,
+      length > rotation.size - unflushed.appended
+    else { return }
     flush(ending)
     do {
       try close()
@@ -88,48 +90,24 @@ final class OutputFile {
   func append(
     _ payload: UnsafeRawBufferPointer, prefix: String = "", continues: Bool, _ ending: Ending?
   ) {
+    if unflushed.append(payload, prefix: prefix, continues: continues) { return }
+    flush(ending)
+    if unflushed.append(payload, prefix: prefix, continues: continues) { return }
+    // It failed, now or before.
     let part = Part(
       count: prefix.utf8.count + payload.count, payload: payload.count, continues: continues)
-    guard failure == nil else { return unwritten.add(part, isFirst: unwritten.records == 0) }
-    if bytes.count + part.count > OutputFile.limit {
-      flush(ending)
-      guard failure == nil else { return unwritten.add(part, isFirst: unwritten.records == 0) }
-    }
-    if !prefix.isEmpty { bytes.append(contentsOf: prefix.utf8) }
-    bytes.append(contentsOf: payload)
-    count += part.count
-    pending.add(part, isFirst: parts.isEmpty)
-    parts.append(part)
+    unwritten.add(part, isFirst: unwritten.records == 0)
   }
 
   /// Writes what was appended. A failure stays in `failure`.
   func flush(_ ending: Ending?) {
-    guard failure == nil, !bytes.isEmpty else { return }
-    let outcome = bytes.withUnsafeBytes {
-      Stream.write($0, to: fd) { ending?.isForced ?? false }
-    }
+    guard failure == nil, !unflushed.isEmpty else { return }
+    let outcome = Stream.write(unflushed.bytes, to: fd) { ending?.isForced ?? false }
     if outcome.code != 0 {
       failure = StreamError(code: outcome.code, operation: "write", name: name, fd: fd)
-      countUnwritten(from: outcome.count)
+      unflushed.count(from: outcome.count, in: &unwritten)
     }
-    bytes.removeAll(keepingCapacity: true)
-    parts.removeAll(keepingCapacity: true)
-    pending = Unwritten()
-  }
-
-  /// Of `bytes`, those before `done` were written.
-  private func countUnwritten(from done: Int) {
-    var start = 0
-    for part in parts {
-      let end = start + part.count
-      if end > done {
-        let payload = min(part.payload, end - done)
-        unwritten.add(
-          Part(count: end - done, payload: payload, continues: part.continues),
-          isFirst: unwritten.records == 0)
-      }
-      start = end
-    }
+    unflushed.removeAll()
   }
 
   /// Ends `file`, which may be the moment at which a file system says that it has no room.
@@ -139,7 +117,7 @@ final class OutputFile {
     var status = stat()
     if path != nil, kind.hasName, fstat(fd, &status) == 0, status.st_nlink == 0 {
       throw CommandFailure.failed(
-        "\(name) was removed while it was written: \(count) bytes in it are lost")
+        "\(name) was removed while it was written: \(unflushed.appended) bytes in it are lost")
     }
     // Standard output stays open; closing a copy has the file system say the same.
     let raw = file.take()?.take() ?? dup(STDOUT_FILENO)

@@ -72,16 +72,16 @@ final class RecordOutput {
 
   /// Prints what is left of the device's last read. What cannot be written is counted.
   func put(_ device: DeviceReader) throws {
-    while let piece = try device.take() { put(piece, device) }
+    let buffer = device.output!
+    while let piece = try device.take() { put(piece, device, buffer) }
   }
 
   /// Prints what comes next, or counts it.
   func putOne(_ device: DeviceReader) throws {
-    if let piece = try device.take() { put(piece, device) }
+    if let piece = try device.take() { put(piece, device, device.output!) }
   }
 
-  private func put(_ piece: Piece, _ device: DeviceReader) {
-    let buffer = device.output!
+  private func put(_ piece: Piece, _ device: DeviceReader, _ buffer: BufferOutput) {
     switch piece {
     case .bytes(let bytes): buffer.file.append(bytes, continues: false, ending)
     case .loss(let frame, let loss):
@@ -110,7 +110,7 @@ final class RecordOutput {
     let isBeginning = frame.offset == 0 && known == 0
     if device.progress.offset == 0 { buffer.account.read &+= 1 }
     let time = showsTimes && isBeginning ? text(ofTime: frame.time) : ""
-    if isBetweenRecords {
+    if isBetweenRecords, file.isNumbered {
       file.begin(
         recordOf: time.utf8.count + Int(frame.record_length) - Int(frame.offset), ending)
     }

@@ -27,6 +27,15 @@ struct Relayctl: ParsableCommand {
     Stream.reserveStandard()
     // A write beyond the limit on a file's size fails then, instead of ending the process.
     signal(SIGXFSZ, SIG_IGN)
+    do throws(SystemError) {
+      try OwnStack.run(runCommand)
+    } catch {
+      complain("\(error)" + limitText(error.code))
+      Glibc.exit(EXIT_FAILURE)
+    }
+  }
+
+  @Sendable private static func runCommand() {
     do {
       var command = try parseAsRoot()
       try command.run()
@@ -49,6 +58,25 @@ struct Relayctl: ParsableCommand {
       }
     }
     Glibc.exit(status.rawValue)
+  }
+}
+
+/// A stack that is large enough for a command, whatever the limit (ulimit -s) is.
+private enum OwnStack {
+  private static let least = 512 << 10
+  private static let usual = 8 << 20
+
+  /// In a thread where the main thread's stack is too small.
+  static func run(_ body: @escaping @Sendable () -> Void) throws(SystemError) {
+    // The main thread's stack grows up to what the limit is by then.
+    if let soft = ResourceLimit.stack.soft, soft < usual { ResourceLimit.stack.setSoft(usual) }
+    guard let soft = ResourceLimit.stack.soft, soft < least else { return body() }
+    let thread = try Thread(name: "relayctl", body)
+    // Signals are the command's business.
+    var all = sigset_t()
+    sigfillset(&all)
+    pthread_sigmask(SIG_BLOCK, &all, nil)
+    thread.join()
   }
 }
 
@@ -109,7 +137,8 @@ func reporting(_ body: () throws -> Void) throws {
   }
 }
 
-private func limitText(_ code: CInt) -> String {
+/// The limits that may be why a system call failed with this errno value, to be appended.
+func limitText(_ code: CInt) -> String {
   ResourceLimit.text(for: code).map { ": \($0)" } ?? ""
 }
 

@@ -67,6 +67,8 @@ struct WriteCommand: ParsableCommand {
     let attached = try client.attach(channel)
     do {
       return try Channel.attach(attached)
+    } catch .system(let cause) {
+      throw cause
     } catch {
       throw CommandFailure.failed("\(error)")
     }
