@@ -47,6 +47,33 @@ public struct PeerCredentials: Equatable, Sendable {
   }
 }
 
+/// The process that sent a packet, which need not be the one that connected the socket: the kernel
+/// says who it is, in the packet.
+public struct PacketSender: ~Copyable, Sendable {
+  /// Its real user and group; of other groups nothing is known.
+  public let credentials: PeerCredentials
+  // -errno: there is none.
+  private var pidfd: CInt
+
+  init(_ sender: clinux_sender) {
+    credentials = PeerCredentials(pid: sender.pid, uid: sender.uid, gid: sender.gid)
+    pidfd = sender.pidfd
+  }
+
+  deinit { if pidfd >= 0 { close(pidfd) } }
+
+  /// Its handle, once: the kernel made it with the packet (Linux 6.5), so that no sender can name
+  /// another process. Before, it is looked up by number, as `ProcessHandle.peer` has it.
+  /// ESRCH if it is gone already, EOPNOTSUPP if it has no number here.
+  public mutating func takeProcess() throws(SystemError) -> ProcessHandle {
+    let raw = pidfd
+    pidfd = -ESRCH
+    if raw == -ENOPROTOOPT { return try ProcessHandle(numbered: credentials.pid) }
+    return ProcessHandle(
+      FileDescriptor(owning: try check(raw, "open a handle of the process that asked")))
+  }
+}
+
 /// A pidfd: names one process for good, whatever becomes of its number. Readable once it exited.
 public struct ProcessHandle: ~Copyable, Sendable {
   private let descriptor: FileDescriptor
@@ -59,6 +86,15 @@ public struct ProcessHandle: ~Copyable, Sendable {
       owning: try check(clinux_pidfd_open(pid), "open a handle of process \(pid)"))
   }
 
+  /// The same for a number as the kernel gives it: 0 stands for a process that has none here.
+  fileprivate init(numbered pid: Int32) throws(SystemError) {
+    guard pid > 0 else {
+      throw SystemError(
+        code: EOPNOTSUPP, operation: "a process of another pid namespace needs Linux 6.5")
+    }
+    try self.init(pid: pid)
+  }
+
   public var raw: CInt { descriptor.raw }
 
   /// The process that connected `socket`. Where the kernel has no SO_PEERPIDFD (before 6.5) it is
@@ -67,12 +103,7 @@ public struct ProcessHandle: ~Copyable, Sendable {
   public static func peer(of socket: CInt) throws(SystemError) -> ProcessHandle {
     let pidfd = clinux_peer_pidfd(socket)
     if pidfd == -ENOPROTOOPT {
-      let pid = try PeerCredentials.of(socket: socket).pid
-      guard pid > 0 else {
-        throw SystemError(
-          code: EOPNOTSUPP, operation: "a process of another pid namespace needs Linux 6.5")
-      }
-      return try ProcessHandle(pid: pid)
+      return try ProcessHandle(numbered: PeerCredentials.of(socket: socket).pid)
     }
     // Kernels differ in how they say that the process has been reaped.
     if pidfd == -EINVAL {

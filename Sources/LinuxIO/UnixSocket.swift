@@ -24,6 +24,15 @@ public struct ReceivedPacket: ~Copyable, Sendable {
   }
 }
 
+/// A packet that was received with the process that sent it.
+public struct SentPacket: ~Copyable, Sendable {
+  /// As in `ReceivedPacket`.
+  public let count: Int
+  /// The packet was longer than the buffer, or carried descriptors.
+  public let isTruncated: Bool
+  public var sender: PacketSender
+}
+
 /// Two connected sockets, each closed when its owner lets go.
 public struct SocketPair: ~Copyable, Sendable {
   public var first: FileDescriptor
@@ -115,5 +124,24 @@ public enum UnixSocket {
     return ReceivedPacket(
       count: received, isTruncated: truncated != 0, lacksDescriptors: truncated & 2 != 0,
       sender: sender, descriptors: DescriptorList(owning: descriptors))
+  }
+
+  /// From now on, or no longer, packets that are sent to this socket say who sent them.
+  public static func askSenders(_ socket: CInt, _ wanted: Bool) throws(SystemError) {
+    try check(clinux_ask_senders(socket, wanted ? 1 : 0), "ask who sends")
+  }
+
+  /// Receives one packet of a socket that asks for senders; nil when none is there.
+  public static func receiveWithSender(
+    _ socket: CInt, into buffer: UnsafeMutableRawBufferPointer
+  ) throws(SystemError) -> SentPacket? {
+    var truncated: CInt = 0
+    var sender = clinux_sender()
+    let received = clinux_receive_from(
+      socket, buffer.baseAddress, buffer.count, &truncated, &sender)
+    if received == -EAGAIN { return nil }
+    try check(received, "receive a packet")
+    return SentPacket(
+      count: received, isTruncated: truncated != 0, sender: PacketSender(sender))
   }
 }

@@ -4,6 +4,7 @@
 
 internal import CRelay
 internal import Glibc
+internal import LinuxIO
 internal import Relay
 internal import RelayControl
 
@@ -14,6 +15,10 @@ final class Attachment {
   private(set) var client: ControlClient
   /// What a forked child closes at once.
   private var forkEntry: UnsafeMutableRawPointer?
+  /// In a parent for its next child, whose fork closes it here; in that child until it is redeemed.
+  private var token: ControlClient?
+  /// The parent's `forkEntry`: has that child's own children close the token.
+  private var tokenEntry: UnsafeMutableRawPointer?
   /// The client and the channel are a parent's.
   private(set) var isAbandoned = false
   /// Tries to attach anew, which a write may have to wait for: the last failure, when the next one
@@ -42,15 +47,47 @@ final class Attachment {
     return (attachment, try attachment.attach(client))
   }
 
-  private func attach(_ client: ControlClient) throws(Failure) -> Channel {
-    let channel: Channel
+  private func attachByPath() throws(Failure) -> Channel {
+    let client: ControlClient
     do {
-      channel = try Channel.attach(client.attach(name))
-    } catch let error as ControlError {
-      throw Failure(error)
-    } catch let error as ChannelError {
-      throw Failure(error)
-    } catch { throw Failure(EPROTO) }
+      client = try ControlClient(path: path, timeoutMilliseconds: Attachment.stepMilliseconds)
+    } catch { throw Failure(error) }
+    return try attach(client)
+  }
+
+  /// nil: there is no token, or it is worth nothing: its relayd is gone, or refuses it for good, or
+  /// the program closed it.
+  private func attachByToken() throws(Failure) -> Channel? {
+    guard let token else { return nil }
+    try? token.setTimeout(milliseconds: Attachment.stepMilliseconds)
+    let attached: AttachedChannel
+    do throws(ControlError) {
+      attached = try token.redeem(name)
+    } catch {
+      // A limit may be another one later, and a relayd that is stopped goes on.
+      if error.isForNow { throw Failure(error) }
+      dropToken()
+      return nil
+    }
+    dropToken()
+    return try follow(token, attached)
+  }
+
+  private func attach(_ client: ControlClient) throws(Failure) -> Channel {
+    let attached: AttachedChannel
+    do throws(ControlError) {
+      attached = try client.attach(name)
+    } catch { throw Failure(error) }
+    return try follow(client, attached)
+  }
+
+  private func follow(
+    _ client: ControlClient, _ attached: consuming AttachedChannel
+  ) throws(Failure) -> Channel {
+    let channel: Channel
+    do throws(ChannelError) {
+      channel = try Channel.attach(attached)
+    } catch { throw Failure(error) }
     let entry = channel.withGuardedDescriptors { crelay_fork_close($0, $1) }
     guard let entry else { throw Failure(ENOMEM) }
     forkEntry = entry
@@ -59,18 +96,33 @@ final class Attachment {
     return channel
   }
 
+  /// A connection by which the next child attaches. Waits as long as an attach does.
+  func makeToken() throws(Failure) -> ControlClient {
+    do throws(ControlError) {
+      let token = try ControlClient(path: path)
+      try token.makeToken(for: name)
+      return token
+    } catch { throw Failure(error) }
+  }
+
+  /// From now on the next fork is that child's.
+  func offer(_ new: ControlClient, mark: UnsafeMutablePointer<UInt64>) {
+    guard let forkEntry else { return }
+    // Before the one before is let go.
+    new.withGuarded { crelay_fork_offer(forkEntry, $0, mark) }
+    token = new
+  }
+
   /// In a forked child. Waits for some tenths of a second at most, and after a failure fails at
   /// once for 100 ms, then 200, up to 5 s.
-  func attachAnew() throws(Failure) -> Channel {
+  /// - ownsToken: a token that there is was made for this process. Else it is a parent's, or was
+  ///   meant for another child, and two who use one connection would take each other's replies.
+  func attachAnew(ownsToken: Bool) throws(Failure) -> Channel {
+    if !ownsToken { leaveToken() }
     let now = Attachment.milliseconds()
     if let refusal, now < refusal.nextTry { throw refusal.failure }
     do throws(Failure) {
-      let client: ControlClient
-      do {
-        client = try ControlClient(
-          path: path, timeoutMilliseconds: Attachment.stepMilliseconds)
-      } catch { throw Failure(error) }
-      let channel = try attach(client)
+      let channel = if let channel = try attachByToken() { channel } else { try attachByPath() }
       try? client.setTimeout(milliseconds: ControlClient.defaultTimeoutMilliseconds)
       refusal = nil
       return channel
@@ -91,17 +143,47 @@ final class Attachment {
     client.close()
     _ = Unmanaged.passRetained(channel)
     _ = Unmanaged.passRetained(client)
+    tokenEntry = forkEntry
     forkEntry = nil
   }
 
-  func end() {
+  /// - ownsToken: as in `attachAnew`.
+  func end(ownsToken: Bool) {
     if let forkEntry { crelay_fork_forget(forkEntry) }
     forkEntry = nil
+    if ownsToken { dropToken() } else { leaveToken() }
+  }
+
+  /// It was redeemed, or never will be.
+  private func dropToken() {
+    if let tokenEntry { crelay_fork_forget(tokenEntry) }
+    tokenEntry = nil
+    token = nil
+  }
+
+  /// It is a parent's, as its entry is, and nothing of it may be let go.
+  private func leaveToken() {
+    tokenEntry = nil
+    guard let token else { return }
+    token.close()
+    _ = Unmanaged.passRetained(token)
+    self.token = nil
   }
 
   private static func milliseconds() -> Int {
     var now = timespec()
     clock_gettime(CLOCK_MONOTONIC, &now)
     return now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+  }
+}
+
+extension ControlError {
+  /// A token that met it may be redeemed later.
+  fileprivate var isForNow: Bool {
+    switch self {
+    case .noReply: true
+    case .refused(let refusal): refusal.code != EPERM
+    default: false
+    }
   }
 }

@@ -48,6 +48,9 @@ struct Hot {
     gate.pointee.store(isFast ? 1 : 0, ordering: .releasing)
   }
 
+  /// 1 in the child that a parent's token is for; wiped by each fork, seen by whose handler or not.
+  var tokenMark: UnsafeMutablePointer<UInt64> { (base + 80).assumingMemoryBound(to: UInt64.self) }
+
   /// Held by who uses the connection or attaches. Here, so that a child finds it free.
   var lock: Lock { Lock(base + 192) }
 
@@ -208,13 +211,15 @@ final class Handle {
     guard isForked else { return .success(()) }
     attachment.abandon(channel)
     do throws(Failure) {
-      channel = try attachment.attachAnew()
+      channel = try attachment.attachAnew(ownsToken: ownsToken)
     } catch { return .failure(error) }
     // Relaxed: as it was counted.
     channel.count(refusedElsewhere: unattached.exchange(0, ordering: .relaxed))
     hot.open(channel, isFast: true)
     return .success(())
   }
+
+  private var ownsToken: Bool { hot.tokenMark.pointee == 1 }
 
   private var isForked: Bool { hot.epoch.pointee.load(ordering: .acquiring) == 0 }
 
@@ -230,7 +235,7 @@ final class Handle {
         // What went into memory that nobody reads any more is counted where the next daemon is.
         channel.leave()
       }
-      attachment.end()
+      attachment.end(ownsToken: ownsToken || !isForked)
     }
     Unmanaged.passUnretained(self).release()
   }

@@ -187,7 +187,7 @@ private func attach(
   do throws(Failure) {
     handle = try Handle(channel, .daemon(attachment), privateData: nil)
   } catch {
-    attachment.end()
+    attachment.end(ownsToken: true)
     throw error
   }
   handle.hot.open(channel, isFast: true)

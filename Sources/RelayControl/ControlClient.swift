@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A client's side of the control socket: one request, one reply, waiting at most a given time.
 
+package import CLinux
 internal import Glibc
 public import LinuxIO
 
@@ -47,6 +48,8 @@ public final class ControlClient {
   private let socket: GuardedDescriptor
   // The connection on which a reply was missed: what comes next may answer an earlier request.
   private var brokenConnection: UInt64?
+  // A token's: it was sent, and the reply is still to come.
+  private var isRedeeming = false
   private let packet: UnsafeMutableRawBufferPointer
 
   public static let defaultTimeoutMilliseconds = 10_000
@@ -91,6 +94,11 @@ public final class ControlClient {
     timeoutMilliseconds = milliseconds
   }
 
+  /// The connection, at a fixed address as long as the client: for what closes it at a fork.
+  package func withGuarded<R>(_ body: (UnsafeMutablePointer<clinux_guarded>) -> R) -> R {
+    body(socket.words)
+  }
+
   /// Closes the connection, which may be a parent's, in this process only.
   public func close() { socket.close() }
 
@@ -121,6 +129,34 @@ public final class ControlClient {
   public func attach(_ channel: String) throws(ControlError) -> AttachedChannel {
     var descriptors = DescriptorList()
     let reply = try exchange(.attach(channel: channel), &descriptors)
+    return try attached(channel, reply, &descriptors)
+  }
+
+  /// Makes this connection, on which nothing was attached or mapped, a token: the process that
+  /// redeems it attaches to `channel` by this one's right. ENOENT, EPERM as `attach`; EOPNOTSUPP,
+  /// and the connection closed, by a daemon that is older than this.
+  public func makeToken(for channel: String) throws(ControlError) {
+    try expectDone(.token(channel: channel))
+  }
+
+  /// Attaches to `channel`, for which a parent made this connection a token. After `.noReply` and
+  /// `.refused` it can be tried again; a reply that comes late is taken then.
+  public func redeem(_ channel: String) throws(ControlError) -> AttachedChannel {
+    if !isRedeeming {
+      guard let request = try? Request.redeem.encoded() else { throw unexpected() }
+      try send(request)
+      isRedeeming = true
+    }
+    var descriptors = DescriptorList()
+    let reply = try receive(&descriptors)
+    isRedeeming = false
+    if case .refused(let refusal) = reply { throw .refused(refusal) }
+    return try attached(channel, reply, &descriptors)
+  }
+
+  private func attached(
+    _ channel: String, _ reply: Reply, _ descriptors: inout DescriptorList
+  ) throws(ControlError) -> AttachedChannel {
     guard case .attached(let owner) = reply,
       let geometry = descriptors.take(0), let ring = descriptors.take(1),
       let wake = descriptors.take(2), let life = descriptors.take(3),

@@ -82,6 +82,15 @@ public protocol ControlHandler: AnyObject {
     channel: String, client: Client, process: consuming ProcessHandle
   ) throws(ControlRefusal) -> Attachment
 
+  /// A client wants a token for writing into `channel`, for one of its children.
+  func grant(channel: String, client: Client) throws(ControlRefusal)
+
+  /// `child`, whose process is `process`, redeems a token that `parent` made: it attaches as in
+  /// `attach`, by the right of `parent`.
+  func redeem(
+    channel: String, parent: Client, child: PeerCredentials, process: consuming ProcessHandle
+  ) throws(ControlRefusal) -> Attachment
+
   /// The first channel whose serial number is `index` or higher; nil past the last.
   func describe(index: Int, client: Client) throws(ControlRefusal) -> ChannelDescription?
 

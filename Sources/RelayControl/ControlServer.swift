@@ -20,6 +20,8 @@ public final class ControlServer: EventHandler {
     /// Descriptors numbered from here on are for root, the daemon's own user, and what is opened
     /// for a moment, whatever other users hold.
     public var descriptors = Int.max
+    /// Tokens that one process has made and nobody has redeemed.
+    public var tokensPerProcess = 128
     /// Time for a new connection to make its first valid request.
     public var firstRequestMilliseconds = 10_000
     /// Pause when the process has no descriptor left for a new connection.
@@ -28,13 +30,19 @@ public final class ControlServer: EventHandler {
     public init() {}
   }
 
-  private final class Connection {
+  final class Connection {
     let id: ConnectionID
     let uid: UInt32
     let socket: FileDescriptor
     // When it must have made its first request, milliseconds; nil once it has.
     var deadline: Int?
     var hasAttached = false
+    // A token that was not redeemed yet: for this channel.
+    var token: String?
+    // The process that made the token.
+    var connectedBy: Int32 = 0
+    // The process that redeemed it: from then on the connection is that one's, with its rights.
+    var child: PeerCredentials?
     var isPrivileged: Bool { RelayControl.isPrivileged(uid) }
     // In the order of their latest requests.
     var lastUse: UInt64 = 0
@@ -53,12 +61,12 @@ public final class ControlServer: EventHandler {
   public let path: String
 
   private let loop: EventLoop
-  private let handler: any ControlHandler
+  let handler: any ControlHandler
   public var limits: Limits
   private var listener: UnixListener?
   private let listenerRaw: CInt
   private let timer: TimerFD
-  private var connections: [CInt: Connection] = [:]
+  private(set) var connections: [CInt: Connection] = [:]
   private var nextID: UInt64 = 1
   private var uses: UInt64 = 0
   private var hasSaidExhausted = false
@@ -67,7 +75,7 @@ public final class ControlServer: EventHandler {
   // When to accept again after running out of descriptors; nil while accepting.
   private var resumeAccepting: Int?
   // One byte more than a packet may have, so that a longer one shows.
-  private let packet = UnsafeMutableRawBufferPointer.allocate(
+  let packet = UnsafeMutableRawBufferPointer.allocate(
     byteCount: ControlLimits.packetBytes + 1, alignment: 8)
 
   /// Starts to serve `path` for every user who can reach it (mode 0666). EADDRINUSE if a daemon
@@ -172,46 +180,7 @@ public final class ControlServer: EventHandler {
     }
   }
 
-  /// Makes room for a connection of `uid`, or says which limit keeps it out.
-  private func limitReached(by uid: UInt32) -> String? {
-    if !isPrivileged(uid) {
-      guard hasRoom(limits.connectionsPerUser, for: { $0.uid == uid }) else {
-        return "user \(uid) has \(limits.connectionsPerUser) connections open already"
-      }
-      guard hasRoom(limits.connectionsOfOthers, for: { !$0.isPrivileged }) else {
-        return "\(limits.connectionsOfOthers) connections of other users are open already"
-      }
-    }
-    guard hasRoom(limits.connections, for: { _ in true }) else {
-      return "\(limits.connections) connections are open already"
-    }
-    return nil
-  }
-
-  /// Whether there are fewer than `limit` of those connections, or one of them gave way.
-  private func hasRoom(_ limit: Int, for counts: (Connection) -> Bool) -> Bool {
-    connections.values.count(where: counts) < limit || giveWay(where: counts)
-  }
-
-  /// The lowest free number is given first: the latest one tells how many are taken. A socket with
-  /// one of the last moves to a number that somebody gave up for it.
-  private func descriptorsTaken(_ socket: inout FileDescriptor, _ uid: UInt32) -> String? {
-    guard socket.raw >= limits.descriptors else { return nil }
-    if giveWay(where: { !$0.isPrivileged }), let lower = try? socket.duplicate() { socket = lower }
-    let isLeft = socket.raw < limits.descriptors || isPrivileged(uid)
-    return isLeft ? nil : noDescriptorLeft
-  }
-
-  /// Closes the least useful of those connections; false where all have attached.
-  private func giveWay(where counts: (Connection) -> Bool) -> Bool {
-    let idle = connections.values.filter { !$0.hasAttached && counts($0) }
-    let least = idle.min { ($0.lastUse, $0.id.rawValue) < ($1.lastUse, $1.id.rawValue) }
-    guard let least else { return false }
-    close(least)
-    return true
-  }
-
-  private func close(_ connection: Connection) {
+  func close(_ connection: Connection) {
     loop.remove(connection.socket.raw)
     connections[connection.socket.raw] = nil
     if connection.hasAttached { handler.disconnected(connection.id) }
@@ -259,15 +228,13 @@ public final class ControlServer: EventHandler {
     let raw = connection.socket.raw
     guard events.contains(.read) else { return close(connection) }
     do {
+      if let channel = connection.token { return try serveToken(connection, channel) }
       guard
         let received = try UnixSocket.receive(raw, into: packet, dontWait: true)
       else { return }
-      // A client that asks again before it took its reply would make us queue; the bound on what
-      // lies in its socket is one reply with its descriptors.
-      guard received.count > 0, !UnixSocket.hasUnread(raw) else { return close(connection) }
-      guard !received.isTruncated else { throw WireError.malformed }
-      let bytes = UnsafeRawBufferPointer(rebasing: packet[..<received.count])
-      let request = try Request(decoding: bytes.bytes)
+      guard let request = try decode(received.count, received.isTruncated, raw) else {
+        return close(connection)
+      }
       uses += 1
       connection.lastUse = uses
       if connection.deadline != nil {
@@ -283,6 +250,17 @@ public final class ControlServer: EventHandler {
     }
   }
 
+  /// The request in `packet`; nil when the client cannot be kept.
+  func decode(
+    _ count: Int, _ isTruncated: Bool, _ raw: CInt
+  ) throws(WireError) -> Request? {
+    // A client that asks again before it took its reply would make us queue; the bound on what
+    // lies in its socket is one reply with its descriptors.
+    guard count > 0, !UnixSocket.hasUnread(raw) else { return nil }
+    guard !isTruncated else { throw .malformed }
+    return try Request(decoding: UnsafeRawBufferPointer(rebasing: packet[..<count]).bytes)
+  }
+
   private func code(_ error: WireError) -> CInt {
     switch error {
     case .unknownVersion: EPROTONOSUPPORT
@@ -295,18 +273,14 @@ public final class ControlServer: EventHandler {
   private func answer(_ request: Request, _ connection: Connection) -> Bool {
     let raw = connection.socket.raw
     // Asked for anew each time: they never change, and a list of groups can be long.
-    guard let peer = try? PeerCredentials.of(socket: raw) else { return false }
-    let client = Client(connection: connection.id, peer: peer)
+    guard let client = client(connection) else { return false }
     do throws(ControlRefusal) {
-      guard listener != nil || request.isOfConsumer else {
-        throw ControlRefusal(code: ESHUTDOWN, message: "relayd is ending")
-      }
+      guard listener != nil || request.isOfConsumer else { throw isEnding }
       switch request {
       case .attach(let channel):
-        let attachment = try attach(channel, connection, client)
-        return send(
-          .attached(owner: attachment.owner), to: raw,
-          descriptors: [attachment.geometry, attachment.ring.raw, attachment.wake, attachment.life])
+        return send(try attach(channel, connection, client), to: raw)
+      case .token(let channel): try makeToken(channel, connection, client)
+      case .redeem: throw notAToken
       case .list(let index):
         let description = try handler.describe(index: index, client: client)
         return send(description.map { .channel($0) } ?? .end, to: raw)
@@ -355,25 +329,51 @@ public final class ControlServer: EventHandler {
     }
   }
 
+  /// Who asks through a connection: the process that connected, or the one that redeemed the token.
+  func client(_ connection: Connection) -> Client? {
+    let connected = try? PeerCredentials.of(socket: connection.socket.raw)
+    return (connection.child ?? connected).map { Client(connection: connection.id, peer: $0) }
+  }
+
   private func attach(
     _ channel: String, _ connection: Connection, _ client: Client
   ) throws(ControlRefusal) -> Attachment {
-    let process: ProcessHandle
-    do {
-      process = try ProcessHandle.peer(of: connection.socket.raw)
-    } catch {
-      throw ControlRefusal(code: error.code, message: "cannot watch the client: \(error)")
-    }
-    guard process.raw < limits.descriptors || connection.isPrivileged else {
-      throw ControlRefusal(code: EMFILE, message: noDescriptorLeft)
+    // The socket names the process that connected, and only that one.
+    guard connection.child == nil else { throw isAChilds }
+    let process = try watched(connection) { () throws(SystemError) in
+      try ProcessHandle.peer(of: connection.socket.raw)
     }
     let attachment = try handler.attach(channel: channel, client: client, process: process)
     connection.hasAttached = true
     return attachment
   }
 
+  /// A process's handle, if it may have the descriptor.
+  func watched(
+    _ connection: Connection, _ open: () throws(SystemError) -> ProcessHandle
+  ) throws(ControlRefusal) -> ProcessHandle {
+    let process: ProcessHandle
+    do {
+      process = try open()
+    } catch {
+      throw ControlRefusal(code: error.code, message: "cannot watch the client: \(error)")
+    }
+    guard process.raw < limits.descriptors || connection.isPrivileged else {
+      throw ControlRefusal(code: EMFILE, message: noDescriptorLeft)
+    }
+    return process
+  }
+
+  var isServing: Bool { listener != nil }
+
+  func send(_ attachment: borrowing Attachment, to socket: CInt) -> Bool {
+    send(
+      .attached(owner: attachment.owner), to: socket,
+      descriptors: [attachment.geometry, attachment.ring.raw, attachment.wake, attachment.life])
+  }
+
   /// False when the reply could not go out at once.
-  private func send(_ reply: Reply, to socket: CInt, descriptors: [CInt] = []) -> Bool {
+  func send(_ reply: Reply, to socket: CInt, descriptors: [CInt] = []) -> Bool {
     do {
       let bytes = try reply.encoded()
       return try bytes.span.bytes.withUnsafeBytes { bytes throws(SystemError) in
@@ -388,10 +388,3 @@ public final class ControlServer: EventHandler {
     }
   }
 }
-
-/// Whether these never lack a place because of others.
-private func isPrivileged(_ uid: UInt32) -> Bool { uid == 0 || uid == geteuid() }
-
-private let noDescriptorLeft =
-  "relayd has no descriptor left for users other than root and its own; raise its limit "
-  + "(LimitNOFILE= of its unit, or ulimit -n)"

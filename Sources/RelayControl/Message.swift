@@ -33,6 +33,12 @@ public enum Request: Equatable, Sendable {
   /// What one process holds of one channel: of the first process whose serial number is `serial` or
   /// higher, its `index`-th channel, or the first one of a process with a higher number.
   case producer(serial: Int, index: Int)
+  /// Makes this connection a token: whichever process sends `redeem` through it first attaches to
+  /// the channel in its own name, by the right of the process that connected. Until then the
+  /// connection takes nothing else.
+  case token(channel: String)
+  /// Answered as `attach`.
+  case redeem
 
   /// About a buffer that the connection has mapped.
   var isOfConsumer: Bool {

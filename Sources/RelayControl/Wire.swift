@@ -22,6 +22,8 @@
 //  12 unmap   name, cpu
 //  13 producer  serial UInt32, index UInt32
 //                                   135 producer    see encode(_: ProducerDescription)
+//  14 token   name
+//  15 redeem
 
 /// Why bytes are no message.
 public enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -62,6 +64,8 @@ enum MessageType: UInt8 {
   case consumed = 11
   case unmap = 12
   case producer = 13
+  case token = 14
+  case redeem = 15
   case attached = 128
   case channel = 129
   case statistics = 130
@@ -111,6 +115,10 @@ extension Request {
       try encoder.buffer(.consumed, channel, cpu)
       try encoder.count(count)
     case .unmap(let channel, let cpu): try encoder.buffer(.unmap, channel, cpu)
+    case .token(let channel):
+      encoder.begin(.token)
+      try encoder.name(channel)
+    case .redeem: encoder.begin(.redeem)
     case .producer(let serial, let index):
       encoder.begin(.producer)
       try encoder.count(serial)
@@ -149,6 +157,8 @@ extension Request {
     case .unmap:
       let (channel, cpu) = try decoder.buffer(bytes)
       self = .unmap(channel: channel, cpu: cpu)
+    case .token: self = .token(channel: try decoder.name(bytes))
+    case .redeem: self = .redeem
     case .producer:
       let serial = try decoder.count(bytes)
       self = .producer(serial: serial, index: try decoder.count(bytes))

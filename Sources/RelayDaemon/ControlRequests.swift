@@ -35,8 +35,29 @@ final class ControlRequests: ControlHandler {
   func attach(
     channel: String, client: Client, process: consuming ProcessHandle
   ) throws(ControlRefusal) -> Attachment {
+    try attach(channel, client.connection, by: client.peer, client.peer, process)
+  }
+
+  func grant(channel: String, client: Client) throws(ControlRefusal) {
     let served = try find(channel)
     try access.checkWrite(client.peer, served)
+    // A temporary channel waits for the child.
+    served.attached.insert(client.connection)
+  }
+
+  func redeem(
+    channel: String, parent: Client, child: PeerCredentials, process: consuming ProcessHandle
+  ) throws(ControlRefusal) -> Attachment {
+    try attach(channel, parent.connection, by: parent.peer, child, process)
+  }
+
+  /// - by: whose right it is, and to whose user's limit the process counts.
+  private func attach(
+    _ channel: String, _ connection: ConnectionID, by right: PeerCredentials,
+    _ peer: PeerCredentials, _ process: consuming ProcessHandle
+  ) throws(ControlRefusal) -> Attachment {
+    let served = try find(channel)
+    try access.checkWrite(right, served)
     let files = served.channel.descriptors!
     let ring: FileDescriptor
     do throws(SystemError) {
@@ -45,8 +66,8 @@ final class ControlRequests: ControlHandler {
     } catch { throw ControlRefusal(code: error.code, message: "channel \(channel): \(error)") }
     let owner = try producers.attach(
       served.channel, limit: served.options.maximumProducers, process: process,
-      peer: client.peer)
-    served.attached.insert(client.connection)
+      peer: peer, account: right.uid)
+    served.attached.insert(connection)
     served.silent.remove(owner)
     return Attachment(
       owner: owner, geometry: files.geometry, ring: ring, wake: files.wake,

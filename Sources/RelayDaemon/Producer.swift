@@ -12,15 +12,22 @@ final class Producer {
   /// 0: it has no number in this pid namespace.
   let pid: Int32
   let uid: UInt32
+  /// To whose limit it counts: the user by whose right it attached. Where that were its own, a user
+  /// with many user ids (of a user namespace) could take all producers there may be by tokens.
+  let account: UInt32
   /// Its place in the order in which processes came.
   let serial: Int
   var uses: [ChannelUse] = []
 
-  init(owner: UInt16, process: consuming ProcessHandle, pid: Int32, uid: UInt32, serial: Int) {
+  init(
+    owner: UInt16, process: consuming ProcessHandle, pid: Int32, uid: UInt32, account: UInt32,
+    serial: Int
+  ) {
     self.owner = owner
     self.process = process
     self.pid = pid
     self.uid = uid
+    self.account = account
     self.serial = serial
   }
 

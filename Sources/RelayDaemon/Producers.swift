@@ -42,10 +42,10 @@ final class Producers: EventHandler {
   }
 
   /// The owner id of a process, which now may write into `channel`, too; at most `channelLimit`
-  /// processes may.
+  /// processes may. It counts to the limit of the user `account`.
   func attach(
     _ channel: Channel, limit channelLimit: Int?, process: consuming ProcessHandle,
-    peer: PeerCredentials
+    peer: PeerCredentials, account: UInt32
   ) throws(ControlRefusal) -> UInt16 {
     if let known = known(process, peer.pid) {
       if known.process.hasExited {
@@ -55,12 +55,12 @@ final class Producers: EventHandler {
         return known.owner
       }
     }
-    try checkLimits(peer.uid)
+    try checkLimits(account)
     guard !process.hasExited else {
       throw ControlRefusal(code: ESRCH, message: "the process that asked is gone")
     }
     let pid = peer.pid
-    let producer = makeProducer(freeOwner(), process, pid: pid, uid: peer.uid)
+    let producer = makeProducer(freeOwner(), process, pid: pid, uid: peer.uid, account: account)
     remember(producer)
     do throws(ControlRefusal) {
       try add(channel, limit: channelLimit, to: producer)
@@ -73,10 +73,11 @@ final class Producers: EventHandler {
   }
 
   private func makeProducer(
-    _ owner: UInt16, _ process: consuming ProcessHandle, pid: Int32, uid: UInt32
+    _ owner: UInt16, _ process: consuming ProcessHandle, pid: Int32, uid: UInt32, account: UInt32
   ) -> Producer {
     defer { nextSerial += 1 }
-    return Producer(owner: owner, process: process, pid: pid, uid: uid, serial: nextSerial)
+    return Producer(
+      owner: owner, process: process, pid: pid, uid: uid, account: account, serial: nextSerial)
   }
 
   private func watchOrRefuse(_ producer: Producer) throws(ControlRefusal) {
@@ -130,7 +131,7 @@ final class Producers: EventHandler {
         message: "max_producers is \(limit), and as many processes write already")
     }
     if uid == 0 || uid == geteuid() { return }
-    guard byHandle.values.count(where: { $0.uid == uid }) < limitPerUser else {
+    guard byHandle.values.count(where: { $0.account == uid }) < limitPerUser else {
       throw ControlRefusal(
         code: EMFILE,
         message: """
@@ -234,7 +235,9 @@ extension Producers {
       for served in served { ChannelNotes(served.channel)?[owner] = false }
       return
     }
-    let producer = makeProducer(owner, process, pid: entry.pid, uid: entry.uid)
+    // The table does not say by whose right: from here on it counts as its own user's.
+    let producer = makeProducer(
+      owner, process, pid: entry.pid, uid: entry.uid, account: entry.uid)
     for served in served where ChannelNotes(served.channel)?[owner] == true {
       producer.uses.append(ChannelUse(served.channel))
       onAttach()

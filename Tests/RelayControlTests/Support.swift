@@ -116,6 +116,19 @@ final class Channels: ControlHandler, Sendable {
       life: geometry.raw)
   }
 
+  func grant(channel: String, client: Client) throws(ControlRefusal) {
+    try note("grant", channel, client)
+  }
+
+  func redeem(
+    channel: String, parent: Client, child: PeerCredentials, process: consuming ProcessHandle
+  ) throws(ControlRefusal) -> RelayControl.Attachment {
+    try note("redeem by \(parent.peer.pid) of", channel, parent)
+    return try attach(
+      channel: channel, client: Client(connection: parent.connection, peer: child),
+      process: process)
+  }
+
   func describe(index: Int, client: Client) -> ChannelDescription? {
     calls.withLock { $0.append(("describe \(index)", client)) }
     return known.withLock { $0.first { $0.serial >= index } }
@@ -361,7 +374,7 @@ struct SeededGenerator: RandomNumberGenerator {
     let count = Int.random(in: 1...limit, using: &self)
     var bytes = (0..<count).map { _ in UInt8.random(in: 0...255, using: &self) }
     if count >= 8, Bool.random(using: &self) {
-      let types: [UInt8] = Array(1...12) + Array(128...134) + [255]
+      let types: [UInt8] = Array(1...15) + Array(128...135) + [255]
       let type = types.randomElement(using: &self)!
       bytes.replaceSubrange(0..<4, with: [ControlLimits.version, type, 0, 0])
       for shift in 0..<4 {

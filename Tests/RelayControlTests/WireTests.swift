@@ -18,7 +18,8 @@ private let requests: [Request] = [
   .close(channel: "relay"), .reload, .map(channel: "relay", cpu: 0, unfinished: true),
   .next(channel: "relay", cpu: 7), .unmap(channel: "relay", cpu: 8191),
   .consumed(channel: "relay", cpu: 0, count: Int(UInt32.max)),
-  .producer(serial: 0, index: 0), .producer(serial: Int(UInt32.max), index: 7),
+  .token(channel: "relay"), .redeem, .producer(serial: 0, index: 0),
+  .producer(serial: Int(UInt32.max), index: 7),
 ]
 
 private let replies: [Reply] = [
@@ -66,6 +67,8 @@ private let replies: [Reply] = [
       try Request.producer(serial: 0x0102, index: 3).encoded() == [
         4, 13, 0, 0, 8, 0, 0, 0, 2, 1, 0, 0, 3, 0, 0, 0,
       ])
+    #expect(try Request.token(channel: "a").encoded() == [4, 14, 0, 0, 3, 0, 0, 0, 1, 0, 97])
+    #expect(try Request.redeem.encoded() == [4, 15, 0, 0, 0, 0, 0, 0])
     #expect(try Reply.end.encoded() == [4, 132, 0, 0, 0, 0, 0, 0])
   }
 
@@ -161,6 +164,9 @@ private let replies: [Reply] = [
       // close without a name, reload with something.
       ([4, 7, 0, 0, 0, 0, 0, 0], .malformed),
       ([4, 8, 0, 0, 1, 0, 0, 0, 0], .malformed),
+      // token without a name, redeem with one.
+      ([4, 14, 0, 0, 0, 0, 0, 0], .malformed),
+      ([4, 15, 0, 0, 3, 0, 0, 0, 1, 0, 97], .malformed),
     ] as [([UInt8], WireError)])
   func whatIsNoRequestSaysWhy(bytes: [UInt8], error: WireError) {
     #expect(throws: error) { try Request(decoding: bytes.span.bytes) }

@@ -33,7 +33,7 @@ import Testing
   private func attach(_ producers: Producers, pid: Int32, limit: Int? = nil) throws -> UInt16 {
     try producers.attach(
       channel, limit: limit, process: ProcessHandle(pid: getpid()),
-      peer: PeerCredentials(pid: pid, uid: 0, gid: 0))
+      peer: PeerCredentials(pid: pid, uid: 0, gid: 0), account: 0)
   }
 
   @Test func aProcessHasOneOwnerID() throws {
@@ -55,8 +55,28 @@ import Testing
     }
     let other = try producers.attach(
       channel, limit: nil, process: ProcessHandle(pid: child.pid),
-      peer: PeerCredentials(pid: 0, uid: 0, gid: 0))
+      peer: PeerCredentials(pid: 0, uid: 0, gid: 0), account: 0)
     #expect(other != owner)
+  }
+
+  /// Not to that of its own user, of whom it may be the first one.
+  @Test func processCountsToTheUserByWhoseRightItAttached() throws {
+    let producers = try producers(limit: 100)
+    producers.limitPerUser = 2
+    func attach(_ pid: Int32, by account: UInt32) throws(ControlRefusal) {
+      let process: ProcessHandle
+      do throws(SystemError) { process = try ProcessHandle(pid: getpid()) } catch {
+        throw ControlRefusal(code: error.code, message: "\(error)")
+      }
+      _ = try producers.attach(
+        channel, limit: nil, process: process,
+        peer: PeerCredentials(pid: pid, uid: UInt32(7000 + pid), gid: 0), account: account)
+    }
+    try attach(1, by: 4001)
+    try attach(2, by: 4001)
+    #expect(throws: ControlRefusal.self) { try attach(3, by: 4001) }
+    try attach(4, by: 4002)
+    for pid in 5..<10 as Range<Int32> { try attach(pid, by: 0) }
   }
 
   private func refusal(
@@ -64,7 +84,8 @@ import Testing
   ) -> ControlRefusal? {
     do throws(ControlRefusal) {
       _ = try producers.attach(
-        channel, limit: nil, process: handle, peer: PeerCredentials(pid: 7, uid: 0, gid: 0))
+        channel, limit: nil, process: handle, peer: PeerCredentials(pid: 7, uid: 0, gid: 0),
+        account: 0)
       return nil
     } catch { return error }
   }

@@ -105,6 +105,19 @@ ssize_t clinux_receive(
     int socket, void *bytes, size_t capacity, int *fds, size_t maxFds, size_t *fdCount,
     int *truncated, pid_t *sender, int dontWait);
 
+// The process that sent a packet, as the kernel says.
+struct clinux_sender {
+  int32_t pid;  // 0: it has no number in this pid namespace
+  uint32_t uid, gid;
+  int pidfd;  // -ENOPROTOOPT before Linux 6.5; else -errno where there could be none
+};
+// From now on, or no longer, packets are received with who sent them: by clinux_receive_from only.
+int clinux_ask_senders(int socket, int wanted);
+// One packet, without waiting; what was sent before clinux_ask_senders has no sender (-ESRCH). No
+// descriptor of the sender's is kept. The pidfd is the caller's.
+ssize_t clinux_receive_from(
+    int socket, void *bytes, size_t capacity, int *truncated, struct clinux_sender *sender);
+
 // A datagram socket connected to what $NOTIFY_SOCKET names: a path, or @ and an abstract name.
 int clinux_notify_connect(const char *name);
 // The other side's: it is told who sent what.

@@ -22,10 +22,11 @@
 // its own name, and may therefore return what relay_attach sets errno to; it is not for signal
 // handlers. It waits for at most 0.3 s; another thread's call meanwhile returns -EAGAIN after 20
 // ms. After a failure calls fail at once for 100 ms, then for 200, 400, up to 5 s. Records refused
-// so are counted as lost_restart once the child is attached. A record that the parent had reserved
-// stays the parent's: committing it in the child does nothing. An own channel is copied with its
-// process: parent and child each have their own from then on, and only one of them may go on using
-// descriptors from relay_poll_fd; fork while no other thread is inside a call on it.
+// so are counted as lost_restart once the child is attached. For a child that may not attach by
+// then: relay_attach_for_child. A record that the parent had reserved stays the parent's:
+// committing it in the child does nothing. An own channel is copied with its process: parent and
+// child each have their own from then on, and only one of them may go on using descriptors from
+// relay_poll_fd; fork while no other thread is inside a call on it.
 //
 // exec: the new program has nothing of the old one's channels. A record that another thread was
 // writing is passed after stall_timeout and ends with the process; until then it holds one
@@ -145,6 +146,17 @@ int relay_late_setup_files(relay_chan *chan, const char *base_filename);
  * ENAMETOOLONG the socket's name is longer than 80 bytes, and its path than 107; ETIMEDOUT no
  * answer in 10 s; EPROTO not a relayd, or of another version. */
 relay_chan *relay_attach(const char *socket_path, const char *channel);
+
+/* For servers whose children give up their user or root directory before they write. Called before
+ * fork: the next child's first call on chan attaches it by this process's right, whatever user it is
+ * by then and whatever path it can reach, as a producer of its own. It must leave one descriptor
+ * open until then (closefrom). A fork uses this up, also one that fails; posix_spawn, system, vfork
+ * and a bare clone do not, and their children, and the child's own, have no part in it. Another call
+ * replaces it. Where the daemon was restarted meanwhile, the child attaches as any other. It goes on
+ * where a later daemon takes the memory over; else, as it cannot reach the socket or is refused, it
+ * gets -ENOTCONN as said above. One request to the daemon. 0; -EOPNOTSUPP an own channel, which the
+ * child has anyway, or a daemon that is older; else what relay_attach sets errno to, negative. */
+int relay_attach_for_child(relay_chan *chan);
 
 /* Creates a channel in the daemon and attaches to it. It stays until relay_close, or until the
  * daemon ends. errno as relay_attach, and: EEXIST there is one of this name; EINVAL the name, a
