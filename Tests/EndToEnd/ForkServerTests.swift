@@ -49,18 +49,20 @@ extension OneAtATime {
       func end() { #expect(process.wait() == 0, "\(text(of: error.raw))") }
     }
 
-    @Test(.onceIsEnough, arguments: [
-      ("each_worker_needs_a_token", "worker\nworker\nworker\nmaster\n"),
-      ("workers_of_several_threads_and_channels", String(repeating: "worker\n", count: 32)),
-      ("a_worker_that_dies_inside_a_record", "behind\n"),
-      ("a_child_of_a_worker_has_no_token", "worker\n"),
-      ("children_that_no_handler_saw_have_no_token", "worker\n"),
-      ("a_token_outlasts_a_stopped_daemon", "worker\n"),
-      ("a_token_goes_with_its_descriptor", ""),
-      ("tokens_that_nobody_uses_leave_nothing_behind", ""),
-      ("what_has_no_token", ""),
-      ("many_workers_at_once", String(repeating: "worker\n", count: 20)),
-    ])
+    @Test(
+      .onceIsEnough,
+      arguments: [
+        ("each_worker_needs_a_token", "worker\nworker\nworker\nmaster\n"),
+        ("workers_of_several_threads_and_channels", String(repeating: "worker\n", count: 32)),
+        ("a_worker_that_dies_inside_a_record", "behind\n"),
+        ("a_child_of_a_worker_has_no_token", "worker\n"),
+        ("children_that_no_handler_saw_have_no_token", "worker\n"),
+        ("a_token_outlasts_a_stopped_daemon", "worker\n"),
+        ("a_token_goes_with_its_descriptor", ""),
+        ("tokens_that_nobody_uses_leave_nothing_behind", ""),
+        ("what_has_no_token", ""),
+        ("many_workers_at_once", String(repeating: "worker\n", count: 20)),
+      ])
     func forkServer(_ test: String, _ output: String) throws {
       // Workers count to their server's user, who is root.
       let daemon = try Daemon(

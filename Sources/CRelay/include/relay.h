@@ -148,14 +148,15 @@ int relay_late_setup_files(relay_chan *chan, const char *base_filename);
 relay_chan *relay_attach(const char *socket_path, const char *channel);
 
 /* For servers whose children give up their user or root directory before they write. Called before
- * fork: the next child's first call on chan attaches it by this process's right, whatever user it is
- * by then and whatever path it can reach, as a producer of its own. It must leave one descriptor
+ * fork: the next child's first call on chan attaches it by this process's right, whatever user it
+ * is by then and whatever path it can reach, as a producer of its own. It must leave one descriptor
  * open until then (closefrom). A fork uses this up, also one that fails; posix_spawn, system, vfork
- * and a bare clone do not, and their children, and the child's own, have no part in it. Another call
- * replaces it. Where the daemon was restarted meanwhile, the child attaches as any other. It goes on
- * where a later daemon takes the memory over; else, as it cannot reach the socket or is refused, it
- * gets -ENOTCONN as said above. One request to the daemon. 0; -EOPNOTSUPP an own channel, which the
- * child has anyway, or a daemon that is older; else what relay_attach sets errno to, negative. */
+ * and a bare clone do not, and their children, and the child's own, have no part in it. Another
+ * call replaces it. Where the daemon was restarted meanwhile, the child attaches as any other. It
+ * goes on where a later daemon takes the memory over; else, as it cannot reach the socket or is
+ * refused, it gets -ENOTCONN as said above. One request to the daemon. 0; -EOPNOTSUPP an own
+ * channel, which the child has anyway, or a daemon that is older; else what relay_attach sets errno
+ * to, negative. */
 int relay_attach_for_child(relay_chan *chan);
 
 /* Creates a channel in the daemon and attaches to it. It stays until relay_close, or until the
