@@ -49,8 +49,10 @@ public enum Membarrier {
 /// One descriptor's readiness, for those that have no loop.
 public enum Readiness {
   /// Waits until `fd` reports something asked for, a hang-up or an error; empty on time-out.
-  /// A negative time-out waits without limit.
+  /// A negative time-out waits without limit. No descriptor is an error, too.
   public static func wait(_ fd: CInt, _ interest: Events, timeoutMilliseconds: Int) -> Events {
+    // poll(2) passes it over.
+    guard fd >= 0 else { return .error }
     let bits = clinux_poll(
       fd, Int16(truncatingIfNeeded: interest.epoll), CInt(clamping: timeoutMilliseconds))
     // The low poll bits have epoll's values; POLLNVAL (a closed descriptor) is an error.

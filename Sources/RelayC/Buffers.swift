@@ -82,7 +82,8 @@ public func relay_buffers(_ chan: OpaquePointer?) -> UInt32 {
 public func relay_buffer(_ chan: OpaquePointer?, _ cpu: UInt32) -> OpaquePointer? {
   guard let chan else { return nil }
   let handle = Handle.of(chan)
-  guard (try? handle.makeReady()) != nil else { return nil }
+  // A child that cannot attach may still ask for its account.
+  try? handle.makeReady()
   return handle.name(cpu: Int(cpu))
 }
 
@@ -256,8 +257,10 @@ private func account(
     guard !handle.isServed else { throw error }
     let seen = handle.isAttached ? handle.channel.bufferIfPresent(cpu: cpu) : nil
     account = relay_stat(seen?.writersStatistics() ?? Statistics())
-    // Relaxed: a statistic.
-    account.lost_restart &+= handle.unattached.load(ordering: .relaxed)
+    if cpu == handle.cpus.first {
+      // Relaxed: a statistic.
+      account.lost_restart &+= handle.hot.unattached.pointee.load(ordering: .relaxed)
+    }
   }
   if handle.isAttached, cpu == handle.channel.cpus.first {
     account.lost_restart &+= handle.channel.refusedUnserved

@@ -51,6 +51,10 @@ struct Hot {
   /// 1 in the child that a parent's token is for; wiped by each fork, seen by whose handler or not.
   var tokenMark: UnsafeMutablePointer<UInt64> { (base + 80).assumingMemoryBound(to: UInt64.self) }
 
+  /// Records refused in a forked child that could not attach. Here, so that its own children do not
+  /// count them again.
+  var unattached: UnsafePointer<Atomic<UInt64>> { word(88) }
+
   /// Held by who uses the connection or attaches. Here, so that a child finds it free.
   var lock: Lock { Lock(base + 192) }
 
@@ -96,10 +100,10 @@ final class Handle {
   /// Two pages: the way here, and the hot one.
   private let pages: Mapping
   private let hotAddress: UnsafeMutableRawPointer
-  var channel: Channel
+  var channel: Channel { didSet { cpus = channel.cpus } }
+  /// Those that had a buffer when it was attached, for a child that has no memory to look at.
+  private(set) var cpus: [Int]
   let kind: Kind
-  /// Records refused in a forked child that could not attach.
-  let unattached = Atomic<UInt64>(0)
   /// Which of `buffers` is a global channel's.
   private var globalIndex = 0
   let privateData: UnsafeMutableRawPointer?
@@ -129,6 +133,7 @@ final class Handle {
       throw Failure(errno)
     }
     self.channel = channel
+    cpus = channel.cpus
     self.kind = kind
     self.privateData = privateData
     bufferCount = channel.geometry.slotCount
@@ -171,9 +176,9 @@ final class Handle {
   var isServed: Bool { isAttached && channel.isServed }
 
   func name(cpu: Int) -> OpaquePointer? {
-    guard (0..<bufferCount).contains(cpu), channel.bufferIfPresent(cpu: cpu) != nil else {
-      return nil
-    }
+    guard (0..<bufferCount).contains(cpu) else { return nil }
+    let isPresent = isAttached ? channel.bufferIfPresent(cpu: cpu) != nil : cpus.contains(cpu)
+    guard isPresent else { return nil }
     return OpaquePointer(buffers + (channel.geometry.isGlobal ? globalIndex : cpu))
   }
 
@@ -204,6 +209,15 @@ final class Handle {
     throw Failure(EAGAIN)
   }
 
+  /// The same for a record, which is counted where that fails.
+  func makeReadyToWrite() throws(Failure) {
+    do throws(Failure) { try makeReady() } catch {
+      // Relaxed: a statistic.
+      hot.unattached.pointee.wrappingAdd(1, ordering: .relaxed)
+      throw error
+    }
+  }
+
   /// Of a millisecond each.
   private static let turnsOfAnother = 20
 
@@ -214,7 +228,7 @@ final class Handle {
       channel = try attachment.attachAnew(ownsToken: ownsToken)
     } catch { return .failure(error) }
     // Relaxed: as it was counted.
-    channel.count(refusedElsewhere: unattached.exchange(0, ordering: .relaxed))
+    channel.count(refusedElsewhere: hot.unattached.pointee.exchange(0, ordering: .relaxed))
     hot.open(channel, isFast: true)
     return .success(())
   }

@@ -93,16 +93,12 @@ private func reserve(_ chan: OpaquePointer?, _ length: Int) -> Reserved {
 private func reserveSlowly(_ chan: OpaquePointer, _ length: Int) -> Reserved {
   let handle = Handle.of(chan)
   do throws(Failure) {
-    try handle.makeReady()
+    try handle.makeReadyToWrite()
     if case .own(let own) = handle.kind {
       return unpack(try failing { () throws(SystemError) in try own.reserve(length) })
     }
     return unpack(handle.hot.writer.pointee.reserve(length))
-  } catch {
-    // Relaxed: a statistic.
-    if case .daemon = handle.kind { handle.unattached.wrappingAdd(1, ordering: .relaxed) }
-    return .failure(error.code)
-  }
+  } catch { return .failure(error.code) }
 }
 
 @inline(__always)
@@ -125,7 +121,7 @@ public func relay_write_wait(
   let record = UnsafeRawBufferPointer(start: data, count: length)
   let handle = Handle.of(chan)
   do throws(Failure) {
-    try handle.makeReady()
+    try handle.makeReadyToWrite()
     var left = timeoutMilliseconds < 0 ? Int.max : Int(timeoutMilliseconds)
     // For as long as that the daemon may be gone: another one may come.
     var turnsWithoutReader = 10

@@ -119,7 +119,7 @@ public final class ControlClient {
   /// For polling: a hang-up says that the daemon is gone. -1: the program has closed it.
   public var raw: CInt { socket.raw }
 
-  /// False once the daemon closed the connection or died.
+  /// False once the daemon closed the connection or died, or the program closed it.
   public var isConnected: Bool {
     !isBroken
       && Readiness.wait(raw, .hangup, timeoutMilliseconds: 0).isDisjoint(with: [.hangup, .error])
@@ -274,7 +274,7 @@ public final class ControlClient {
   func exchange(
     _ request: Request, _ descriptors: inout DescriptorList
   ) throws(ControlError) -> Reply {
-    guard !isBroken else { throw .disconnected }
+    guard !isBroken, raw >= 0 else { throw .disconnected }
     let bytes: [UInt8]
     do {
       bytes = try request.encoded()

@@ -20,8 +20,9 @@ public final class MappedConsumer {
   public private(set) var consumed: UInt64 = 0
   private let client: ControlClient
   private let memory: MappedBuffer
-  private let bell: GuardedDescriptor
+  // Before the bell, so that it ends first: it knows itself by what it watches.
   private let ready: ReadySet
+  private let bell: GuardedDescriptor
 
   /// Maps the buffer of a CPU (0 for a global channel).
   /// - Parameters:

@@ -213,6 +213,52 @@ TEST(a_child_may_detach_what_it_never_used) {
   relay_detach(chan);
 }
 
+static void write_and_close_all(relay_chan *chan) {
+  struct relay_stat stat;
+  for (int i = 1; i < 3; i++) {
+    closefrom(3);
+    EQUAL(relay_write(chan, "x", 1), 0);
+    EQUAL(relay_statistics(relay_buffer(chan, 0), &stat, sizeof stat), 0);
+    EQUAL(stat.records_written, i);
+  }
+  closefrom(3);
+  EQUAL(relay_reset(chan), 0);
+  closefrom(3);
+  EQUAL(relay_close(chan), 0);
+  closefrom(3);
+  relay_detach(chan);
+  // The standard ones, that of the directory, and its . and .. entries.
+  EQUAL(descriptors(), 6);
+}
+
+TEST(a_request_after_closefrom_has_a_new_connection) {
+  relay_chan *chan = relay_create(NULL, "made", 4096, 4, RELAY_GLOBAL);
+  CHECK(chan);
+  write_and_close_all(chan);
+}
+
+static void be_refused_in_grandchild(relay_chan *chan) {
+  EQUAL(relay_write(chan, "x", 1), -EMFILE);
+  EQUAL(relay_write_wait(chan, "x", 1, 10), -EMFILE);
+  EQUAL(account(relay_buffer(chan, 0)).lost_restart, 2);
+}
+
+static void be_refused_in_child(relay_chan *chan) {
+  EQUAL(relay_write(chan, "x", 1), -EMFILE);
+  EQUAL(relay_write_wait(chan, "x", 1, 10), -EMFILE);
+  EQUAL(relay_printf(chan, "x"), -EMFILE);
+  EQUAL(in_child(be_refused_in_grandchild, chan), 0);
+  EQUAL(account(relay_buffer(chan, 0)).lost_restart, 3);
+}
+
+// relay takes one producer at a time.
+TEST(records_refused_in_children_are_counted_once) {
+  relay_chan *chan = attach("relay");
+  EQUAL(in_child(be_refused_in_child, chan), 0);
+  EQUAL(relay_write(chan, "parent\n", 7), 0);
+  relay_detach(chan);
+}
+
 static void die_inside_a_record(relay_chan *chan) {
   CHECK(relay_reserve(chan, 6, &parents));
   kill(getpid(), SIGKILL);

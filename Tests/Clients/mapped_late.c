@@ -177,3 +177,24 @@ TEST(idle) {
   printf("%d\n", -relay_map_next(mapping, &subbuf, sizeof subbuf));
   relay_unmap(mapping);
 }
+
+TEST(mappings_leave_no_descriptors_behind) {
+  relay_mapping *mapping = map(0);
+  int highest = relay_map_fd(mapping);
+  relay_unmap(mapping);
+  for (int i = 0; i < 20; i++) {
+    mapping = map(0);
+    EQUAL(relay_map_fd(mapping), highest);
+    relay_unmap(mapping);
+  }
+}
+
+TEST(a_mapping_whose_descriptors_are_closed_has_no_daemon) {
+  relay_mapping *mapping = map(0);
+  struct relay_subbuf subbuf;
+  closefrom(3);
+  EQUAL(relay_map_next(mapping, &subbuf, sizeof subbuf), -ECONNRESET);
+  EQUAL(relay_map_consumed(mapping, 0), -ECONNRESET);
+  relay_unmap(mapping);
+  relay_unmap(map(0));
+}

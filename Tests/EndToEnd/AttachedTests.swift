@@ -34,6 +34,7 @@ extension OneAtATime {
       ),
       ("a_child_that_no_handler_saw_attaches_too", "relay0", "child\nagain\nparent\n"),
       ("a_child_may_detach_what_it_never_used", "relay0", "parent\n"),
+      ("a_request_after_closefrom_has_a_new_connection", "relay0", ""),
       ("a_child_that_dies_inside_a_record_costs_that_record", "relay0", "before\nafter\n"),
       ("attaching_a_thousand_times_leaves_nothing_behind", "relay0", "x"),
       ("writing_allocates_nothing", "relay0", ""),
@@ -54,6 +55,11 @@ extension OneAtATime {
     @Test func oneProducerTooMany() throws {
       let daemon = try Daemon("relay:global,max_producers=1")
       #expect(try check("one_producer_too_many", daemon) == "parent\n")
+    }
+
+    @Test func recordsRefusedInChildrenAreCountedOnce() throws {
+      let daemon = try Daemon("relay:global,max_producers=1")
+      #expect(try check("records_refused_in_children_are_counted_once", daemon) == "parent\n")
     }
 
     /// Its number is not known there, its handle is; before Linux 6.9 that has no identity.
@@ -120,7 +126,7 @@ extension OneAtATime {
     }
 
     @Test func everyTestIsRun() throws {
-      #expect(try Library.tests("attached.c").count == 19)
+      #expect(try Library.tests("attached.c").count == 21)
     }
   }
 }

@@ -24,6 +24,8 @@ extension OneAtATime {
       "the_end_is_told",
       "more_than_was_handed_out_cannot_be_consumed", "what_is_handed_out_cannot_be_written",
       "what_cannot_be_mapped", "a_reset_gives_back_what_is_in_hand",
+      "mappings_leave_no_descriptors_behind",
+      "a_mapping_whose_descriptors_are_closed_has_no_daemon",
     ])
     func consumer(_ test: String) throws {
       let daemon = try Daemon("relay:global,subbuf_size=4KiB")
@@ -269,7 +271,7 @@ extension OneAtATime {
     }
 
     @Test func everyTestIsRun() throws {
-      #expect(try Library.tests("mapped.c", "mapped_late.c").count == 24)
+      #expect(try Library.tests("mapped.c", "mapped_late.c").count == 26)
     }
 
     @Test func whatIsListedAndCountedAndFlushedGoesOnMeanwhile() throws {
