@@ -34,8 +34,8 @@ struct Outage: ~Copyable {
   let isSuspended = Atomic<Bool>(false)
   /// Records refused, and not yet counted in memory that a daemon serves.
   let refused = Atomic<UInt64>(0)
-  /// Records refused for other reasons while no daemon served the memory, which counts them, too: if
-  /// it is left for another one, its counts are gone.
+  /// Records refused for other reasons while no daemon served the memory, which counts them, too:
+  /// if it is left for another one, its counts are gone.
   let full = Atomic<UInt64>(0)
   let tooBig = Atomic<UInt64>(0)
   /// The last try met a daemon, which refused.
@@ -141,12 +141,12 @@ extension Lifeline {
 
   /// The same for this memory or another, by the holder.
   func endOutageHeld() {
-    // Relaxed, both: as above.
-    outage.began.store(0, ordering: .relaxed)
-    // The memory that is served has counted these.
+    // Relaxed, all: as above. The memory that is served has counted these two.
     outage.full.store(0, ordering: .relaxed)
     outage.tooBig.store(0, ordering: .relaxed)
+    outage.began.store(0, ordering: .relaxed)
     outage.forgetPause()
+    // Relaxed: as above.
     if outage.isSuspended.exchange(false, ordering: .relaxed) { direct(to: era) }
     countRefused()
   }
