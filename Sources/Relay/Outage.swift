@@ -34,6 +34,10 @@ struct Outage: ~Copyable {
   let isSuspended = Atomic<Bool>(false)
   /// Records refused, and not yet counted in memory that a daemon serves.
   let refused = Atomic<UInt64>(0)
+  /// Records refused for other reasons while no daemon served the memory, which counts them, too:
+  /// if it is left for another one, its counts are gone.
+  let full = Atomic<UInt64>(0)
+  let tooBig = Atomic<UInt64>(0)
   /// The last try met a daemon, which refused.
   let wasRefused = Atomic<Bool>(false)
   /// The next daemon has a channel of this name with another geometry: it closed this one for good.
@@ -137,9 +141,12 @@ extension Lifeline {
 
   /// The same for this memory or another, by the holder.
   func endOutageHeld() {
-    // Relaxed, both: as above.
+    // Relaxed, all: as above. The memory that is served has counted these two.
+    outage.full.store(0, ordering: .relaxed)
+    outage.tooBig.store(0, ordering: .relaxed)
     outage.began.store(0, ordering: .relaxed)
     outage.forgetPause()
+    // Relaxed: as above.
     if outage.isSuspended.exchange(false, ordering: .relaxed) { direct(to: era) }
     countRefused()
   }
@@ -148,7 +155,28 @@ extension Lifeline {
   func noteRefused() {
     // Relaxed: a statistic.
     outage.refused.wrappingAdd(1, ordering: .relaxed)
-    if !outage.isSuspended.load(ordering: .relaxed) { countRefused() }
+    // Others may have left memory that nobody serves, and counted what is lost in it.
+    if !outage.isSuspended.load(ordering: .relaxed), !era.pointee.isOrphaned { countRefused() }
+  }
+
+  /// Notes a record that was refused and counted in the memory of `era`.
+  func noteRefused(_ result: WriteResult, in era: UnsafeMutablePointer<Era>) {
+    guard era.pointee.isOrphaned else { return }
+    // Relaxed, both: statistics.
+    switch result {
+    case .full, .holding: outage.full.wrappingAdd(1, ordering: .relaxed)
+    case .tooBig: outage.tooBig.wrappingAdd(1, ordering: .relaxed)
+    case .corrupt, .unserved, .closed, .written: break
+    }
+  }
+
+  /// Counts in the memory that comes next what was refused in one that nobody served.
+  func countRefused(in heir: ChannelBuffer) {
+    // Relaxed, both: statistics.
+    let full = outage.full.exchange(0, ordering: .relaxed)
+    let tooBig = outage.tooBig.exchange(0, ordering: .relaxed)
+    if full > 0 { heir.count(heir.lostFull, full) }
+    if tooBig > 0 { heir.count(heir.lostTooBig, tooBig) }
   }
 
   /// Counts what was refused where readers see it.

@@ -114,7 +114,10 @@ extension Lifeline {
     return true
   }
 
+  /// At a look by number, which found a daemon.
   func noteLook(by buffer: ChannelBuffer) {
+    // Relaxed: as in `look`. The next outage begins anew.
+    if outage.began.load(ordering: .relaxed) != 0 { _ = look() }
     guard LiveWords(page: era.pointee.page).knowsLooks else { return }
     pace(of: buffer)?.pointee.noteLook(buffer)
   }

@@ -80,16 +80,19 @@ extension Lifeline {
       count == 10 && reply.header == replyHeader && (1...Channel.highestOwner).contains(owner)
     // Relaxed: for the holder, and for who waits for it.
     outage.wasRefused.store(count >= 0 && !isReply, ordering: .relaxed)
-    if count == -Int(ETIMEDOUT) || count == -Int(EAGAIN) { outage.backOff() }
-    guard isReply, new.life >= 0, let era = map(new, owner: owner, after: old) else { return }
+    // Where many ask at once the socket says EAGAIN, but that takes no time.
+    if count == -Int(ETIMEDOUT) { outage.backOff() }
     // Who answered may have gone on with this memory before.
-    guard old.pointee.isOrphaned else { return unmap(era) }
-    guard era.pointee.page.isSameGeometry(as: geometry) else {
+    guard isReply, new.life >= 0, let isSame = hasSameGeometry(new), old.pointee.isOrphaned else {
+      return
+    }
+    guard isSame else {
       // Relaxed: as above.
       outage.isReplaced.store(true, ordering: .relaxed)
-      unmap(era)
       return close(old)
     }
+    guard let era = map(new, owner: owner, after: old) else { return }
+    guard old.pointee.isOrphaned else { return unmap(era) }
     follow(era, new)
     // Relaxed: for the holder, and for who waits for it. The new one's end is another matter.
     outage.isReplaced.store(false, ordering: .relaxed)
@@ -126,6 +129,7 @@ extension Lifeline {
     for cpu in 0..<slots.count where old.pointee.layout.present.contains(cpu) {
       giveUp(old.buffer(cpu), old.pointee.store(cpu), in: era.heir(cpu))
     }
+    countRefused(in: era.heir(0))
     endOutageHeld()
     // Who still writes in there is not disturbed; its memory goes.
     if let older = old.pointee.previous { release(older) }
@@ -159,6 +163,15 @@ extension Lifeline {
     let seals = clinux_get_seals(fd)
     guard seals >= 0, seals & shrink != 0, fstat(fd, &status) == 0 else { return false }
     return atLeast ? Int(status.st_size) >= count : Int(status.st_size) == count
+  }
+
+  /// Asked before anything else is mapped, whose length follows from it. nil: that is not known.
+  private func hasSameGeometry(_ new: Received) -> Bool? {
+    guard isSealed(new.geometry, Lifeline.pageSize, atLeast: true),
+      let page = clinux_map(nil, UInt64(Lifeline.pageSize), new.geometry, 0)
+    else { return nil }
+    defer { munmap(page, Lifeline.pageSize) }
+    return page.isSameGeometry(as: geometry)
   }
 
   private func map(

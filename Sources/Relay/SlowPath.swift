@@ -55,7 +55,10 @@ extension Channel {
     if result == .unserved {
       lifeline?.pointee.noteRefused()
     } else {
+      let era = era
+      let home = thisSlot(of: era).home
       home.countRefusal(result)
+      lifeline?.pointee.noteRefused(result, in: era)
     }
   }
 

@@ -209,11 +209,19 @@ final class Handle {
     throw Failure(EAGAIN)
   }
 
+  /// Counts in the channel what was refused before this process was attached.
+  private func countUnattached() {
+    // Acquire-release: pairs with the addition.
+    channel.count(
+      refusedElsewhere: hot.unattached.pointee.exchange(0, ordering: .acquiringAndReleasing))
+  }
+
   /// The same for a record, which is counted where that fails.
   func makeReadyToWrite() throws(Failure) {
     do throws(Failure) { try makeReady() } catch {
-      // Relaxed: a statistic.
-      hot.unattached.pointee.wrappingAdd(1, ordering: .relaxed)
+      // Acquire-release: after the exchange of a thread that has attached, its attachment is seen.
+      hot.unattached.pointee.wrappingAdd(1, ordering: .acquiringAndReleasing)
+      if case .daemon = kind, !isForked { countUnattached() }
       throw error
     }
   }
@@ -227,9 +235,8 @@ final class Handle {
     do throws(Failure) {
       channel = try attachment.attachAnew(ownsToken: ownsToken)
     } catch { return .failure(error) }
-    // Relaxed: as it was counted.
-    channel.count(refusedElsewhere: hot.unattached.pointee.exchange(0, ordering: .relaxed))
     hot.open(channel, isFast: true)
+    countUnattached()
     return .success(())
   }
 

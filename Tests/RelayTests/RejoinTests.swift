@@ -140,11 +140,12 @@ import Testing
     #expect(!producer.rejoin())
   }
 
-  @Test func anotherGeometryIsAnotherChannel() throws {
+  /// In a memory of the same length, and in a longer one.
+  @Test(arguments: [5, 4000]) func anotherGeometryIsAnotherChannel(_ subbufCount: Int) throws {
     let old = try FakeDaemon()
     let producer = try old.attach(socket, owner: 5)
     old.die()
-    let new = try FakeDaemon(subbufCount: 5)
+    let new = try FakeDaemon(subbufCount: subbufCount)
     let answers = try new.listen(socket)
     #expect(!producer.rejoin())
     try answers.join()

@@ -133,8 +133,9 @@ int relay_late_setup_files(relay_chan *chan, const char *base_filename);
  * not answer is asked again after 1, 2, 4, then each 8 s. What nobody had read is then
  * lost_restart. If no daemon is there after 10 s, if the next one refuses this process or has no
  * such channel, or if the last one has ended properly, writing fails with -ENOTCONN until there is
- * one that takes the records; those refused are counted as lost_restart. A channel that was closed,
- * or that comes back with other sizes, is closed for good: -EPIPE.
+ * one that takes the records; those refused are counted as lost_restart, and those that did not fit
+ * into the memory meanwhile as lost_full, also by the next daemon. A channel that was closed, or
+ * that comes back with other sizes, is closed for good: -EPIPE.
  *
  * A process notices that the daemon is gone with its next record where fewer than 512 records a
  * second go into the buffer, else with each 512th; the next daemon within 0.1 s of that.
