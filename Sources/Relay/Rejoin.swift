@@ -81,25 +81,43 @@ extension Lifeline {
     // Relaxed: for the holder, and for who waits for it.
     outage.wasRefused.store(count >= 0 && !isReply, ordering: .relaxed)
     if count == -Int(ETIMEDOUT) || count == -Int(EAGAIN) { outage.backOff() }
-    guard isReply, new.life >= 0, let era = map(new, owner: owner, after: old) else { return }
-    // Who answered may have gone on with this memory before.
-    guard old.pointee.isOrphaned else { return unmap(era) }
-    guard era.pointee.page.isSameGeometry(as: geometry) else {
-      // Relaxed: as above.
-      outage.isReplaced.store(true, ordering: .relaxed)
-      unmap(era)
-      return close(old)
+    guard isReply, new.life >= 0 else { return }
+    guard let isSame = isSameGeometry(new.geometry) else { return }
+    guard isSame else {
+      // Who answered may have gone on with this memory before.
+      if old.pointee.isOrphaned { leave(old) }
+      return
     }
+    guard let era = map(new, owner: owner, after: old) else { return }
+    // As above.
+    guard old.pointee.isOrphaned else { return unmap(era) }
     follow(era, new)
     // Relaxed: for the holder, and for who waits for it. The new one's end is another matter.
     outage.isReplaced.store(false, ordering: .relaxed)
     outage.lastTry.value = .min / 2
   }
 
-  /// The channel is another one now: writers are told.
-  private func close(_ era: UnsafeMutablePointer<Era>) {
+  /// The channel has other sizes now, whatever its length in all: this one is closed for good. What
+  /// is lost in it is counted in this process, until it meets memory of the next daemon's.
+  private func leave(_ era: UnsafeMutablePointer<Era>) {
+    // Relaxed: for the holder, and for who waits for it.
+    outage.isReplaced.store(true, ordering: .relaxed)
     for cpu in 0..<slots.count where era.pointee.layout.present.contains(cpu) {
-      era.buffer(cpu).close(wakeFD: -1)
+      if let lost = giveUp(era.buffer(cpu), era.pointee.store(cpu)) {
+        // Relaxed: a statistic.
+        outage.refused.wrappingAdd(lost, ordering: .relaxed)
+      }
+    }
+  }
+
+  /// Whether a geometry file is of a channel like this one; nil: it is no such file.
+  private func isSameGeometry(_ file: CInt) -> Bool? {
+    withUnsafeTemporaryAllocation(of: Geometry.Fixed.self, capacity: 1) { other in
+      let bytes = UnsafeMutableRawBufferPointer(other)
+      guard pread(file, bytes.baseAddress!, bytes.count, 0) == bytes.count else { return nil }
+      return withUnsafeBytes(of: geometry) {
+        memcmp(bytes.baseAddress!, $0.baseAddress!, $0.count) == 0
+      }
     }
   }
 
@@ -124,27 +142,31 @@ extension Lifeline {
     _ = clinux_guarded_replace(connection, new.connection)
     begin(era)
     for cpu in 0..<slots.count where old.pointee.layout.present.contains(cpu) {
-      giveUp(old.buffer(cpu), old.pointee.store(cpu), in: era.heir(cpu))
+      let heir = era.heir(cpu)
+      if let lost = giveUp(old.buffer(cpu), old.pointee.store(cpu)), lost > 0 {
+        heir.count(heir.lostRestart, lost)
+      }
     }
     endOutageHeld()
     // Who still writes in there is not disturbed; its memory goes.
     if let older = old.pointee.previous { release(older) }
   }
 
-  /// The memory was left by all who know: what is lost in it is counted, once.
-  private func giveUp(
-    _ buffer: ChannelBuffer, _ store: ReaderStore?, in heir: ChannelBuffer
-  ) {
+  /// The memory was left by all who know. Returns what is lost in it, for one to count: nil for all
+  /// others.
+  private func giveUp(_ buffer: ChannelBuffer, _ store: ReaderStore?) -> UInt64? {
     // Acquire-release: of all its producers, one counts.
     guard
       buffer.orphaned.pointee.compareExchange(
         expected: 0, desired: 1, ordering: .acquiringAndReleasing
       ).exchanged
-    else { return }
+    else {
+      buffer.close(wakeFD: -1)
+      return nil
+    }
     // Nobody listens; writers of other processes are sent the same way.
     buffer.close(wakeFD: -1)
-    let lost = buffer.lostForGood(store)
-    if lost > 0 { heir.count(heir.lostRestart, lost) }
+    return buffer.lostForGood(store)
   }
 }
 
@@ -239,11 +261,5 @@ extension UnsafeMutablePointer<Era> {
   func heir(_ cpu: Int) -> ChannelBuffer {
     let present = pointee.layout.present
     return buffer(present.contains(cpu) ? cpu : present.lowest ?? 0)
-  }
-}
-
-extension UnsafeMutableRawPointer {
-  fileprivate func isSameGeometry(as other: Geometry.Fixed) -> Bool {
-    withUnsafeBytes(of: other) { memcmp(self, $0.baseAddress!, $0.count) == 0 }
   }
 }
