@@ -82,16 +82,14 @@ extension Lifeline {
     outage.wasRefused.store(count >= 0 && !isReply, ordering: .relaxed)
     // Where many ask at once the socket says EAGAIN, but that takes no time.
     if count == -Int(ETIMEDOUT) { outage.backOff() }
-    // Who answered may have gone on with this memory before.
-    guard isReply, new.life >= 0, let isSame = hasSameGeometry(new), old.pointee.isOrphaned else {
+    guard isReply, new.life >= 0, let isSame = isSameGeometry(new.geometry) else { return }
+    guard isSame else {
+      // Who answered may have gone on with this memory before.
+      if old.pointee.isOrphaned { leave(old) }
       return
     }
-    guard isSame else {
-      // Relaxed: as above.
-      outage.isReplaced.store(true, ordering: .relaxed)
-      return close(old)
-    }
     guard let era = map(new, owner: owner, after: old) else { return }
+    // As above.
     guard old.pointee.isOrphaned else { return unmap(era) }
     follow(era, new)
     // Relaxed: for the holder, and for who waits for it. The new one's end is another matter.
@@ -99,10 +97,27 @@ extension Lifeline {
     outage.lastTry.value = .min / 2
   }
 
-  /// The channel is another one now: writers are told.
-  private func close(_ era: UnsafeMutablePointer<Era>) {
+  /// The channel has other sizes now, whatever its length in all: this one is closed for good. What
+  /// is lost in it is counted in this process, until it meets memory of the next daemon's.
+  private func leave(_ era: UnsafeMutablePointer<Era>) {
+    // Relaxed: for the holder, and for who waits for it.
+    outage.isReplaced.store(true, ordering: .relaxed)
     for cpu in 0..<slots.count where era.pointee.layout.present.contains(cpu) {
-      era.buffer(cpu).close(wakeFD: -1)
+      if let lost = giveUp(era.buffer(cpu), era.pointee.store(cpu)) {
+        // Relaxed: a statistic.
+        outage.refused.wrappingAdd(lost, ordering: .relaxed)
+      }
+    }
+  }
+
+  /// Whether a geometry file is of a channel like this one; nil: it is no such file.
+  private func isSameGeometry(_ file: CInt) -> Bool? {
+    withUnsafeTemporaryAllocation(of: Geometry.Fixed.self, capacity: 1) { other in
+      let bytes = UnsafeMutableRawBufferPointer(other)
+      guard pread(file, bytes.baseAddress!, bytes.count, 0) == bytes.count else { return nil }
+      return withUnsafeBytes(of: geometry) {
+        memcmp(bytes.baseAddress!, $0.baseAddress!, $0.count) == 0
+      }
     }
   }
 
@@ -127,7 +142,10 @@ extension Lifeline {
     _ = clinux_guarded_replace(connection, new.connection)
     begin(era)
     for cpu in 0..<slots.count where old.pointee.layout.present.contains(cpu) {
-      giveUp(old.buffer(cpu), old.pointee.store(cpu), in: era.heir(cpu))
+      let heir = era.heir(cpu)
+      if let lost = giveUp(old.buffer(cpu), old.pointee.store(cpu)), lost > 0 {
+        heir.count(heir.lostRestart, lost)
+      }
     }
     countRefused(in: era.heir(0))
     endOutageHeld()
@@ -135,20 +153,21 @@ extension Lifeline {
     if let older = old.pointee.previous { release(older) }
   }
 
-  /// The memory was left by all who know: what is lost in it is counted, once.
-  private func giveUp(
-    _ buffer: ChannelBuffer, _ store: ReaderStore?, in heir: ChannelBuffer
-  ) {
+  /// The memory was left by all who know. Returns what is lost in it, for one to count: nil for all
+  /// others.
+  private func giveUp(_ buffer: ChannelBuffer, _ store: ReaderStore?) -> UInt64? {
     // Acquire-release: of all its producers, one counts.
     guard
       buffer.orphaned.pointee.compareExchange(
         expected: 0, desired: 1, ordering: .acquiringAndReleasing
       ).exchanged
-    else { return }
+    else {
+      buffer.close(wakeFD: -1)
+      return nil
+    }
     // Nobody listens; writers of other processes are sent the same way.
     buffer.close(wakeFD: -1)
-    let lost = buffer.lostForGood(store)
-    if lost > 0 { heir.count(heir.lostRestart, lost) }
+    return buffer.lostForGood(store)
   }
 }
 
@@ -163,15 +182,6 @@ extension Lifeline {
     let seals = clinux_get_seals(fd)
     guard seals >= 0, seals & shrink != 0, fstat(fd, &status) == 0 else { return false }
     return atLeast ? Int(status.st_size) >= count : Int(status.st_size) == count
-  }
-
-  /// Asked before anything else is mapped, whose length follows from it. nil: that is not known.
-  private func hasSameGeometry(_ new: Received) -> Bool? {
-    guard isSealed(new.geometry, Lifeline.pageSize, atLeast: true),
-      let page = clinux_map(nil, UInt64(Lifeline.pageSize), new.geometry, 0)
-    else { return nil }
-    defer { munmap(page, Lifeline.pageSize) }
-    return page.isSameGeometry(as: geometry)
   }
 
   private func map(
@@ -252,11 +262,5 @@ extension UnsafeMutablePointer<Era> {
   func heir(_ cpu: Int) -> ChannelBuffer {
     let present = pointee.layout.present
     return buffer(present.contains(cpu) ? cpu : present.lowest ?? 0)
-  }
-}
-
-extension UnsafeMutableRawPointer {
-  fileprivate func isSameGeometry(as other: Geometry.Fixed) -> Bool {
-    withUnsafeBytes(of: other) { memcmp(self, $0.baseAddress!, $0.count) == 0 }
   }
 }

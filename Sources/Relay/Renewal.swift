@@ -52,6 +52,10 @@ extension Reader {
       return "it is as if it had never been used"
     }
     if current.isClosed, !channel.isClosedNow { return "a writer closed it" }
+    // Acquire: as in `isRetired`. The next daemon would not go on with it.
+    if buffer.orphaned.pointee.load(ordering: .acquiring) != 0 {
+      return "a writer marked it as given up"
+    }
     // Those behind the position that could not be freed.
     var stuck = 0
     for subbuf in 0..<buffer.layout.subbufCount {

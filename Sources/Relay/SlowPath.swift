@@ -45,6 +45,8 @@ extension Channel {
 
   private func urgency(_ buffer: ChannelBuffer) -> Urgency {
     guard buffer.loadCurrent().isClosed else { return .none }
+    // Relaxed: as in `isClosing`. What is there now is another channel: not worth waiting for.
+    if lifeline?.pointee.outage.isReplaced.load(ordering: .relaxed) == true { return .closed }
     // Acquire: pairs with the exchange by which somebody left it.
     return buffer.orphaned.pointee.load(ordering: .acquiring) != 0 ? .left : .closed
   }

@@ -22,7 +22,7 @@ final class ChannelTable {
   /// Whether the host takes devices: with CUSE, only once /dev/cuse is there.
   private(set) var isServing = false
   /// A channel is there, with all that was left of it.
-  var onOpen: (Channel) -> Void = { _ in }
+  var onOpen: (ServedChannel) -> Void = { _ in }
   /// A closed channel is gone for good.
   var onGone: (Channel) -> Void = { _ in }
   /// A channel's counts end, for that reason.
@@ -97,7 +97,7 @@ final class ChannelTable {
     nextSerial += 1
     byName[options.name] = served
     channels.append(served)
-    onOpen(served.channel)
+    onOpen(served)
   }
 
   private func openNew(_ options: ChannelOptions) throws(ControlRefusal) -> Channel {

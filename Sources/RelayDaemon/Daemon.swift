@@ -146,9 +146,15 @@ public final class Daemon {
 
   private func serve() throws {
     try openChannels()
+    ledger.dropHanded { [kept] in kept.taken.contains($0.incarnation) }
+    // The file is that of whoever serves the socket. One that cannot serve it leaves what it was
+    // handed: that is nobody else's.
+    var mayLeaveLosses = start.isHanded
     // The last that is done: nobody reads any more.
-    defer { leaveLosses() }
+    defer { if mayLeaveLosses { leaveLosses() } }
     if let endsAtOnce {
+      countLosses()
+      mayLeaveLosses = true
       ServiceManager.notify("STOPPING=1")
       return logger.notice("\(endsAtOnce == SIGTERM ? "SIGTERM" : "SIGINT"): ending at once")
     }
@@ -163,6 +169,9 @@ public final class Daemon {
     let server = try listen(requests)
     self.server = server
     defer { server.stop() }
+    // Before it answers anybody.
+    countLosses()
+    mayLeaveLosses = true
     let restorer = try FileRestorer(loop: loop, host: host, log: table.log) { [unowned self] in
       failure = $0
       isToBeContinued = kept.isThere
@@ -234,7 +243,6 @@ public final class Daemon {
     }
     table.adoptRest(keepsConfigured: !start.complaints.isEmpty)
     for (options, left) in new { try open(options, left) }
-    countLosses()
     // Of all that was handed over, nothing could be gone on with.
     guard !table.channels.isEmpty || refused.isEmpty else {
       pace.clear()
@@ -262,8 +270,7 @@ public final class Daemon {
 
   /// What the relayd before left unread in memory that this one was not handed.
   private func countLosses() {
-    ledger.dropHanded { [kept] in kept.taken.contains($0.incarnation) }
-    for served in table.channels { ledger.count(in: served.channel) }
+    for served in table.channels { countLosses(of: served) }
     if ledger.wasKilled, !start.isHanded {
       logger.warning(
         """
@@ -272,10 +279,16 @@ public final class Daemon {
         """)
     }
     ledger.begin()
-    table.onOpen = { [ledger] channel in
-      ledger.count(in: channel)
+    table.onOpen = { [unowned self] served in
+      countLosses(of: served)
       ledger.store([])
     }
+  }
+
+  private func countLosses(of served: ServedChannel) {
+    guard ledger.count(in: served.channel) > 0 else { return }
+    // Logged already: the loss log begins behind it.
+    for (_, device) in served.devices { served.losses.begin(device) }
   }
 
   /// Has the next relayd know what is lost if it is not handed this one's memory.

@@ -38,7 +38,8 @@ struct LossEntry: Equatable {
 final class LossLedger {
   static let heading =
     "# relayd: unread when it ended. CHANNEL CPU INCARNATION RECORDS; see relayd(8).\n"
-  /// Of channels that never come again the oldest are let go of.
+  /// Of channels that never come again the oldest are let go of. What a relayd leaves itself is
+  /// written in any case.
   static let maximumCount = 4096
 
   private let file: RuntimeFile
@@ -74,19 +75,22 @@ final class LossLedger {
   /// Memories that were handed over are not lost, or are counted by who gives them up.
   func dropHanded(_ isHanded: (LossEntry) -> Bool) { pending.removeAll(where: isHanded) }
 
-  /// Counts what was lost with earlier memories of a channel that is there now.
-  func count(in channel: Channel) {
+  /// Counts, and logs, what was lost with earlier memories of a channel that is there now. Returns
+  /// how many records.
+  @discardableResult
+  func count(in channel: Channel) -> UInt64 {
     let lost = pending.filter { $0.channel == channel.name && $0.records > 0 }
-    guard pending.contains(where: { $0.channel == channel.name }) else { return }
+    guard pending.contains(where: { $0.channel == channel.name }) else { return 0 }
     pending.removeAll { $0.channel == channel.name }
     for entry in lost { channel.countLostByRestart(entry.records, cpu: entry.cpu) }
     let total = lost.reduce(0) { $0 &+ $1.records }
-    guard total > 0 else { return }
+    guard total > 0 else { return 0 }
     log(
       .warning,
       "channel \(channel.name): \(records(total)) that nobody had read when the last relayd ended "
         + "\(total == 1 ? "is" : "are") lost: its memory was not handed over; counted in "
         + "lost_restart")
+    return total
   }
 
   /// Says what is lost of channels that are not there, and leaves it in the file, with the word
@@ -114,7 +118,8 @@ final class LossLedger {
   /// Has the file say these, and what is pending. False, and logged, where that cannot be.
   @discardableResult
   func store(_ entries: [LossEntry]) -> Bool {
-    let all = (pending + entries).filter { $0.records > 0 }.suffix(LossLedger.maximumCount)
+    letGoOfOldest()
+    let all = (pending + entries).filter { $0.records > 0 }
     guard isRunning || !all.isEmpty else {
       file.remove()
       return true
@@ -127,6 +132,18 @@ final class LossLedger {
       log(.warning, "\(error): if their memory is lost, these records are not counted")
       return false
     }
+  }
+
+  private func letGoOfOldest() {
+    pending.removeAll { $0.records == 0 }
+    let count = pending.count - LossLedger.maximumCount
+    guard count > 0 else { return }
+    let lost = pending.prefix(count).reduce(0) { $0 &+ $1.records }
+    pending.removeFirst(count)
+    log(
+      .warning,
+      "\(file.path): \(records(lost)) of channels that are not there any more will not be counted: "
+        + "it has room for \(LossLedger.maximumCount) buffers of such channels")
   }
 
   private func records(_ count: UInt64) -> String { "\(count) record\(count == 1 ? "" : "s")" }

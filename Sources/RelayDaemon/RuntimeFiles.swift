@@ -8,7 +8,7 @@ internal import LinuxIO
 /// A small file that is always whole: it is replaced, never changed.
 struct RuntimeFile {
   let path: String
-  private static let maximumBytes = 1 << 20
+  private static let maximumBytes = 16 << 20
 
   /// What it says; nil where there is none.
   /// - Throws: also for a file of another user's, who could have put anything there: EPERM.

@@ -81,6 +81,39 @@ extension OneAtATime {
       #expect(!third.logText.contains("was killed"))
     }
 
+    /// The message that counts them is enough.
+    @Test func lossesOfTheFileAreLoggedOnce() throws {
+      let first = try Daemon("relay:global")
+      try first.write("one\ntwo\n")
+      first.end(SIGTERM)
+      let second = try Daemon("relay:global", in: first.scratch)
+      // Its end has relayd look at the counters.
+      try second.write("three\n")
+      #expect(try second.statistic("lost_restart") == 2)
+      second.end(SIGTERM)
+      #expect(second.logText.contains("2 records that nobody had read when the last relayd ended"))
+      #expect(!second.logText.contains("records are being lost"), "\(second.logText)")
+      #expect(!second.logText.contains("has ended"), "\(second.logText)")
+    }
+
+    /// It counts nothing of the other's, and says nothing of it.
+    @Test func relaydThatCannotServeTheSocketLeavesTheFileAlone() throws {
+      let scratch = try Scratch()
+      let path = "\(scratch.path)/control.lost"
+      try run("bash", "-c", "echo 'other 0 1f 5' > \(path)")
+      let first = try Daemon("relay:global", in: scratch)
+      let before = try run("cat", path).output
+      #expect(before.contains("running\n") && before.contains("other 0 1f 5\n"))
+      let mount = "\(scratch.path)/second"
+      mkdir(mount, 0o755)
+      let second = try run(
+        [program("relayd"), "--channel", "other:global"] + Daemon.arguments(first.socket, mount))
+      #expect(second.status == 1 && second.error.contains("already serves this socket"))
+      #expect(!second.error.contains("lost"), "\(second.error)")
+      #expect(!second.error.contains("was killed"), "\(second.error)")
+      #expect(try run("cat", path).output == before)
+    }
+
     @Test func aMemoryThatIsHandedOverIsNotLost() throws {
       let held = try HeldDaemon("relay:global")
       let daemon = held.daemon

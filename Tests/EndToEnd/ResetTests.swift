@@ -27,6 +27,7 @@ extension OneAtATime {
       .words("a current sub-buffer long ago", [0], 0),
       .words("a current sub-buffer not reached yet", [0], 0x7777_0000_0000_0001),
       .words("closed", [0], 0x180000),
+      .words("given up", [176], 1),
       .words("states of the future", states, 0x7fff_0000_0000_0002),
       .words("claimed by nobody", states, 0x100 << 20 | 0x2345 << 6 | 1),
       .words("free with a claim that waits", [states[2], states[3]], 0x2345 << 6 | 1),
@@ -208,7 +209,8 @@ extension OneAtATime {
     }
 
     /// The next relayd goes on with the memory that replaced the damaged one.
-    @Test func whatWasRevivedOutlivesRelayd() throws {
+    @Test(arguments: [kinds[0], .words("given up", [176], 1)])
+    func whatWasRevivedOutlivesRelayd(_ kind: Damage) throws {
       let daemon = try Daemon("relay:global,subbuf_size=4096,n_subbufs=4", options: ["--hold"])
       let pipe = try Pipe()
       let writer = try daemon.startWriter("relay", pipe)
@@ -220,7 +222,7 @@ extension OneAtATime {
       try eventually("it is written") { try daemon.statistic("records_written") == 1 }
       let line = try #require(daemon.logText.components(separatedBy: "relayd is process ").last)
       let pid = try #require(Int32(line.prefix { $0.isNumber }))
-      try damage(pid)
+      try damage(pid, kind)
       try daemon.require("reset", "relay")
       #expect(write(pipe.write.raw, "two\n", 4) == 4)
       try eventually("it is written") { try daemon.statistic("records_written") == 1 }
@@ -234,14 +236,13 @@ extension OneAtATime {
       #expect(try daemon.statistic("lost_restart") == 0)
     }
 
-    private func damage(_ pid: Int32) throws {
+    private func damage(_ pid: Int32, _ kind: Damage) throws {
       let directory = "/proc/\(pid)/fd"
       let name = try Files.names(in: directory).first {
         try run("readlink", "\(directory)/\($0)").output.hasPrefix("/memfd:relay:relay ")
       }
       let file = try FileDescriptor.open("\(directory)/\(try #require(name))", O_RDWR)
-      let word = ResetTests.kinds[0].bytes
-      #expect(pwrite(file.raw, word, word.count, 0) == 8)
+      #expect(pwrite(file.raw, kind.bytes, kind.bytes.count, off_t(kind.at[0])) == 8)
     }
   }
 }

@@ -44,6 +44,24 @@ import Testing
     #expect(next.end([]) && access(file.path, F_OK) != 0)
   }
 
+  /// What a relayd leaves is written however many buffers it has; what never comes again is let go
+  /// of, and that is logged.
+  @Test func lossesOfManyBuffersAreWritten() throws {
+    let root = Root()
+    let file = RuntimeFile(path: root.path("lost"))
+    var log: [String] = []
+    let count = LossLedger.maximumCount + 10
+    let entries = (0..<count).map {
+      LossEntry(channel: "c\($0 / 1024)x", cpu: $0 % 1024, incarnation: .max, records: 2)
+    }
+    #expect(LossLedger(file) { log.append($1) }.end(entries))
+    let next = LossLedger(file) { log.append($1) }
+    #expect(next.pending == entries && log.isEmpty)
+    #expect(next.end([]))
+    #expect(next.pending == Array(entries.dropFirst(10)))
+    #expect(log.count == 1 && log[0].contains("20 records of channels that are not there any more"))
+  }
+
   @Test(arguments: [
     "audit 0 1f", "audit 0 1f 2 3", "audit -1 1f 2", "audit 4096 1f 2", "audit 0 x 2",
     "audit 0 1f -2", "audit9 0 1f 2", "../x 0 1f 2", " 0 1f 2", "audit  0 1f 2",

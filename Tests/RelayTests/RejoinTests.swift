@@ -153,6 +153,32 @@ import Testing
     #expect(lost(new) == 0)
   }
 
+  /// Whether the sizes differ in all or not: what nobody will read is counted, once.
+  @Test(arguments: [5, 4000])
+  func recordsInMemoryOfOtherSizesAreCounted(_ subbufCount: Int) throws {
+    let old = try FakeDaemon()
+    let producers = try (5...6).map { try old.attach(socket, owner: $0) }
+    let reader = reader(old)
+    for _ in 0..<4 { #expect(producers[0].write("abc") == .written) }
+    #expect(reader.read(3) == "abc")
+    old.die()
+    do {
+      let new = try FakeDaemon(subbufCount: subbufCount)
+      let answers = try new.listen(socket, answers: 2)
+      #expect(!producers[0].rejoin() && !producers[1].rejoin())
+      try answers.join()
+    }
+    for producer in producers { #expect(producer.write("x") == .closed) }
+    #expect(producers.map(\.refusedUnserved).reduce(0, +) == 3)
+    // Put right: the next daemon's memory has the count.
+    let next = try FakeDaemon()
+    let answers = try next.listen(socket)
+    while !producers[0].rejoin() { _ = poll(nil, 0, 5) }
+    try answers.join()
+    #expect(producers[0].write("on") == .written)
+    #expect(producers[0].refusedUnserved == 0 && lost(next) == 3)
+  }
+
   @Test func aRecordInTheMakingIsLostAndHarmsNobody() throws {
     let old = try FakeDaemon()
     let producer = try old.attach(socket, owner: 5)
