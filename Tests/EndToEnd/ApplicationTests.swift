@@ -6,20 +6,6 @@ import Glibc
 import LinuxIO
 import Testing
 
-/// Core dumps, as this kernel writes them.
-enum Cores {
-  static var areFiles: Bool {
-    guard let pattern = try? FileDescriptor.open("/proc/sys/kernel/core_pattern", O_RDONLY) else {
-      return false
-    }
-    return !text(of: pattern.raw).contains { $0 == "|" || $0 == "/" }
-  }
-
-  static func find(in directory: String) throws -> String? {
-    try Files.names(in: directory).first { $0.hasPrefix("core") }.map { "\(directory)/\($0)" }
-  }
-}
-
 extension OneAtATime {
   @Suite(.onceIsEnough) struct ApplicationTests {
     static let channel = "relay:global,subbuf_size=4KiB,n_subbufs=64"
@@ -155,33 +141,6 @@ extension OneAtATime {
       // A child cannot attach while there is no relayd to answer, and is refused.
       let refused = fate == .stops || fate == .isGoneForAWhile ? 10 : 0
       #expect(read + lost == 3 * 201 + 10 - refused)
-    }
-
-    /// A real core, where the kernel writes one into a file.
-    @Test(.enabled(if: Cores.areFiles, "the kernel gives cores to a program"))
-    func coreHoldsNothingOfTheRing() throws {
-      let marker = "the record of somebody else"
-      let daemons = try Daemons("relay:global,subbuf_size=32MiB,n_subbufs=16,mode=overwrite")
-      // Long enough to be found if the core had it, wherever its pages end.
-      for _ in 0..<10 { try daemons.now.write(marker + "\\n") }
-      let scratch = try Scratch()
-      let application = try Application(["aborted"], in: scratch, daemons.now)
-      var resident = 0
-      let trace = try application.finish([
-        { resident = try MemoryGroupTests.resident("relay", of: daemons.now.process.pid) }
-      ])
-      #expect(trace.status == 128 + Int(SIGABRT))
-      #expect(trace.files["log"] == "one record\n")
-      let core = try #require(try Cores.find(in: application.directory))
-      // By its blocks, and by its length.
-      var status = stat()
-      #expect(stat(core, &status) == 0)
-      #expect(status.st_size > 4096 && status.st_size < 64 << 20, "\(status.st_size)")
-      #expect(try run("grep", "-c", "application", core).status == 0, "it is searched")
-      #expect(try run("grep", "-c", marker, core).status == 1)
-      // The dump touched no page of it.
-      let after = try MemoryGroupTests.resident("relay", of: daemons.now.process.pid)
-      #expect(after == resident && after < 1 << 20, "\(resident) \(after)")
     }
 
     @Test func handlersJumpOut() throws {

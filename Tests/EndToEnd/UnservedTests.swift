@@ -38,7 +38,8 @@ extension OneAtATime {
       let read = try daemons.read().split(separator: "\n").count
       let lost = try daemons.now.statistic("lost_restart")
       #expect(
-        (read > 0 || !isRead) && read + lost == total, "\(read) and \(lost)", sourceLocation: line)
+        (read > 0 || !isRead) && read + lost == total, "\(read) and \(lost) of \(total)",
+        sourceLocation: line)
     }
 
     @Test func twoDescriptorsAreKeptAndNoneCanHarmTheRing() throws {
