@@ -39,6 +39,7 @@ final class FileRestorer: EventHandler {
     guard host.hasLostFiles else { return }
     do throws(HostError) {
       try host.restoreFiles()
+      pace.noteSuccess(at: ContinuousClock.now)
       log(.warning, "the files that somebody took away are there again; open them anew")
     } catch {
       log(.warning, "the files that somebody took away cannot be made again: \(error)")
@@ -61,17 +62,24 @@ final class FileRestorer: EventHandler {
 struct RestorePace {
   /// Milliseconds before each try.
   static let waits = [1, 250, 500, 1000, 2000, 4000]
-  /// After that time without a loss the next one is the first again.
+  /// After that time without a loss, or with files that are there again, the next one is the first.
   static let memory = Duration.seconds(60)
+  static let calm = Duration.seconds(5)
   private var tries = 0
   private var last: ContinuousClock.Instant?
+  private var lastSuccess: ContinuousClock.Instant?
 
   /// Milliseconds to wait before the next try; nil: there was the last one.
   mutating func next(at now: ContinuousClock.Instant) -> Int? {
     if let last, now - last > RestorePace.memory { tries = 0 }
+    if let lastSuccess, now - lastSuccess > RestorePace.calm { tries = 0 }
+    lastSuccess = nil
     last = now
     guard tries < RestorePace.waits.count else { return nil }
     defer { tries += 1 }
     return RestorePace.waits[tries]
   }
+
+  /// The files are there again.
+  mutating func noteSuccess(at now: ContinuousClock.Instant) { lastSuccess = now }
 }

@@ -50,7 +50,7 @@ extension OneAtATime {
       ])
     func eachHeaderIsCleanByItself(_ compiler: [String]) throws {
       let library = try Library.get()
-      for header in ["relay.h", "relay_ioctl.h"] {
+      for header in ["relay.h", "relay_map.h", "relay_ioctl.h"] {
         try library.must(
           compiler + ["-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only", "-x"]
             + [compiler[0] == "cc" ? "c" : "c++", "\(library.directory)/usr/include/\(header)"])

@@ -349,6 +349,6 @@ int relay_statistics(relay_buf *buf, struct relay_stat *stat, size_t size);
 }
 #endif
 
-#include <relay_map.h> /* mapped consumers */
+#include "relay_map.h" /* mapped consumers */
 
 #endif

@@ -4,7 +4,7 @@
 #ifndef RELAY_MAP_H
 #define RELAY_MAP_H
 
-#include <relay.h>
+#include "relay.h"
 
 #ifdef __cplusplus
 extern "C" {
