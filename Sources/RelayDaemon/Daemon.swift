@@ -177,14 +177,9 @@ public final class Daemon {
       isToBeContinued = kept.isThere
       loop.stop()
     }
-    let changes = Handler { [table, host, lossLog] in
-      table.collect()
-      table.reportDamage()
-      if host.takeLossNote() { lossLog.expectAnywhere() }
-      restorer.look()
-    }
+    let changes = ClosureHandler { [unowned self] in take(restorer) }
     try loop.add(host.changeDescriptor, .read, changes)
-    let closer = Handler { [unowned self] in
+    let closer = ClosureHandler { [unowned self] in
       abandonment.drain()
       for served in abandoned where served.isAbandoned { table.close(served) }
       abandoned = []
@@ -205,7 +200,7 @@ public final class Daemon {
       watch.stopWatchingCUSE()
       try startServing()
     }
-    let liveLongEnough = Handler { [pace] in pace.clear() }
+    let liveLongEnough = ClosureHandler { [pace] in pace.clear() }
     if let descriptor = pace.descriptor { try loop.add(descriptor, .read, liveLongEnough) }
     announce()
     try serveUntilSignal()
@@ -213,6 +208,16 @@ public final class Daemon {
     if let failure {
       throw DaemonError(description: "\(failure); ending, so that relayd can be started again")
     }
+  }
+
+  /// What changed in the host.
+  private func take(_ restorer: FileRestorer) {
+    table.collect()
+    table.reportDamage()
+    restorer.look()
+    guard host.takeLossNote() else { return }
+    lossLog.expectAnywhere()
+    openRecords.hurry()
   }
 
   private func listen(_ requests: ControlRequests) throws -> ControlServer {
@@ -337,7 +342,7 @@ public final class Daemon {
   }
 
   private func serveUntilSignal() throws {
-    let receiver = Handler { [unowned self] in
+    let receiver = ClosureHandler { [unowned self] in
       switch signals.next() {
       case nil: return
       case SIGHUP:
@@ -386,13 +391,4 @@ public final class Daemon {
   /// At the end a reader that has a device open may take its time, and be slow within it.
   private static let readersPause = Duration.milliseconds(500)
   private static let readersTime = Duration.seconds(10)
-}
-
-/// Runs a closure when its descriptor is ready.
-private final class Handler: EventHandler {
-  private let onEvent: () -> Void
-
-  init(_ onEvent: @escaping () -> Void) { self.onEvent = onEvent }
-
-  func handle(_ events: Events, from fd: CInt) { onEvent() }
 }

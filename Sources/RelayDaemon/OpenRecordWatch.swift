@@ -26,7 +26,7 @@ final class OpenRecordWatch: EventHandler {
   /// daemon sleeps.
   private static let shortestPause = 100
   private static let firstPause = 1000
-  private static let longestPause = 60_000
+  private static let longestPause = 8000
   /// Index words of one look: about a millisecond.
   private static let budget = 1 << 20
   /// Milliseconds between two looks that clients cause.
@@ -46,6 +46,13 @@ final class OpenRecordWatch: EventHandler {
 
   /// A process may write from now on.
   func expect() {
+    pause = firstPause
+    arm()
+  }
+
+  /// A reader has met a record that is not finished, or another loss.
+  func hurry() {
+    guard pause > firstPause else { return }
     pause = firstPause
     arm()
   }
