@@ -56,11 +56,12 @@ struct Outage: ~Copyable {
     return urgency != .asked && urgency != .leaving && now < pausedUntil.value
   }
 
-  /// After a try that waited in vain: the next ones come after 1, 2, 4, then each 8 seconds.
+  /// After a try that waited in vain: the next ones come after 250, 500, then each 1000 ms, so that
+  /// a daemon that answers again is found within a second.
   func backOff() {
     let now = Clock.milliseconds()
     guard now >= pausedUntil.value else { return }
-    let pause = min(max(1000, 2 * pauseMilliseconds.value), 8000)
+    let pause = min(max(250, 2 * pauseMilliseconds.value), 1000)
     pauseMilliseconds.value = pause
     pausedUntil.value = now + pause
   }

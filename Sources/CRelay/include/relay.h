@@ -130,7 +130,7 @@ int relay_late_setup_files(relay_chan *chan, const char *base_filename);
  * When the daemon dies, records still go into the memory there is, for 10 s. The next daemon at
  * that socket goes on with the memory, or the channel moves to the next daemon's memory by itself,
  * inside a call that writes, which waits for at most 0.4 s, also in a handler; a daemon that does
- * not answer is asked again after 1, 2, 4, then each 8 s. What nobody had read is then
+ * not answer is asked again after 0.25, 0.5, then each 1 s. What nobody had read is then
  * lost_restart. If no daemon is there after 10 s, if the next one refuses this process or has no
  * such channel, or if the last one has ended properly, writing fails with -ENOTCONN until there is
  * one that takes the records; those refused are counted as lost_restart, and those that did not fit
