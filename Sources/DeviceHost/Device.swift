@@ -287,8 +287,8 @@ extension Device {
     keeper?.damageFound(self)
   }
 
-  /// Goes on in other memory, at its start. Who has a file open reads on there; who had the buffer
-  /// mapped had the old memory, and has to map it anew.
+  /// Serves other memory from its start. Open files read on there. A mapped consumer has the old
+  /// memory, and must map the buffer anew.
   func replace(_ reader: Reader) {
     endLeases()
     reader.stallTimeout = self.reader.stallTimeout

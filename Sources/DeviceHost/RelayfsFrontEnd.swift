@@ -196,7 +196,7 @@ extension RelayfsFrontEnd {
 
   func served(_ session: Session) {}
 
-  /// On the thread: nobody finds the files any more, and who has one open goes on.
+  /// On the thread: the files cannot be opened any more; those that are open work on.
   private func mountWentAway() {
     guard let session else { return }
     session.forgetMount()

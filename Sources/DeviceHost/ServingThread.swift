@@ -176,7 +176,7 @@ extension ServingThread {
   }
 
   /// Whether losses have grown since the last call.
-  // Relaxed: who looks at the counts then finds them, or is told again.
+  // Relaxed: a loss that the next look at the counts misses sets the note again.
   func takeLossNote() -> Bool { hasLosses.exchange(false, ordering: .relaxed) }
 
   func letGo(_ device: Device) {

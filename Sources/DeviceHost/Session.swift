@@ -63,7 +63,7 @@ final class Session: EventHandler {
   /// Processes one request if there is one; false when the session is over.
   func step() -> Bool { cfuse_session_step(raw) != CFUSE_ENDED }
 
-  /// Its files are not where they were mounted any more; who has one open still reaches it.
+  /// Its files are not where they were mounted any more; those that are open still lead here.
   func forgetMount() { if let raw { cfuse_session_forget_mount(raw) } }
 
   /// Ends it: unmounts, removes the device.

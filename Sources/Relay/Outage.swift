@@ -109,7 +109,7 @@ extension Lifeline {
   }
 
   /// Whether writes are refused.
-  // Relaxed: who refuses looks once more.
+  // Relaxed: the slow path looks once more before it refuses.
   var isSuspended: Bool { outage.isSuspended.load(ordering: .relaxed) }
 
   /// Runs `body` as the only thread that changes where the fast path writes; false, and nothing

@@ -78,13 +78,13 @@ extension Lifeline {
     let owner = UInt16(littleEndian: reply.owner)
     let isReply =
       count == 10 && reply.header == replyHeader && (1...Channel.highestOwner).contains(owner)
-    // Relaxed: for the holder, and for who waits for it.
+    // Relaxed: read by the holder, and by threads that wait for it.
     outage.wasRefused.store(count >= 0 && !isReply, ordering: .relaxed)
     // Where many ask at once the socket says EAGAIN, but that takes no time.
     if count == -Int(ETIMEDOUT) { outage.backOff() }
     guard isReply, new.life >= 0, let isSame = isSameGeometry(new.geometry) else { return }
     guard isSame else {
-      // Who answered may have gone on with this memory before.
+      // The daemon that answered may have adopted this memory before.
       if old.pointee.isOrphaned { leave(old) }
       return
     }
@@ -92,7 +92,7 @@ extension Lifeline {
     // As above.
     guard old.pointee.isOrphaned else { return unmap(era) }
     follow(era, new)
-    // Relaxed: for the holder, and for who waits for it. The new one's end is another matter.
+    // Relaxed: as above. The end of the new daemon begins another outage.
     outage.isReplaced.store(false, ordering: .relaxed)
     outage.lastTry.value = .min / 2
   }
@@ -100,7 +100,7 @@ extension Lifeline {
   /// The channel has other sizes now, whatever its length in all: this one is closed for good. What
   /// is lost in it is counted in this process, until it meets memory of the next daemon's.
   private func leave(_ era: UnsafeMutablePointer<Era>) {
-    // Relaxed: for the holder, and for who waits for it.
+    // Relaxed: read by the holder, and by threads that wait for it.
     outage.isReplaced.store(true, ordering: .relaxed)
     for cpu in 0..<slots.count where era.pointee.layout.present.contains(cpu) {
       if let lost = giveUp(era.buffer(cpu), era.pointee.store(cpu)) {
@@ -137,7 +137,7 @@ extension Lifeline {
 
   private func follow(_ era: UnsafeMutablePointer<Era>, _ new: Received) {
     let old = era.pointee.previous.unsafelyUnwrapped
-    // Before the swap: who writes there rings there.
+    // Before `begin`: a writer that finds the new memory must ring the new daemon's bell.
     _ = clinux_guarded_replace(button, new.wake)
     _ = clinux_guarded_replace(connection, new.connection)
     begin(era)
@@ -149,7 +149,7 @@ extension Lifeline {
     }
     countRefused(in: era.heir(0))
     endOutageHeld()
-    // Who still writes in there is not disturbed; its memory goes.
+    // Late writers keep valid addresses there; the memory itself is freed.
     if let older = old.pointee.previous { release(older) }
   }
 
