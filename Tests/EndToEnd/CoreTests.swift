@@ -25,7 +25,7 @@ extension OneAtATime {
   struct CoreTests {
     @Test func coreHoldsNothingOfTheRing() throws {
       let marker = "the record of somebody else"
-      let daemons = try Daemons("relay:global,subbuf_size=32MiB,n_subbufs=16,mode=overwrite")
+      let daemons = try Daemons("relay:global,subbuf_size=8MiB,n_subbufs=16,mode=overwrite")
       for _ in 0..<10 { try daemons.now.write(marker + "\n") }
       let scratch = try Scratch()
       let application = try Application(["aborted"], in: scratch, daemons.now)
