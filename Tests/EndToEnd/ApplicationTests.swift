@@ -72,7 +72,7 @@ extension OneAtATime {
       ("as", "0", false), ("core", "0", true), ("cpu", "1", true), ("data", "0", true),
       ("fsize", "0", true), ("fsize", "1", true), ("locks", "0", true), ("memlock", "0", true),
       ("msgqueue", "0", true), ("nice", "0", true), ("nofile", "0", false),
-      ("nofile", "4", false), ("nofile", "8", false), ("nofile", "16", true), ("nproc", "0", true),
+      ("nofile", "4", false), ("nofile", "8", false), ("nofile", "64", true), ("nproc", "0", true),
       ("rss", "0", true),
       ("rtprio", "0", true), ("rttime", "0", true), ("sigpending", "0", true),
       ("stack", "0", true), ("stack", "16384", true),
