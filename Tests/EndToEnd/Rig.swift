@@ -29,8 +29,18 @@ extension Trait where Self == ConditionTrait {
 
 func environment(_ name: String) -> String? { getenv(name).map { String(cString: $0) } }
 
+/// What started the tests passes descriptors on, more of them here than there: programs under small
+/// limits must not have them. Once, before the first program.
+private let keepInheritedDescriptors: Void = {
+  for fd in 3..<1024 as Range<CInt> {
+    let flags = fcntl(fd, F_GETFD)
+    if flags >= 0 { _ = fcntl(fd, F_SETFD, flags | FD_CLOEXEC) }
+  }
+}()
+
 /// The release programs, as users get them.
 func program(_ name: String) -> String {
+  keepInheritedDescriptors
   guard let directory = environment("RELAY_BIN") else {
     preconditionFailure("RELAY_BIN is not set; use make test")
   }
