@@ -261,7 +261,7 @@ extension ChannelBuffer {
     while patience.lasts() {
       let current = loadCurrent()
       guard P.reached(.loadedCurrent) else { return .stopped(.killed) }
-      // After `current`, behind which who is named stands.
+      // After `current`: a refused owner is named before the next sub-buffer becomes current.
       if isRefused(owner) { return .stopped(.holding) }
       let place = nextPlace(length, in: current)
       let isTimeToLook = ((place?.0.hint.count ?? 1) - 1) & ChannelBuffer.lookMask == 0

@@ -15,7 +15,7 @@ public func relay_attach_for_child(_ chan: OpaquePointer?) -> CInt {
     let handle = Handle.of(chan)
     guard case .daemon(let attachment) = handle.kind else { throw Failure(EOPNOTSUPP) }
     try handle.makeReady()
-    // Nobody who writes waits for that.
+    // No write waits for this request.
     let token = try attachment.makeToken()
     handle.hot.lock.locked { attachment.offer(token, mark: handle.hot.tokenMark) }
   }

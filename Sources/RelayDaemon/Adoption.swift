@@ -26,7 +26,7 @@ extension ChannelTable {
     }
   }
 
-  /// Whether the newest of these is gone on with under these options.
+  /// Whether the newest of these can be adopted under these options.
   func canAdopt(_ left: [KeptState.Left], _ options: ChannelOptions) -> Bool {
     guard let newest = left.first else { return false }
     return (newest.obstacle ?? obstacle(newest.channel, options)) == nil

@@ -25,7 +25,7 @@ extension ChannelTable {
   /// What the host has found since the last call.
   func reportDamage() {
     for device in host.takeDamaged() {
-      // A closed channel's is of no use to anybody who writes.
+      // Closed channels are left out: they take no more records.
       for served in channels {
         guard let cpu = served.devices.first(where: { $0.device === device })?.cpu else { continue }
         reportDamage(served, cpu: cpu)
