@@ -284,6 +284,10 @@ enum cfuse_step cfuse_session_step(cfuse_session *s) {
   return fuse_session_exited(s->se) ? CFUSE_ENDED : CFUSE_PROCESSED;
 }
 
+uint32_t cfuse_uid(cfuse_request *req) { return fuse_req_ctx(request(req))->uid; }
+
+int32_t cfuse_pid(cfuse_request *req) { return fuse_req_ctx(request(req))->pid; }
+
 static void note_interrupt(fuse_req_t req, void *handle) {
   struct cfuse_session *s = session_of(req);
   s->interrupted = req;

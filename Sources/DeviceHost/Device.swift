@@ -24,6 +24,8 @@ public final class Device: @unchecked Sendable {
   var lease: Lease?
   /// Mapped consumers that lost it, and would have it again.
   var formerLeases: [Lease] = []
+  /// Users who lost it, and may not have it again yet.
+  var waits: [Wait] = []
   /// Where frames are put together; its thread's, once it is served.
   var frames = FrameBuffer()
   var awaitedPolls = 0
@@ -56,8 +58,14 @@ public final class Device: @unchecked Sendable {
     let device: Device
     /// The session that it was opened through; with that one's end it is gone.
     let session: ObjectIdentifier
-    let reads: Bool
-    let writes: Bool
+    /// The user who opened it.
+    let uid: UInt32
+    /// nil: nobody counts.
+    var entry: ReaderEntry?
+    private(set) var reads: Bool
+    private(set) var writes: Bool
+    /// All that its owner can still do with it is close it.
+    private(set) var isEvicted = false
     /// The latest wish to be told, and whether it still is to be: of data, and of room.
     private(set) var poll: OpaquePointer?
     var isAwaited = false
@@ -69,14 +77,20 @@ public final class Device: @unchecked Sendable {
     /// The cursor of its own; nil: the shared one.
     var peeker: Reader?
 
-    init(_ device: Device, flags: CInt, through session: ObjectIdentifier) {
+    init(_ device: Device, uid: UInt32, flags: CInt, through session: ObjectIdentifier) {
       self.device = device
+      self.uid = uid
       self.session = session
       reads = flags & O_ACCMODE != O_WRONLY
       writes = flags & O_ACCMODE != O_RDONLY
     }
 
     var reader: Reader { peeker ?? device.reader }
+
+    func evict() {
+      isEvicted = true
+      (reads, writes, peeker) = (false, false, nil)
+    }
 
     /// Whether the two take the same things from the same cursor.
     func competes(with other: OpenFile) -> Bool {
@@ -109,18 +123,17 @@ extension Device {
     reply: (OpaquePointer, UInt64) -> CInt
   ) {
     guard !isRemoved else { return cfuse_reply_error(request, ENOENT) }
-    let file = OpenFile(self, flags: flags, through: session)
+    let file = OpenFile(self, uid: cfuse_uid(request), flags: flags, through: session)
     // There is a fourth access, for neither.
     guard !file.writes || options.isWritable, flags & O_ACCMODE != O_ACCMODE else {
       return cfuse_reply_error(request, EACCES)
     }
-    guard soleReader == nil && lease == nil || !file.reads else {
-      if let lease { askAfter(lease) }
-      return cfuse_reply_error(request, EBUSY)
-    }
-    guard keeper?.admitReader(of: self) != false else {
-      return cfuse_reply_error(request, EMFILE)
-    }
+    guard !file.reads || mayHave(file.uid) else { return cfuse_reply_error(request, EBUSY) }
+    do throws(ReaderRefusal) {
+      file.entry = try keeper?.admit(
+        self, uid: file.uid, pid: cfuse_pid(request), file.reads ? .file : .write
+      ).get()
+    } catch { return cfuse_reply_error(request, error.code) }
     _ = Unmanaged.passRetained(file)
     files.append(file)
     // A reply that the kernel did not take was for a reader that is gone: no release will come.
@@ -140,7 +153,7 @@ extension Device {
     noteModes()
     noteReadersLeft()
     if soleReader === file { endSoleReading() }
-    keeper?.releaseReader()
+    if let entry = file.entry { keeper?.release(entry) }
     callFormerLeases()
     tellIfUnused()
     Device.OpenFile.of(file.handle).release()
@@ -186,13 +199,16 @@ extension Device {
 
   /// Others may read again.
   func endSoleReading() {
+    let file = soleReader
     soleReader = nil
+    file?.noteKind()
     wake()
   }
 
   /// Who waits to read and may not any more is told.
   func beginSoleReading(_ file: OpenFile) {
     soleReader = file
+    file.noteKind()
     wake()
   }
 
@@ -210,6 +226,7 @@ extension Device {
   func read(
     _ request: OpaquePointer, _ file: OpenFile, size: Int, isContinuation: Bool, flags: CInt
   ) {
+    guard !file.isEvicted else { return cfuse_reply_error(request, ESTALE) }
     guard mayRead(file) else { return cfuse_reply_error(request, EBUSY) }
     // Who waits comes first. A continuation is no exception: a read may be short.
     answerParked()

@@ -30,6 +30,7 @@ extension Device {
     _ request: OpaquePointer, _ file: OpenFile, command: UInt32, input: UnsafeRawBufferPointer,
     outputSize: Int
   ) {
+    guard !file.isEvicted else { return cfuse_reply_error(request, ESTALE) }
     switch command {
     case crelay_ioc_geometry: reply(request, geometry, outputSize)
     case crelay_ioc_statistics:
@@ -101,8 +102,10 @@ extension Device {
   }
 
   private func readAlone(_ file: OpenFile, _ isBegin: Bool) -> CInt {
-    if let lease { askAfter(lease) }
-    guard soleReader == nil || soleReader === file, lease == nil else { return EBUSY }
+    if let lease { askAfter(lease, for: file.uid) }
+    guard soleReader == nil || soleReader === file, lease == nil,
+      !isBegin || !isBehindOthers(file.uid)
+    else { return EBUSY }
     if isBegin {
       beginSoleReading(file)
     } else if soleReader != nil {
@@ -122,6 +125,7 @@ extension Device {
     default: if file.peeker == nil { file.peeker = reader.peeker() }
     }
     file.peeker?.keepsEmptyRecords = file.isFramed
+    file.noteKind()
     noteModes()
     // What it waits for in another thread may be another thing now, or nothing.
     answerParked()

@@ -4,7 +4,7 @@
 
 internal import CFuse
 internal import Glibc
-internal import LinuxIO
+public import LinuxIO
 public import Relay
 internal import Synchronization
 
@@ -77,14 +77,15 @@ public final class DeviceHost {
   /// - Parameters:
   ///   - mountPoint: for relayfs; an existing directory.
   ///   - threadCount: at most; relayfs has one session and so one thread.
-  ///   - readerLimit: files open at once, over all devices.
+  ///   - readers: files open and buffers mapped at once, over all devices.
   ///   - log: gets notices worth a warning, on any thread.
   public init(
-    backend: HostBackend, mountPoint: String, threadCount: Int, readerLimit: Int = 4096,
+    backend: HostBackend, mountPoint: String, threadCount: Int,
+    readers share: Share = Share(of: 4096, perUser: nil),
     log: @escaping @Sendable (String) -> Void
   ) throws {
     self.backend = backend
-    let readers = ReaderCount(limit: readerLimit)
+    let readers = ReaderCount(share)
     self.readers = readers
     let changes = try EventFD()
     LibraryLog.forward(to: log)
@@ -236,7 +237,33 @@ public final class DeviceHost {
     return place.thread.run { body(device) }
   }
 
-  /// Files that are open, over all devices.
+  /// How many files may be open and buffers mapped at once, over all devices.
+  public var readerShare: Share {
+    get { readers.share }
+    set { readers.share = newValue }
+  }
+
+  /// Of the open files and mapped consumers that are wanted, the first whose serial number is
+  /// `serial` or higher.
+  public func reader(
+    from serial: UInt64, where isWanted: (ReaderEntry) -> Bool
+  ) -> ReaderEntry? {
+    readers.first(from: serial, where: isWanted)
+  }
+
+  /// Takes the buffer from that reader, and lets its user wait behind others. False: it is gone.
+  public func evict(_ entry: ReaderEntry) -> Bool {
+    guard let device = entry.device else { return false }
+    return run(device) { $0.evict(entry) }
+  }
+
+  /// A mapped consumer is done, or gone.
+  public func unmap(_ lease: Lease) {
+    if let device = lease.device { run(device) { $0.forget(lease) } }
+    if let entry = lease.entry { readers.remove(entry) }
+  }
+
+  /// Files that are open and buffers that are mapped, over all devices.
   public var openFileCount: Int { readers.current }
 
   /// Reads that were answered with data: stands still while nobody reads.

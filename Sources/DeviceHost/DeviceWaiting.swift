@@ -11,6 +11,10 @@ extension Device {
   func poll(
     _ request: OpaquePointer, _ file: OpenFile, _ poll: OpaquePointer?, asked: UInt32
   ) {
+    guard !file.isEvicted else {
+      cfuse_reply_poll(request, UInt32(POLLERR | POLLHUP))
+      return
+    }
     let outlook = file.writes ? outlookEvents() : 0
     // Stored before the events are computed: a wake in between finds it.
     if let poll {
@@ -57,7 +61,9 @@ extension Device {
     }
   }
 
-  var isAwaited: Bool { awaitedPolls > 0 || !parked.isEmpty || awaitsRoom || lease != nil }
+  var isAwaited: Bool {
+    awaitedPolls > 0 || !parked.isEmpty || awaitsRoom || lease != nil || isAwaitedBehindOthers
+  }
 
   /// How many of those who wait would find something now, and how many would not.
   private func countWaiting() -> (ready: Int, unready: Int) {
@@ -91,6 +97,7 @@ extension Device {
 
   /// After a writer's signal, and from time to time in case one was lost.
   func wake() {
+    endWaits()
     if let lease {
       offerRoom()
       return look(after: lease)

@@ -4,6 +4,7 @@
 
 internal import CFuse
 internal import Glibc
+internal import LinuxIO
 internal import Relay
 
 /// The writes that wait for room, and what is known by those who poll for it.
@@ -24,7 +25,17 @@ struct Output {
   /// nowhere. What has no more than this many bytes in one piece is never cut.
   static let longestRecord = 31 * Int(getpagesize())
   /// Bytes of the records that wait.
-  static let waitingLimit = 16 << 20
+  static let waitingLimit = Share(of: 16 << 20, perUser: nil)
+
+  /// Whether a record of that user may wait, too.
+  func hasRoom(for byteCount: Int, of uid: UInt32) -> Bool {
+    func waitingBytes(where counts: (UInt32) -> Bool) -> Int {
+      waiting.reduce(0) { $0 + (counts($1.file.uid) ? $1.record.count : 0) }
+    }
+    return Output.waitingLimit.shortage(
+      uid, asksFor: byteCount, user: waitingBytes { $0 == uid },
+      others: waitingBytes { !Share.isPrivileged($0) }, all: waitingBytes { _ in true }) == nil
+  }
 }
 
 extension Device {
@@ -36,6 +47,7 @@ extension Device {
     _ request: OpaquePointer, _ file: OpenFile, _ record: UnsafeRawBufferPointer,
     isContinuation: Bool, flags: CInt
   ) {
+    guard !file.isEvicted else { return cfuse_reply_error(request, ESTALE) }
     let limit = min(Output.longestRecord, reader.channel.geometry.subbufSize)
     guard !isContinuation, record.count <= limit else {
       return cfuse_reply_error(request, EMSGSIZE)
@@ -48,8 +60,7 @@ extension Device {
       armIfAwaited()
       return cfuse_reply_error(request, EAGAIN)
     }
-    let waitingBytes = output.waiting.reduce(0) { $0 + $1.record.count }
-    guard waitingBytes + record.count <= Output.waitingLimit else {
+    guard output.hasRoom(for: record.count, of: file.uid) else {
       return cfuse_reply_error(request, ENOMEM)
     }
     guard cfuse_park(request, file.handle) == 0 else { return cfuse_reply_error(request, EINTR) }
@@ -80,10 +91,16 @@ extension Device {
   }
 
   func abandonWrites(_ session: ObjectIdentifier) {
-    for write in output.waiting where write.file.session == session {
-      cfuse_reply_error(write.request, ENODEV)
+    endWrites(ENODEV) { $0.session == session }
+  }
+
+  func evictWrites(of file: OpenFile) { endWrites(ESTALE) { $0 === file } }
+
+  private func endWrites(_ code: CInt, where isMeant: (OpenFile) -> Bool) {
+    for write in output.waiting where isMeant(write.file) {
+      cfuse_reply_error(write.request, code)
     }
-    output.waiting.removeAll { $0.file.session == session }
+    output.waiting.removeAll { isMeant($0.file) }
   }
 }
 

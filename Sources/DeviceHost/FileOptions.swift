@@ -21,9 +21,12 @@ public struct FileOptions: Equatable, Sendable {
 
 /// What a device asks of the thread that serves it.
 protocol DeviceKeeper: AnyObject {
-  /// One more open file; false when there are too many in all.
-  func admitReader(of device: Device) -> Bool
-  func releaseReader()
+  /// One more open file, or mapped consumer; an errno value when there are too many.
+  func admit(
+    _ device: Device, uid: UInt32, pid: Int32, _ kind: ReaderEntry.Kind
+  ) -> Result<ReaderEntry, ReaderRefusal>
+  /// It is closed.
+  func release(_ entry: ReaderEntry)
   /// Some reader got data.
   func delivered()
   /// Nobody has the device open any more, and nobody ever will.

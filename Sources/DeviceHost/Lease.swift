@@ -11,6 +11,11 @@ public import Relay
 public final class Lease: @unchecked Sendable {
   /// nil: it is gone, with its channel.
   public fileprivate(set) weak var device: Device?
+  /// Whose it is: a user, and a process.
+  let uid: UInt32
+  fileprivate let pid: Int32
+  /// Its place among all readers, until `unmap`.
+  fileprivate(set) var entry: ReaderEntry?
   fileprivate let takesUnfinished: Bool
   /// Milliseconds for each thing that is to be done; nil: for ever.
   private let timeout: Int?
@@ -22,10 +27,16 @@ public final class Lease: @unchecked Sendable {
   fileprivate var offeredSince: Int?
   /// What it had in its hands was given back.
   fileprivate var isRecalled = false
+  /// Another user was refused the buffer while it had it.
+  fileprivate var isContested = false
   private var hasComplained = false
 
-  init(_ device: Device, unfinished: Bool, timeout: Int?) throws(SystemError) {
+  init(
+    _ device: Device, unfinished: Bool, timeout: Int?, uid: UInt32, pid: Int32
+  ) throws(SystemError) {
     self.device = device
+    self.uid = uid
+    self.pid = pid
     takesUnfinished = unfinished
     self.timeout = timeout
     bell = try Doorbell()
@@ -62,24 +73,28 @@ public enum LeaseAnswer: Equatable, Sendable {
   case nothing
   /// The channel is closed and drained.
   case end
-  /// ESTALE: what it had was given back. EBUSY: files have the buffer now, or another consumer.
-  /// ENOBUFS: it has as much as may be lent. EIO: damaged. ENOENT: closed and gone. EMFILE.
+  /// ESTALE: what it had was given back. EBUSY: files have the buffer now, or another consumer, or
+  /// its user waits behind others. ENOBUFS: it has as much as may be lent. EIO: damaged. ENOENT:
+  /// closed and gone.
   case refused(CInt)
 }
 
 extension DeviceHost {
-  /// Gives the buffer to a consumer. EBUSY where it is open or mapped, ENXIO where not served,
-  /// EOPNOTSUPP where writers overwrite and would have no room beside what is lent.
+  /// Gives the buffer to a consumer. EBUSY where it is open or mapped, or the user waits behind
+  /// others, ENXIO where not served, EOPNOTSUPP where writers overwrite and would have no room
+  /// beside what is lent, EDQUOT and EMFILE where there are too many readers.
   /// - Parameters:
   ///   - unfinished: it is handed out what is in the sub-buffer that writers are in, too.
   ///   - timeout: milliseconds for each thing the consumer has to do; nil: for ever.
+  ///   - uid, pid: whose it is, and in which process.
   public func map(
-    _ device: Device, unfinished: Bool, timeout: Int?
+    _ device: Device, unfinished: Bool, timeout: Int?, uid: UInt32, pid: Int32
   ) throws(SystemError) -> Lease {
     guard isServed(device) else {
       throw SystemError(code: ENXIO, operation: "map \(device.name)")
     }
-    let lease = try Lease(device, unfinished: unfinished, timeout: timeout)
+    let lease = try Lease(
+      device, unfinished: unfinished, timeout: timeout, uid: uid, pid: pid)
     let code = run(device) { device in
       let code = device.begin(lease)
       if code == 0 { device.lookAgain(lease) }
@@ -101,25 +116,21 @@ extension DeviceHost {
     guard let device = lease.device else { return ENOENT }
     return run(device) { $0.consumed(lease, count) }
   }
-
-  /// The consumer is done, or gone.
-  public func unmap(_ lease: Lease) {
-    guard let device = lease.device else { return }
-    run(device) { $0.forget(lease) }
-  }
 }
 
 extension Device {
   fileprivate func begin(_ lease: Lease) -> CInt {
     guard !isRemoved else { return ENOENT }
     guard !reader.lendsLastRoom else { return EOPNOTSUPP }
-    if let other = self.lease {
-      askAfter(other)
-      return EBUSY
-    }
     // Who only writes is no other reader.
-    guard !files.contains(where: \.reads) else { return EBUSY }
-    guard keeper?.admitReader(of: self) != false else { return EMFILE }
+    guard mayHave(lease.uid), !files.contains(where: \.reads) else { return EBUSY }
+    if lease.entry == nil {
+      do throws(ReaderRefusal) {
+        lease.entry = try keeper?.admit(self, uid: lease.uid, pid: lease.pid, .mapped).get()
+      } catch { return error.code }
+    }
+    lease.entry?.kind = .mapped
+    lease.isContested = false
     self.lease = lease
     formerLeases.removeAll { $0 === lease }
     return 0
@@ -159,7 +170,7 @@ extension Device {
   }
 
   /// It has no buffer any more, and wants none.
-  fileprivate func forget(_ lease: Lease) {
+  func forget(_ lease: Lease) {
     formerLeases.removeAll { $0 === lease }
     end(lease)
   }
@@ -169,8 +180,8 @@ extension Device {
     reader.takeBackUnread()
     lease.handedOut = []
     lease.offeredSince = nil
+    lease.entry?.kind = .lost
     self.lease = nil
-    keeper?.releaseReader()
     noteReadersLeft()
     callFormerLeases()
     tellIfUnused()
@@ -190,7 +201,7 @@ extension Device {
   /// Who lost the buffer and may have it again is told so.
   func callFormerLeases() {
     guard lease == nil, !files.contains(where: \.reads) else { return }
-    for lease in formerLeases { lease.call() }
+    for lease in formerLeases where !isBehindOthers(lease.uid) { lease.call() }
   }
 
   /// Whether what it has was given back, by a reset or because it took too long; told once.
@@ -233,17 +244,18 @@ extension Device {
 
   /// Somebody else would have the buffer: a consumer that is alive answers when its bell rings, and
   /// one that does not is too late some time.
-  func askAfter(_ lease: Lease) {
+  func askAfter(_ lease: Lease, for uid: UInt32) {
+    if uid != lease.uid { lease.isContested = true }
     guard lease.handedOut.isEmpty else { return }
     lease.offer()
     keeper?.startWaking(self)
   }
 
-  /// Milliseconds until a stopped writer's record may be passed, or a consumer is too late; nil:
-  /// neither.
+  /// Milliseconds until a stopped writer's record may be passed, a consumer is too late, or one
+  /// that lost the buffer may ask again; nil: none of these.
   var timeLeft: Int? {
     let stalls = ([reader] + files.compactMap(\.peeker)).map(\.stallTimeLeft)
-    return (stalls + [lease?.timeLeft]).compactMap(\.self).min()
+    return (stalls + [lease?.timeLeft, waitLeft]).compactMap(\.self).min()
   }
 
   private func isOffering(_ lease: Lease) -> Bool {
@@ -251,13 +263,20 @@ extension Device {
   }
 
   private func recall(_ lease: Lease) {
-    lease.isRecalled = !lease.handedOut.isEmpty
     if lease.complains() {
       keeper?.log(
         "\(name): a mapped consumer took too long (consumer_timeout): others may read now")
     }
+    if lease.isContested { putBehindOthers(lease.uid) }
+    takeBuffer(from: lease)
+  }
+
+  /// The consumer learns of it when it asks next.
+  func takeBuffer(from lease: Lease) {
+    lease.isRecalled = !lease.handedOut.isEmpty
     formerLeases.append(lease)
     end(lease)
+    lease.call()
     // Writers, too, may have waited for what it had.
     wake()
   }

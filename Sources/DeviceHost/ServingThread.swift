@@ -214,18 +214,15 @@ extension ServingThread {
 }
 
 extension ServingThread {
-  func admitReader(of device: Device) -> Bool {
-    if readers.take() { return true }
-    guard readers.isNewlyFull() else { return false }
-    log(
-      """
-      \(device.name): an open was refused, because \(readers.limit) files are open already and \
-      that is the limit (max_readers)
-      """)
-    return false
+  func admit(
+    _ device: Device, uid: UInt32, pid: Int32, _ kind: ReaderEntry.Kind
+  ) -> Result<ReaderEntry, ReaderRefusal> {
+    let result = readers.add(device, uid: uid, pid: pid, kind)
+    if case .failure(let refusal) = result, let line = refusal.line { log(line) }
+    return result
   }
 
-  func releaseReader() { readers.giveBack() }
+  func release(_ entry: ReaderEntry) { readers.remove(entry) }
 
   func delivered() { readers.noteDelivery() }
 
@@ -270,39 +267,4 @@ extension ServingThread {
     let stall = awaited.compactMap(\.timeLeft).min() ?? tickMilliseconds
     tick.arm(onceAfterMilliseconds: max(1, min(stall, tickMilliseconds)))
   }
-}
-
-/// Open files, over all threads.
-final class ReaderCount: Sendable {
-  let limit: Int
-  private let count = Atomic(0)
-  private let wasFull = Atomic(false)
-  private let delivered = Atomic(0)
-
-  init(limit: Int) { self.limit = limit }
-
-  // Relaxed, all: a count of its own.
-  var current: Int { count.load(ordering: .relaxed) }
-
-  /// Reads that were answered with data.
-  var deliveries: Int { delivered.load(ordering: .relaxed) }
-
-  // Relaxed: as all.
-  func noteDelivery() { delivered.wrappingAdd(1, ordering: .relaxed) }
-
-  /// False at the limit.
-  func take() -> Bool {
-    let (_, taken) = count.wrappingAdd(1, ordering: .relaxed)
-    if taken <= limit { return true }
-    giveBack()
-    return false
-  }
-
-  func giveBack() {
-    let (_, left) = count.wrappingSubtract(1, ordering: .relaxed)
-    if left <= limit / 2 { wasFull.store(false, ordering: .relaxed) }
-  }
-
-  /// True once, until half of the files are closed: who opens again and again fills no log.
-  func isNewlyFull() -> Bool { !wasFull.exchange(true, ordering: .relaxed) }
 }

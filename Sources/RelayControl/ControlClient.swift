@@ -232,6 +232,28 @@ public final class ControlClient {
     }
   }
 
+  /// Each open file and mapped consumer that this user may see. Refused as `producers`.
+  public func readers() throws(ControlError) -> [ReaderDescription] {
+    var readers: [ReaderDescription] = []
+    var next: UInt64 = 0
+    while true {
+      switch try exchange(.reader(serial: next)) {
+      case .reader(let reader):
+        // Whatever the other side says, this ends.
+        guard reader.serial >= next, reader.serial < .max else { throw unexpected() }
+        readers.append(reader)
+        next = reader.serial + 1
+      case .end: return readers
+      default: throw unexpected()
+      }
+    }
+  }
+
+  /// Takes its buffer from a reader, by the number that `readers` has of it.
+  public func evict(reader serial: UInt64) throws(ControlError) {
+    try expectDone(.evict(serial: serial))
+  }
+
   public func flush(_ channel: String) throws(ControlError) {
     try expectDone(.flush(channel: channel))
   }

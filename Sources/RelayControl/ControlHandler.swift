@@ -132,6 +132,13 @@ public protocol ControlHandler: AnyObject {
     serial: Int, index: Int, client: Client
   ) throws(ControlRefusal) -> ProducerDescription?
 
+  /// Of the readers that the client may see, the first whose serial number is `serial` or higher;
+  /// nil past the last.
+  func reader(serial: UInt64, client: Client) -> ReaderDescription?
+
+  /// Takes its buffer from the reader of that serial number.
+  func evict(serial: UInt64, client: Client) throws(ControlRefusal)
+
   /// A connection that attached or mapped at least once is over, for whatever reason; its process
   /// may live.
   func disconnected(_ connection: ConnectionID)

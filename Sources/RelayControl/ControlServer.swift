@@ -291,6 +291,10 @@ public final class ControlServer: EventHandler {
       case .producer(let serial, let index):
         let producer = try handler.producer(serial: serial, index: index, client: client)
         return send(producer.map { .producer($0) } ?? .end, to: raw)
+      case .reader(let serial):
+        let reader = handler.reader(serial: serial, client: client)
+        return send(reader.map { .reader($0) } ?? .end, to: raw)
+      case .evict(let serial): try handler.evict(serial: serial, client: client)
       case .flush(let channel): try handler.flush(channel: channel, client: client)
       case .reset(let channel): try handler.reset(channel: channel, client: client)
       case .create(let channel, let options, let keep):

@@ -39,6 +39,10 @@ public enum Request: Equatable, Sendable {
   case token(channel: String)
   /// Answered as `attach`.
   case redeem
+  /// The first open file or mapped consumer whose serial number is `serial` or higher.
+  case reader(serial: UInt64)
+  /// Takes its buffer from the reader of that serial number.
+  case evict(serial: UInt64)
 
   /// About a buffer that the connection has mapped.
   var isOfConsumer: Bool {
@@ -66,6 +70,7 @@ public enum Reply: Equatable, Sendable {
   case mapped
   case subbuf(LentSubbuf)
   case producer(ProducerDescription)
+  case reader(ReaderDescription)
 }
 
 /// Why the daemon does not do what it was asked.
@@ -180,6 +185,37 @@ public struct ProducerDescription: Equatable, Sendable {
   }
 }
 
+/// An open file or a mapped consumer of a buffer.
+public struct ReaderDescription: Equatable, Sendable {
+  /// Its place in the order in which they came; no other one of this daemon's gets the same.
+  public var serial: UInt64
+  /// The device node or file of the buffer.
+  public var path: String
+  /// "file", "exclusive", "peek", "write", "mapped", "lost" or "evicted"; others may come.
+  public var kind: String
+  /// The process that opened or mapped it; 0: it has no number in the daemon's pid namespace, or
+  /// is hidden.
+  public var pid: Int
+  public var uid: UInt32
+  /// As in /proc/PID/comm; empty where the process has ended, or is not known.
+  public var command: String
+  /// When that was, since 1970.
+  public var milliseconds: UInt64
+
+  public init(
+    serial: UInt64, path: String, kind: String, pid: Int, uid: UInt32, command: String,
+    milliseconds: UInt64
+  ) {
+    self.serial = serial
+    self.path = path
+    self.kind = kind
+    self.pid = pid
+    self.uid = uid
+    self.command = command
+    self.milliseconds = milliseconds
+  }
+}
+
 /// The account of one channel buffer.
 public struct BufferStatistics: Equatable, Sendable {
   public var cpu: Int
@@ -209,7 +245,7 @@ public enum ControlLimits {
   public static let cpus = 8192
   /// Pieces of a `.subbuf` reply.
   public static let pieces = 64
-  /// Longest command of a `.producer` reply, and its buffers.
+  /// Longest command of a `.producer` or `.reader` reply, and its buffers.
   public static let commandBytes = 64
   public static let heldBuffers = 256
   /// Descriptors of an `.attached` reply; other replies have fewer.

@@ -24,6 +24,8 @@
 //                                   135 producer    see encode(_: ProducerDescription)
 //  14 token   name
 //  15 redeem
+//  16 reader  serial UInt64          136 reader      see encode(_: ReaderDescription)
+//  17 evict   serial UInt64
 
 /// Why bytes are no message.
 public enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -66,6 +68,8 @@ enum MessageType: UInt8 {
   case producer = 13
   case token = 14
   case redeem = 15
+  case reader = 16
+  case evict = 17
   case attached = 128
   case channel = 129
   case statistics = 130
@@ -74,6 +78,7 @@ enum MessageType: UInt8 {
   case mapped = 133
   case subbuf = 134
   case producerReply = 135
+  case readerReply = 136
   case refused = 255
 }
 
@@ -119,6 +124,12 @@ extension Request {
       encoder.begin(.token)
       try encoder.name(channel)
     case .redeem: encoder.begin(.redeem)
+    case .reader(let serial):
+      encoder.begin(.reader)
+      encoder.integer(serial)
+    case .evict(let serial):
+      encoder.begin(.evict)
+      encoder.integer(serial)
     case .producer(let serial, let index):
       encoder.begin(.producer)
       try encoder.count(serial)
@@ -159,6 +170,8 @@ extension Request {
       self = .unmap(channel: channel, cpu: cpu)
     case .token: self = .token(channel: try decoder.name(bytes))
     case .redeem: self = .redeem
+    case .reader: self = .reader(serial: try decoder.integer(bytes))
+    case .evict: self = .evict(serial: try decoder.integer(bytes))
     case .producer:
       let serial = try decoder.count(bytes)
       self = .producer(serial: serial, index: try decoder.count(bytes))
@@ -191,6 +204,9 @@ extension Reply {
     case .producer(let producer):
       encoder.begin(.producerReply)
       try encoder.encode(producer)
+    case .reader(let reader):
+      encoder.begin(.readerReply)
+      try encoder.encode(reader)
     case .refused(let refusal):
       encoder.begin(.refused)
       encoder.integer(UInt32(truncatingIfNeeded: refusal.code))
@@ -213,6 +229,7 @@ extension Reply {
     case .mapped: self = .mapped
     case .subbuf: self = .subbuf(try decoder.lentSubbuf(bytes))
     case .producerReply: self = .producer(try decoder.producerDescription(bytes))
+    case .readerReply: self = .reader(try decoder.readerDescription(bytes))
     case .refused:
       let code: UInt32 = try decoder.integer(bytes)
       guard let code = CInt(exactly: code), code > 0 else { throw .malformed }

@@ -114,6 +114,16 @@ struct Encoder {
     }
   }
 
+  mutating func encode(_ reader: ReaderDescription) throws(WireError) {
+    integer(reader.serial)
+    try string(reader.path, limit: ControlLimits.pathBytes)
+    try string(reader.kind, limit: ControlLimits.nameBytes)
+    try count(reader.pid)
+    integer(reader.uid)
+    try string(reader.command, limit: ControlLimits.commandBytes)
+    integer(reader.milliseconds)
+  }
+
   consuming func finish() throws(WireError) -> [UInt8] {
     guard bytes.count <= ControlLimits.packetBytes else { throw .tooLong }
     var bytes = bytes
@@ -277,6 +287,14 @@ struct Decoder {
         ProducerDescription.Held(cpu: cpu, records: records, subbufs: try self.count(bytes)))
     }
     return producer
+  }
+
+  mutating func readerDescription(_ bytes: RawSpan) throws(WireError) -> ReaderDescription {
+    ReaderDescription(
+      serial: try integer(bytes), path: try line(bytes, limit: ControlLimits.pathBytes),
+      kind: try line(bytes, limit: ControlLimits.nameBytes), pid: try count(bytes),
+      uid: try integer(bytes), command: try line(bytes, limit: ControlLimits.commandBytes),
+      milliseconds: try integer(bytes))
   }
 
   /// Bytes after the last field are refused: they would be a field this version doesn't know.

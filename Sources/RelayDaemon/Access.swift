@@ -2,6 +2,7 @@
 // Who may ask for what on the control socket, to which everybody can connect. root and the daemon's
 // own user may do everything; listing and counting anybody may.
 
+internal import DeviceHost
 internal import Glibc
 internal import LinuxIO
 internal import Relay
@@ -79,6 +80,21 @@ struct Access {
   ) throws(ControlRefusal) {
     guard !Access.isAdministrator(peer), served.creator != peer.uid else { return }
     throw Access.refusal(peer, "\(action) channel \(served.channel.name)", owners(served))
+  }
+
+  /// Who may see a reader of a device, and end it: also the user who owns the device, which of a
+  /// channel that a user created is that one, and the reader's own user.
+  static func maySee(_ peer: PeerCredentials, _ reader: ReaderEntry) -> Bool {
+    isAdministrator(peer) || peer.uid == reader.deviceOwner || peer.uid == reader.uid
+  }
+
+  static func checkEvict(
+    _ peer: PeerCredentials, _ reader: ReaderEntry
+  ) throws(ControlRefusal) {
+    guard !maySee(peer, reader) else { return }
+    throw refusal(
+      peer, "evict reader \(reader.serial) of \(reader.deviceName)",
+      "root, relayd's own user, owner \(reader.deviceOwner) of that device, and the reader's user")
   }
 
   /// A user's channel is the user's: nothing is given to whom they could not give a file.

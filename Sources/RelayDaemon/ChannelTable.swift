@@ -18,7 +18,7 @@ final class ChannelTable {
   private(set) var channels: [ServedChannel] = []
   private var nextSerial = 0
   /// Closed, and still open at some reader.
-  private var closing: [ServedChannel] = []
+  private(set) var closing: [ServedChannel] = []
   /// Whether the host takes devices: with CUSE, only once /dev/cuse is there.
   private(set) var isServing = false
   /// A channel is there, with all that was left of it.
@@ -81,7 +81,7 @@ final class ChannelTable {
       prefaultAdopted(served)
     } else {
       served = ServedChannel(
-        options, origin, try openNew(options), identity, pathPrefix: pathPrefix)
+        options, origin, try openNew(options, origin), identity, pathPrefix: pathPrefix)
     }
     served.channel.setGeneration(kept.life.nextGeneration)
     if isServing { try serve(served) }
@@ -100,29 +100,29 @@ final class ChannelTable {
     onOpen(served)
   }
 
-  private func openNew(_ options: ChannelOptions) throws(ControlRefusal) -> Channel {
-    guard channels.count < limits.channels else {
-      throw refusal(
-        options.name, ENOSPC,
-        "max_channels is \(limits.channels), and as many are open already")
-    }
+  private func openNew(
+    _ options: ChannelOptions, _ origin: ServedChannel.Origin
+  ) throws(ControlRefusal) -> Channel {
+    try checkCount(options.name, origin)
     let geometry = try geometry(options)
-    try checkMemory(options.name, additional: geometry.bufferBytes * geometry.initialCPUs.count)
-    let channel = try openShared(options.name, geometry)
+    try checkMemory(
+      options.name, origin, additional: geometry.bufferBytes * geometry.initialCPUs.count)
+    let channel = try openShared(options.name, geometry, origin)
     if options.isPrefaulted { try prefault(channel, cpus: geometry.initialCPUs) }
     return channel
   }
 
   private func openShared(
-    _ name: String, _ geometry: Geometry
+    _ name: String, _ geometry: Geometry, _ origin: ServedChannel.Origin
   ) throws(ControlRefusal) -> Channel {
     let nodes = host.backend == .cuse ? geometry.initialCPUs.count : 0
     try checkAddresses(name, geometry)
     let limit = DescriptorLimit.current
+    let most = descriptors(for: origin, of: limit)
     do throws(ChannelError) {
       let channel = try Channel.openShared(name, geometry)
       // The lowest free number is given first: the latest one tells how many are taken.
-      if Int(channel.descriptors!.wake) + nodes < limit - DescriptorLimit.spare { return channel }
+      if Int(channel.descriptors!.wake) + nodes < most { return channel }
     } catch {
       guard errorCode(error) == EMFILE else {
         throw refusal(name, errorCode(error), "\(error)\(ProcessLimits.hint(errorCode(error)))")
@@ -131,8 +131,9 @@ final class ChannelTable {
     throw refusal(
       name, EMFILE,
       """
-      its descriptors are too many: relayd may have \(limit), and keeps \(DescriptorLimit.spare) \
-      for clients; raise that limit (LimitNOFILE= of its unit, or ulimit -n)
+      its descriptors are too many: relayd may have \(limit), and keeps \(limit - most) \
+      for clients\(origin.isPrivileged ? "" : " and root"); raise that limit (LimitNOFILE= of its \
+      unit, or ulimit -n)
       """)
   }
 
@@ -183,18 +184,6 @@ final class ChannelTable {
     } catch {
       throw refusal(options.name, EIO, "\(error)")
     }
-  }
-
-  private func checkMemory(_ name: String, additional: Int) throws(ControlRefusal) {
-    let limit = MemoryLimit.current(configured: limits.memory)
-    let taken = (channels + closing).reduce(0) { $0 + $1.worstCaseBytes }
-    guard taken + additional > limit.bytes else { return }
-    throw refusal(
-      name, ENOMEM,
-      """
-      it can take \(additional) bytes, the other channels \(taken), and \(limit.source) \
-      \(limit.bytes)
-      """)
   }
 
   private func serve(_ served: ServedChannel) throws(ControlRefusal) {
@@ -254,7 +243,8 @@ extension ChannelTable {
 
   private func addCPU(_ cpu: Int, to served: ServedChannel) {
     do throws(ControlRefusal) {
-      try checkMemory(served.channel.name, additional: served.channel.geometry.bufferBytes)
+      try checkMemory(
+        served.channel.name, served.origin, additional: served.channel.geometry.bufferBytes)
       // Before the CPU is present: from then on its writers touch the memory.
       if served.options.isPrefaulted, cpu < served.channel.geometry.slotCount {
         try prefault(served.channel, cpus: [cpu])

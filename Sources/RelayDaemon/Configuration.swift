@@ -18,16 +18,25 @@ public enum BackendChoice: String, Sendable, CaseIterable {
 /// What a daemon takes on at most.
 public struct Limits: Equatable, Sendable {
   public var channels = 1024
+  /// Those of one user but root and the daemon's own; nil: a quarter.
+  public var channelsPerUser: Int?
   /// Processes that attached and live, over all channels.
   public var producers = 4096
   /// Those of one user but root and the daemon's own.
   public var producersPerUser = 1024
-  /// Files open for reading at one time, over all channels.
+  /// Files open and buffers mapped at one time, over all channels.
   public var readers = 4096
+  /// Those of one user, as above.
+  public var readersPerUser: Int?
   /// Bytes that all channels can touch together; nil: what the machine has.
   public var memory: Int?
+  /// Those of the channels that one user has created, as above.
+  public var memoryPerUser: Int?
 
   public init() {}
+
+  var channelShare: Share { Share(of: channels, perUser: channelsPerUser) }
+  var readerShare: Share { Share(of: readers, perUser: readersPerUser) }
 
   /// Each producer keeps a connection for each of its channels; beside them there is room for who
   /// only asks.
@@ -66,8 +75,9 @@ public struct Configuration: Equatable, Sendable {
 
   /// Every key of a file but `channel`, in the order of the manual.
   static let keys = [
-    "backend", "mount", "socket", "create_group", "max_channels", "max_producers",
-    "max_producers_per_user", "max_readers", "max_memory",
+    "backend", "mount", "socket", "create_group", "max_channels", "max_channels_per_user",
+    "max_producers", "max_producers_per_user", "max_readers", "max_readers_per_user", "max_memory",
+    "max_memory_per_user",
   ]
 
   mutating func set(_ setting: Setting) throws(OptionError) {
@@ -77,13 +87,13 @@ public struct Configuration: Equatable, Sendable {
     case "socket": socketPath = try setting.path()
     case "create_group": createGroup = try setting.group()
     case "max_channels": limits.channels = try setting.count(such: 1024)
+    case "max_channels_per_user": limits.channelsPerUser = try setting.count(such: 256)
     case "max_producers": limits.producers = try setting.count(such: 4096)
     case "max_producers_per_user": limits.producersPerUser = try setting.count(such: 1024)
     case "max_readers": limits.readers = try setting.count(such: 4096)
-    case "max_memory":
-      let bytes = try setting.size()
-      guard bytes > 0 else { throw setting.refusal("allows nothing; use 1 or more") }
-      limits.memory = bytes
+    case "max_readers_per_user": limits.readersPerUser = try setting.count(such: 1024)
+    case "max_memory": limits.memory = try setting.sizeOfSomething()
+    case "max_memory_per_user": limits.memoryPerUser = try setting.sizeOfSomething()
     default:
       throw OptionError(
         "unknown key \(TOMLText.key(setting.key)); there are "

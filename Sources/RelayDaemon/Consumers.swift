@@ -20,9 +20,9 @@ final class Consumers {
 
   /// Gives the buffer of a CPU to a connection.
   func map(
-    _ served: ServedChannel, cpu: Int, unfinished: Bool, for connection: ConnectionID
+    _ served: ServedChannel, cpu: Int, unfinished: Bool, for client: Client
   ) throws(ControlRefusal) -> MappedFiles {
-    let channel = served.channel
+    let (channel, connection) = (served.channel, client.connection)
     guard let (_, device) = served.devices.first(where: { $0.cpu == cpu }) else {
       let cpus = served.devices.prefix(20).map { "\($0.cpu)" }.joined(separator: ", ")
       throw ControlRefusal(
@@ -34,7 +34,8 @@ final class Consumers {
     do throws(SystemError) {
       let ring = try MemoryFile.readOnly(files.ring)
       let lease = try host.map(
-        device, unfinished: unfinished, timeout: served.options.consumerTimeout)
+        device, unfinished: unfinished, timeout: served.options.consumerTimeout,
+        uid: client.peer.uid, pid: client.peer.pid)
       // One that lost the buffer, or of an earlier channel of that name.
       if let old = leases[connection]?[buffer] { host.unmap(old) }
       leases[connection, default: [:]][buffer] = lease
@@ -92,7 +93,8 @@ final class Consumers {
   private func refusal(_ code: CInt, _ buffer: String) -> ControlRefusal {
     let reason =
       switch code {
-      case EBUSY: "it is open, or mapped by another consumer"
+      case EBUSY:
+        "it is open, or mapped by another consumer, or was taken from this user a moment ago"
       case EOPNOTSUPP:
         "its writers overwrite and have 2 sub-buffers, of which a consumer would leave them one: "
           + "it needs n_subbufs = 3 or more"
@@ -104,6 +106,8 @@ final class Consumers {
       case ENXIO: "it is not served yet"
       case EIO: "its shared memory is damaged"
       case ESTALE: "what was handed out was given back: kept too long, or the channel was reset"
+      case EDQUOT:
+        "as many files of this user are open or mapped as may be (max_readers_per_user)"
       case EMFILE: "as many files are open as may be (max_readers), or descriptors"
       default: String(cString: strerror(code))
       }
@@ -118,7 +122,7 @@ extension ControlRequests {
     let served = try find(channel)
     try access.checkRead(client.peer, served)
     return try consumers.map(
-      served, cpu: cpu, unfinished: unfinished, for: client.connection)
+      served, cpu: cpu, unfinished: unfinished, for: client)
   }
 
   func next(

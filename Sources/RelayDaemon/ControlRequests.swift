@@ -8,8 +8,8 @@ internal import Relay
 internal import RelayControl
 
 final class ControlRequests: ControlHandler {
-  private let table: ChannelTable
-  private let host: DeviceHost
+  let table: ChannelTable
+  let host: DeviceHost
   private let producers: Producers
   private let openRecords: OpenRecordWatch
   private let life: LifePage

@@ -99,7 +99,7 @@ public final class Daemon {
     host = try DeviceHost(
       backend: backend, mountPoint: resolved(configuration.mountPoint),
       threadCount: min(try Processors.online().cpus.count, 16),
-      readerLimit: configuration.limits.readers, log: { [logger] in logger.warning("\($0)") })
+      readers: configuration.limits.readerShare, log: { [logger] in logger.warning("\($0)") })
     let log: (ChannelTable.Level, String) -> Void = { [logger] level, message in
       logger.log(level: level == .info ? .info : .warning, "\(message)")
     }

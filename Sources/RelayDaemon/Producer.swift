@@ -36,7 +36,9 @@ final class Producer {
 
   /// As in /proc/PID/comm, without control characters; empty where that cannot be read. Anybody may
   /// change their own at any time.
-  var command: String {
+  var command: String { Producer.command(of: pid) }
+
+  static func command(of pid: Int32) -> String {
     guard pid > 0, let bytes = try? Files.contents(of: "/proc/\(pid)/comm", atMost: 256)
     else { return "" }
     let line = bytes.prefix { $0 != UInt8(ascii: "\n") }.prefix(ControlLimits.commandBytes / 4)

@@ -130,15 +130,18 @@ final class Producers: EventHandler {
         code: EMFILE,
         message: "max_producers is \(limit), and as many processes write already")
     }
-    if uid == 0 || uid == geteuid() { return }
-    guard byHandle.values.count(where: { $0.account == uid }) < limitPerUser else {
-      throw ControlRefusal(
-        code: EMFILE,
-        message: """
-          max_producers_per_user is \(limitPerUser), and as many processes of user \(uid) write \
-          already
-          """)
-    }
+    let share = Share(of: limit, perUser: limitPerUser)
+    let shortage = share.shortage(
+      uid, user: byHandle.values.count { $0.account == uid },
+      others: byHandle.values.count { !Share.isPrivileged($0.account) }, all: byHandle.count)
+    guard let shortage else { return }
+    throw ControlRefusal(
+      code: EMFILE,
+      message: shortage == .ofUser
+        ? "max_producers_per_user is \(limitPerUser), and as many processes of user \(uid) write "
+          + "already"
+        : "max_producers is \(limit), of which users other than root may have \(share.ofOthers), "
+          + "and as many of their processes write already")
   }
 
   private func add(

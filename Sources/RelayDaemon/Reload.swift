@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The configuration taken again while relayd runs: by SIGHUP and by relayctl reload.
 
+internal import DeviceHost
 internal import LinuxIO
 internal import Logging
 internal import Relay
@@ -49,10 +50,10 @@ extension Daemon {
       ("backend", new.backend.rawValue, configuration.backend.rawValue),
       ("mount", new.mountPoint, configuration.mountPoint),
       ("socket", new.socketPath, configuration.socketPath),
-      ("max_readers", "\(new.limits.readers)", "\(configuration.limits.readers)"),
       ("create_group", new.createGroup ?? "none", configuration.createGroup ?? "none"),
     ]
     table.limits = new.limits
+    host.readerShare = new.limits.readerShare
     producers.limit = new.limits.producers
     producers.limitPerUser = new.limits.producersPerUser
     server?.limits = new.limits.connections

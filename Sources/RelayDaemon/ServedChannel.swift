@@ -2,6 +2,7 @@
 // One channel as the daemon has it: its memory, its devices, and whose it is.
 
 internal import DeviceHost
+internal import LinuxIO
 internal import Relay
 internal import RelayControl
 
@@ -12,6 +13,14 @@ final class ServedChannel {
     case configured
     /// Somebody's request; unless kept, it ends when nobody is attached any more.
     case created(uid: UInt32, isKept: Bool)
+
+    /// The user who created it; nil: the configuration is the administrator's.
+    var creator: UInt32? {
+      if case .created(let uid, _) = self { uid } else { nil }
+    }
+
+    /// It counts to no user's share.
+    var isPrivileged: Bool { creator.map(Share.isPrivileged) ?? true }
   }
 
   let options: ChannelOptions
@@ -89,10 +98,7 @@ final class ServedChannel {
   /// It is for as long as somebody writes, and nobody does any more.
   var isAbandoned: Bool { isTemporary && attached.isEmpty && silent.isEmpty }
 
-  var creator: UInt32? {
-    if case .created(let uid, _) = origin { return uid }
-    return nil
-  }
+  var creator: UInt32? { origin.creator }
 
   /// The most memory it can take.
   var worstCaseBytes: Int { devices.count * channel.geometry.bufferBytes }

@@ -41,6 +41,13 @@ struct Setting {
     throw refusal("is not a size such as 262144, \(quoted("256KiB")) or \(quoted("1MiB"))")
   }
 
+  /// 1 byte or more.
+  func sizeOfSomething() throws(OptionError) -> Int {
+    let bytes = try size()
+    guard bytes > 0 else { throw refusal("allows nothing; use 1 or more") }
+    return bytes
+  }
+
   /// Milliseconds; nil: for ever.
   func timeout() throws(OptionError) -> Int? {
     let milliseconds: Int?

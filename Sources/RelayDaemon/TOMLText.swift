@@ -61,14 +61,15 @@ extension Configuration {
       "socket = \(TOMLText.string(socketPath))",
     ]
     if let createGroup { lines.append("create_group = \(TOMLText.string(createGroup))") }
-    lines += [
-      "max_channels = \(limits.channels)",
-      "max_producers = \(limits.producers)",
-      "max_producers_per_user = \(limits.producersPerUser)",
-      "max_readers = \(limits.readers)",
+    let numbers: [(String, Int?)] = [
+      ("max_channels", limits.channels), ("max_channels_per_user", limits.channelsPerUser),
+      ("max_producers", limits.producers), ("max_producers_per_user", limits.producersPerUser),
+      ("max_readers", limits.readers), ("max_readers_per_user", limits.readersPerUser),
     ]
-    if let memory = limits.memory {
-      lines.append("max_memory = " + (TOMLText.size(memory).map { "\"\($0)\"" } ?? "\(memory)"))
+    for case (let key, let number?) in numbers { lines.append("\(key) = \(number)") }
+    let sizes = [("max_memory", limits.memory), ("max_memory_per_user", limits.memoryPerUser)]
+    for case (let key, let size?) in sizes {
+      lines.append("\(key) = " + (TOMLText.size(size).map { "\"\($0)\"" } ?? "\(size)"))
     }
     for channel in channels {
       lines += ["", "[channel.\(TOMLText.key(channel.name))]"] + channel.toml

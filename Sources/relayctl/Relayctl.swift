@@ -18,7 +18,8 @@ struct Relayctl: ParsableCommand {
       """,
     version: "relayctl 0.1",
     subcommands: [
-      ListCommand.self, StatCommand.self, ProducersCommand.self, WriteCommand.self,
+      ListCommand.self, StatCommand.self, ProducersCommand.self, ReadersCommand.self,
+      WriteCommand.self,
       ReadCommand.self, FlushCommand.self,
       ResetCommand.self, CreateCommand.self, CloseCommand.self, ReloadCommand.self,
     ])

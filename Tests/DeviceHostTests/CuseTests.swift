@@ -49,7 +49,8 @@ import Testing
   @Test func aNumberThatIsTakenIsFound() throws {
     let host = try LiveHost([("number0", makeChannel())])
     let major = try number(host.path("number0")).major
-    let thread = try ServingThread(readers: ReaderCount(limit: 1), changes: -1, log: { _ in })
+    let thread = try ServingThread(
+      readers: ReaderCount(Share(of: 1, perUser: nil)), changes: -1, log: { _ in })
     func node(_ name: String, minor: UInt32) throws -> CuseNode {
       let channel = try makeChannel(name)
       return CuseNode(

@@ -65,11 +65,11 @@ final class LiveHost {
 
   init(
     _ channels: [(name: String, channel: Channel)], options: FileOptions = FileOptions(),
-    threadCount: Int = 2, readerLimit: Int = 100
+    threadCount: Int = 2, readerShare: Share = Share(of: 100, perUser: nil)
   ) throws {
     host = try DeviceHost(
       backend: backend, mountPoint: mountPoint.path, threadCount: threadCount,
-      readerLimit: readerLimit
+      readers: readerShare
     ) { [notices] line in
       notices.lines.withLock { $0.append(line) }
     }

@@ -128,7 +128,6 @@ extension OneAtATime {
         ("backend", "\"auto\"", Backend.underTest.rawValue, "auto"),
         ("mount", "\"/tmp/elsewhere\"", "", "/tmp/elsewhere"),
         ("socket", "\"/tmp/elsewhere\"", "", "/tmp/elsewhere"),
-        ("max_readers", "5", "4096", "5"),
         ("create_group", "6001", "none", "6001"),
       ])
     func aFixedSettingIsRefusedByNameAndTheRestIsDone(

@@ -15,15 +15,17 @@ import Testing
     #expect(try client.list() == someChannels)
     #expect(try client.stat("relay") == [someStatistics])
     #expect(try client.producers() == someProducers)
+    #expect(try client.readers() == someReaders)
+    try client.evict(reader: 7)
     try client.flush("flight")
     try client.reset("relay")
     try client.create("new", options: "subbuf_size=4KiB,global", keep: true)
     try client.create("newer")
     try client.close("flight")
-    let asked = live.channels.calls.withLock { $0.map(\.what).suffix(5) }
+    let asked = live.channels.calls.withLock { $0.map(\.what).suffix(6) }
     #expect(
       asked == [
-        "flush flight", "reset relay", "create new:subbuf_size=4KiB,global true",
+        "evict 7", "flush flight", "reset relay", "create new:subbuf_size=4KiB,global true",
         "create newer: false", "close flight",
       ])
     #expect(client.isConnected)

@@ -19,14 +19,16 @@ private let requests: [Request] = [
   .next(channel: "relay", cpu: 7), .unmap(channel: "relay", cpu: 8191),
   .consumed(channel: "relay", cpu: 0, count: Int(UInt32.max)),
   .token(channel: "relay"), .redeem, .producer(serial: 0, index: 0),
-  .producer(serial: Int(UInt32.max), index: 7),
+  .producer(serial: Int(UInt32.max), index: 7), .reader(serial: 0), .reader(serial: .max),
+  .evict(serial: .max),
 ]
 
 private let replies: [Reply] = [
   .attached(owner: 0), .attached(owner: .max), .channel(someChannels[0]),
   .channel(someChannels[1]), .statistics(someStatistics), .done, .end, .mapped,
   .subbuf(someLent), .subbuf(LentSubbuf()), .producer(someProducers[0]),
-  .producer(someProducers[1]), .producer(someProducers[2]),
+  .producer(someProducers[1]), .producer(someProducers[2]), .reader(someReaders[0]),
+  .reader(someReaders[1]),
   .refused(ControlRefusal(code: 2, message: "no channel relay")),
   .refused(ControlRefusal(code: .max, message: "")),
   .refused(ControlRefusal(code: 22, message: "relay: mode changed\nflight: global changed")),
@@ -68,6 +70,10 @@ private let replies: [Reply] = [
         4, 13, 0, 0, 8, 0, 0, 0, 2, 1, 0, 0, 3, 0, 0, 0,
       ])
     #expect(try Request.token(channel: "a").encoded() == [4, 14, 0, 0, 3, 0, 0, 0, 1, 0, 97])
+    #expect(
+      try Request.evict(serial: 0x0102).encoded() == [
+        4, 17, 0, 0, 8, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0,
+      ])
     #expect(try Request.redeem.encoded() == [4, 15, 0, 0, 0, 0, 0, 0])
     #expect(try Reply.end.encoded() == [4, 132, 0, 0, 0, 0, 0, 0])
   }

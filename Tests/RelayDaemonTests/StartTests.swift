@@ -90,7 +90,8 @@ import Testing
 
   @Test func settingsAreFoundAgainWithoutChannels() throws {
     var configuration = try load(
-      "mount = \"/m\"\nsocket = \"/s\"\ncreate_group = 0\nmax_readers = 7\nmax_memory = \"1GiB\"\n")
+      "mount = \"/m\"\nsocket = \"/s\"\ncreate_group = 0\nmax_readers = 7\nmax_memory = \"1GiB\"\n"
+        + "max_channels_per_user = 3\nmax_readers_per_user = 2\nmax_memory_per_user = 1000\n")
     let settings = KeptSettings(configuration, hadMainFile: true)
     func adopted(_ settings: KeptSettings) throws -> KeptSettings? {
       let file = try settings.file()

@@ -70,6 +70,10 @@ enum cfuse_step { CFUSE_NOTHING, CFUSE_PROCESSED, CFUSE_ENDED };
 // which the first one sizes: don't mix devices and mounts on a thread.
 enum cfuse_step cfuse_session_step(cfuse_session *);
 
+// The user and the thread who ask; pid 0: it has no number in this pid namespace.
+uint32_t cfuse_uid(cfuse_request *);
+int32_t cfuse_pid(cfuse_request *);
+
 // Lets a read or write of an open file wait for its answer. 0, or -EINTR when who asked got a
 // signal already: answer it.
 int cfuse_park(cfuse_request *, uint64_t handle);

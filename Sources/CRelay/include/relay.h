@@ -162,7 +162,8 @@ int relay_attach_for_child(relay_chan *chan);
 
 /* Creates a channel in the daemon and attaches to it. It stays until relay_close, or until the
  * daemon ends. errno as relay_attach, and: EEXIST there is one of this name; EINVAL the name, a
- * size or a flag cannot be; EPERM this user may not create channels; ENOMEM, ENOSPC its limits. */
+ * size or a flag cannot be; EPERM this user may not create channels; ENOMEM, ENOSPC its limits;
+ * EDQUOT a limit of this user's. */
 relay_chan *relay_create(const char *socket_path, const char *channel, size_t subbuf_size,
                          size_t n_subbufs, unsigned flags);
 

@@ -21,7 +21,9 @@ extern "C" {
  * others were refused the buffer: relay_map_next, though it may say -EAGAIN, shows that its
  * consumer is alive. The next call returns -ESTALE if anything was in hand: other bytes may stand
  * there by then, so do not trust what was read of it since. relay_map_next goes on, or returns
- * -EBUSY while others have the buffer. A relay_reset gives back what is in hand, too.
+ * -EBUSY while others have the buffer, or have a first claim to it: for 10 s where another user was
+ * refused it meanwhile. An eviction (relayctl readers --evict) is told in the same way, and gives
+ * others the first claim always. A relay_reset gives back what is in hand, too.
  *
  * relay_unmap, the end of the process, and its death give back what was not reported: nothing is
  * lost. A daemon that ends for good closes its channels and lets consumers take what is left, as
@@ -34,7 +36,8 @@ typedef struct relay_mapping relay_mapping;
 
 /* Maps the buffer of a CPU (0 for a global channel). socket_path as in relay_attach. Who may read
  * the buffer's file may map it. Keeps three descriptors and the memory. errno: ENOENT no such
- * channel or buffer; EBUSY its file is open, or it is mapped; EPERM its readers are others; ENXIO
+ * channel or buffer; EBUSY its file is open, or it is mapped, or this user lost it a moment ago;
+ * EDQUOT this user has too many readers; EPERM its readers are others; ENXIO
  * it is not served yet; EOPNOTSUPP mode = "overwrite" with two sub-buffers, of which writers need
  * one beside what is in hand; EMFILE; EINVAL flags; and relay_attach's for the connection. */
 relay_mapping *relay_map(const char *socket_path, const char *channel, unsigned cpu,

@@ -74,7 +74,8 @@ struct relay_buffer_statistics {
 
 /* This file is the buffer's only reader from now on: reads of other files fail with EBUSY, as open
  * for reading does; their poll says POLLERR. Ends with RELAY_IOC_NXCL by this file, or its close.
- * EBUSY: another file has it. O_EXCL does not reach a device. */
+ * EBUSY: another file has it, or relayd took it from this user a moment ago. O_EXCL does not reach
+ * a device. */
 #define RELAY_IOC_EXCL _IO('r', 0x64)
 #define RELAY_IOC_NXCL _IO('r', 0x65)
 

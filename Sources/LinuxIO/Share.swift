@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// How much of something limited each user may have, so that nobody takes what others need: what is
+// counted, and what happens to who asks for too much, is the caller's.
+
+import Glibc
+
+/// The parts of a whole: each user's share, and what is left for root and this process's own user
+/// whatever all others have.
+public struct Share: Equatable, Sendable {
+  public let whole: Int
+  /// What users other than root and this process's own may have together.
+  public let ofOthers: Int
+  /// What each of them may have.
+  public let ofUser: Int
+
+  /// Which part a request is over.
+  public enum Shortage: Sendable {
+    case ofUser, ofOthers, whole
+  }
+
+  /// An eighth of the whole is root's and this process's user's, where that is one or more.
+  /// - Parameter perUser: nil: a quarter.
+  public init(of whole: Int, perUser: Int?) {
+    self.whole = whole
+    ofOthers = whole - min(max(1, whole / 8), max(0, whole - 1))
+    ofUser = perUser ?? Share.usual(of: whole)
+  }
+
+  /// Each user's share where none is given.
+  public static func usual(of whole: Int) -> Int { max(1, whole / 4) }
+
+  /// Whether a user never lacks something because of others.
+  public static func isPrivileged(_ uid: UInt32) -> Bool { uid == 0 || uid == geteuid() }
+
+  /// Which part has no room for `more`; nil: all have. A user's own share comes first: of that the
+  /// user can give something back.
+  /// - Parameters:
+  ///   - user: what this user has; `others`: all users but root and this process's; `all`: all.
+  public func shortage(
+    _ uid: UInt32, asksFor more: Int = 1, user: Int, others: Int, all: Int
+  ) -> Shortage? {
+    if !Share.isPrivileged(uid) {
+      if more > ofUser - min(ofUser, user) { return .ofUser }
+      if more > ofOthers - min(ofOthers, others) { return .ofOthers }
+    }
+    return more > whole - min(whole, all) ? .whole : nil
+  }
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// The requests about readers: who has which buffer open or mapped, and the end of that.
+
+internal import DeviceHost
+internal import Glibc
+internal import LinuxIO
+internal import Relay
+internal import RelayControl
+
+extension ControlRequests {
+  /// Of the readers that the client may see, the first whose serial number is `serial` or higher.
+  func reader(serial: UInt64, client: Client) -> ReaderDescription? {
+    let entry = host.reader(from: serial) { Access.maySee(client.peer, $0) }
+    return entry.map { describe($0, for: client.peer) }
+  }
+
+  private func describe(_ entry: ReaderEntry, for peer: PeerCredentials) -> ReaderDescription {
+    let isHidden = entry.uid != peer.uid && Access.hidesProcesses(from: peer)
+    let process = isHidden ? OpeningProcess() : OpeningProcess(entry)
+    return ReaderDescription(
+      serial: entry.serial, path: host.pathPrefix + entry.deviceName, kind: entry.kind.name,
+      pid: Int(process.pid), uid: entry.uid, command: process.command,
+      milliseconds: entry.milliseconds)
+  }
+
+  func evict(serial: UInt64, client: Client) throws(ControlRefusal) {
+    guard let entry = host.reader(from: serial, where: { _ in true }), entry.serial == serial else {
+      throw ControlRefusal(
+        code: ENOENT, message: "there is no reader \(serial); `relayctl readers` lists them")
+    }
+    try Access.checkEvict(client.peer, entry)
+    let process = OpeningProcess(entry)
+    let kind = entry.kind
+    guard host.evict(entry) else { return }
+    table.log(
+      .info,
+      """
+      \(entry.deviceName): user \(client.peer.uid) evicted reader \(serial): \(kind.name), \
+      process \(process.pid) (\(process.command)) of user \(entry.uid)
+      """)
+  }
+}
+
+/// The process that opened or mapped a buffer.
+private struct OpeningProcess {
+  /// 0: it has no number in this pid namespace.
+  var pid: Int32 = 0
+  /// Empty: it has ended, or its name cannot be read.
+  var command = ""
+
+  init() {}
+
+  init(_ entry: ReaderEntry) {
+    pid = entry.pid
+    // A thread's number leads to its process for as long as it lives. A process that started after
+    // the open has the number of one that ended.
+    guard pid > 0, let start = ProcessHandle.startTime(pid: pid),
+      start * 1000 / UInt64(sysconf(CInt(_SC_CLK_TCK))) <= entry.uptimeMilliseconds
+    else { return }
+    pid = OpeningProcess.process(ofThread: pid) ?? pid
+    command = Producer.command(of: pid)
+  }
+
+  private static func process(ofThread thread: Int32) -> Int32? {
+    guard let bytes = try? Files.contents(of: "/proc/\(thread)/status", atMost: 16384)
+    else { return nil }
+    let line = String(decoding: bytes, as: UTF8.self).split(separator: "\n").first {
+      $0.hasPrefix("Tgid:")
+    }
+    return line.flatMap { Int32($0.dropFirst("Tgid:".count).drop { $0 == "\t" || $0 == " " }) }
+  }
+}
