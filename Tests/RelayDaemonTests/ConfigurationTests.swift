@@ -16,9 +16,12 @@ import Testing
     socket = "/tmp/s"
     create_group = "root"
     max_channels = 7
+    max_channels_per_user = 3
     max_producers = 8
     max_readers = 9
+    max_readers_per_user = 4
     max_memory = "512MiB"
+    max_memory_per_user = 1000
 
     [channel."net/rx.a"]
     subbuf_size = 4097
@@ -194,6 +197,10 @@ import Testing
     var expected = try load("")
     expected.createGroup = "root"
     expected.limits.memory = 1 << 30
+    // What a quarter comes to.
+    expected.limits.channelsPerUser = expected.limits.channelShare.ofUser
+    expected.limits.readersPerUser = expected.limits.readerShare.ofUser
+    expected.limits.memoryPerUser = 1 << 28
     expected.channels[0].owner = "root"
     expected.channels[0].group = "root"
     expected.channels[0].writers = "root"
