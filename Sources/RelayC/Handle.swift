@@ -95,6 +95,12 @@ func failing<R: ~Copyable>(_ body: () throws(SystemError) -> R) throws(Failure) 
   do throws(SystemError) { return try body() } catch { throw Failure(error) }
 }
 
+/// A number to poll, which is -1 where the program has closed it.
+func stillThere(_ number: CInt) throws(Failure) -> CInt {
+  guard number >= 0 else { throw Failure(EBADF) }
+  return number
+}
+
 /// Everything about a channel that no record needs.
 final class Handle {
   /// Two pages: the way here, and the hot one.

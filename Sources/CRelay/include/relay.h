@@ -315,7 +315,7 @@ short relay_poll(relay_buf *buf);
 
 /* Own channels. A descriptor that poll(2) says is readable when relay_poll would say POLLIN or
  * POLLHUP; at times also when there is nothing, until relay_read or relay_poll is called. The
- * library's: do not read or close it. -EMFILE. */
+ * library's: do not read or close it. -EMFILE; -EBADF: the program has closed it. */
 int relay_poll_fd(relay_buf *buf);
 
 /* Since the channel's start or the last reset. Exact while nobody is in the middle of a record. */
