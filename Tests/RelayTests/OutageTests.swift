@@ -8,22 +8,9 @@ import Testing
 
 @testable import Relay
 
-@Suite final class OutageTests {
-  private let directory: String
-  private var socket: String { "\(directory)/control" }
-
-  init() {
-    var template = Array("/tmp/outage-XXXXXX".utf8CString)
-    directory = template.withUnsafeMutableBufferPointer {
-      String(cString: mkdtemp($0.baseAddress!))
-    }
-  }
-
-  deinit {
-    unlink(socket)
-    unlink("\(socket).lock")
-    rmdir(directory)
-  }
+@Suite struct OutageTests {
+  private let directory = SocketDirectory()
+  private var socket: String { directory.socket }
 
   private func counts(_ daemon: FakeDaemon) -> Statistics {
     Reader(daemon.channel, daemon.channel.buffers[0]).statistics()
