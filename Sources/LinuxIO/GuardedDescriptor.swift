@@ -48,14 +48,13 @@ public final class GuardedDescriptor: Sendable {
 package final class GuardedBell: Sendable {
   private let listener: GuardedDescriptor
   private let button: GuardedDescriptor
-  /// Readable once the bell was rung. Does not change.
-  package let number: CInt
+  /// Readable once the bell was rung; -1 where the program has closed it.
+  package var number: CInt { listener.raw }
 
   package init() throws(SystemError) {
     let ends = try Doorbell.ends()
     listener = try GuardedDescriptor(FileDescriptor(owning: ends.listener))
     button = try GuardedDescriptor(FileDescriptor(owning: ends.button))
-    number = listener.raw
   }
 
   /// What `GuardedBell.ring` takes; valid as long as this.

@@ -108,6 +108,12 @@ extension ChannelBuffer {
     }
   }
 
+  /// Whether some process may reserve nothing now.
+  public var refusesAProcess: Bool {
+    // Relaxed: as in `hint`.
+    layout.heldLimit != nil && namedOwners.pointee.load(ordering: .relaxed) != 0
+  }
+
   /// Whether a process may reserve nothing now.
   func isRefused(_ owner: UInt16) -> Bool {
     guard let limit = layout.heldLimit else { return false }

@@ -41,6 +41,24 @@ extension Channel {
 }
 
 extension Reader {
+  /// Counts in `heir` what was written, or refused, in memory that is given up since its reset.
+  /// Returns the records that are lost; nil: the memory is damaged so that nobody can know.
+  public func countLosses(in heir: ChannelBuffer) -> UInt64? {
+    let counters = Counters(buffer)
+    heir.count(heir.lostFull, counters.full.less(origin.counters.full))
+    heir.count(heir.lostTooBig, counters.tooBig.less(origin.counters.tooBig))
+    guard !isCorrupt else { return nil }
+    let lost = buffer.lostForGood(store)
+    let layout = buffer.layout
+    // More cannot stand there; of what was overwritten nothing is left to compare with.
+    guard
+      channel.geometry.mode == .overwrite
+        || lost <= UInt64(layout.subbufCount) * UInt64(layout.entryCount)
+    else { return nil }
+    heir.count(heir.lostRestart, lost)
+    return lost
+  }
+
   /// What is wrong with the buffer's words after a `reset`; nil: nothing that is seen without a
   /// look at the index.
   /// - Parameter owners: those that living processes write with.

@@ -216,7 +216,7 @@ public func relay_poll_fd(_ buf: OpaquePointer?) -> CInt {
   do throws(Failure) {
     let buffer = try own(buf)
     try requireMemory(mapped: 0)
-    return try failing { () throws(SystemError) in try buffer.wakeDescriptor() }
+    return try stillThere(try failing { () throws(SystemError) in try buffer.wakeDescriptor() })
   } catch { return 0 - error.code }
 }
 

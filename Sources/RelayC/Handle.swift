@@ -95,6 +95,12 @@ func failing<R: ~Copyable>(_ body: () throws(SystemError) -> R) throws(Failure) 
   do throws(SystemError) { return try body() } catch { throw Failure(error) }
 }
 
+/// A number to poll, which is -1 where the program has closed it.
+func stillThere(_ number: CInt) throws(Failure) -> CInt {
+  guard number >= 0 else { throw Failure(EBADF) }
+  return number
+}
+
 /// Everything about a channel that no record needs.
 final class Handle {
   /// Two pages: the way here, and the hot one.
@@ -195,18 +201,15 @@ final class Handle {
   func name(of buffer: OwnBuffer) -> OpaquePointer { OpaquePointer(buffers + buffer.madeFor) }
 
   /// In a forked child that uses a daemon's channel for the first time: attaches in its own name.
-  /// While another thread does, fails with EAGAIN after a moment.
+  /// While another thread does, fails with EAGAIN at once.
   func makeReady() throws(Failure) {
     guard case .daemon(let attachment) = kind, isForked else { return }
     crelay_thread_is_new()
     try requireMemory()
-    for _ in 0..<Handle.turnsOfAnother {
-      let attempt = hot.lock.lockedIfFree { attachInChild(attachment) }
-      if let attempt { return try attempt.get() }
-      guard isForked else { return }
-      _ = poll(nil, 0, 1)
-    }
-    throw Failure(EAGAIN)
+    let attempt = hot.lock.lockedIfFree { attachInChild(attachment) }
+    if let attempt { return try attempt.get() }
+    // It may have ended just now.
+    if isForked { throw Failure(EAGAIN) }
   }
 
   /// Counts in the channel what was refused before this process was attached.
@@ -225,9 +228,6 @@ final class Handle {
       throw error
     }
   }
-
-  /// Of a millisecond each.
-  private static let turnsOfAnother = 20
 
   private func attachInChild(_ attachment: Attachment) -> Result<Void, Failure> {
     guard isForked else { return .success(()) }

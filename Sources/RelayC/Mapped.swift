@@ -75,11 +75,13 @@ private final class Consumer {
   }
 
   func descriptor() throws(Failure) -> CInt {
+    let number: CInt
     switch source {
     case .own(let mapping):
-      try failing { () throws(SystemError) in try mapping.wakeDescriptor() }
-    case .daemon(let mapped): mapped.raw
+      number = try failing { () throws(SystemError) in try mapping.wakeDescriptor() }
+    case .daemon(let mapped): number = mapped.raw
     }
+    return try stillThere(number)
   }
 
   private func asked<R>(_ body: () throws(ControlError) -> R) throws(Failure) -> R {

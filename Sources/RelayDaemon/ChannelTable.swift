@@ -78,7 +78,7 @@ final class ChannelTable {
     let served: ServedChannel
     if let adopted {
       served = adopted
-      prefaultAdopted(served)
+      prefaultAdopted(served.channel, options)
     } else {
       served = ServedChannel(
         options, origin, try openNew(options, origin), identity, pathPrefix: pathPrefix)

@@ -11,8 +11,12 @@ enum LossCause: Int, CaseIterable {
   case full, tooBig, overwritten, stalled, restart, aborted
 
   /// What is behind "N records lost:".
-  func reason(_ subbufSize: Int) -> String {
+  /// - Parameter isBounded: a process was refused that holds all sub-buffers but two.
+  func reason(_ subbufSize: Int, isBounded: Bool) -> String {
     switch self {
+    case .full where isBounded:
+      "the buffer is full, or a process that holds all its sub-buffers but two by records it has "
+        + "not ended is refused"
     case .full: "the buffer is full"
     case .tooBig: "longer than a sub-buffer, which is \(subbufSize) bytes"
     case .overwritten: "overwritten before their reader came to them"
@@ -23,8 +27,9 @@ enum LossCause: Int, CaseIterable {
   }
 
   /// What can be done about it.
-  var remedy: String {
+  func remedy(isBounded: Bool) -> String {
     switch self {
+    case .full where isBounded: "; `relayctl producers` shows who holds how many"
     case .full, .overwritten:
       "; read it faster, or make its n_subbufs or subbuf_size larger"
     case .tooBig: "; make its subbuf_size larger"
@@ -38,6 +43,8 @@ final class ChannelLosses {
   fileprivate var episodes: [ObjectIdentifier: [LossEpisode]] = [:]
   /// The damage counters at the last look.
   fileprivate var damage: [ObjectIdentifier: UInt64] = [:]
+  /// Devices of whose refused records some were a process's that held too much.
+  fileprivate var bounded: Set<ObjectIdentifier> = []
   /// CPUs whose buffers were said to be damaged.
   var damagedCPUs: Set<Int> = []
 
@@ -53,6 +60,7 @@ final class ChannelLosses {
   func forget() {
     episodes = [:]
     damage = [:]
+    bounded = []
     damagedCPUs = []
   }
 }
@@ -170,28 +178,32 @@ final class LossLog: EventHandler {
     for (cpu, device) in served.devices {
       let key = ObjectIdentifier(device)
       if served.losses.episodes[key] == nil { served.losses.begin(device) }
+      if device.buffer.refusesAProcess { served.losses.bounded.insert(key) }
+      let isBounded = served.losses.bounded.contains(key)
       let counts = counters(device)
       for cause in LossCause.allCases where cause != except {
         let message = step(
           &served.losses.episodes[key]![cause.rawValue], counts[cause.rawValue], now)
+        if case .end = message, cause == .full { served.losses.bounded.remove(key) }
         // At the end of all there is no later message.
         guard let message, why != nil || budget.take(at: now) else { continue }
-        log(text(message, cause, served, cpu) + (why.map { "; \($0)" } ?? ""))
+        log(text(message, cause, served, cpu, isBounded: isBounded) + (why.map { "; \($0)" } ?? ""))
       }
     }
   }
 
   private func text(
-    _ message: LossEpisode.Message, _ cause: LossCause, _ served: ServedChannel, _ cpu: Int
+    _ message: LossEpisode.Message, _ cause: LossCause, _ served: ServedChannel, _ cpu: Int,
+    isBounded: Bool
   ) -> String {
     let name = "channel \(served.channel.name)"
     let place = served.path(cpu: cpu)
-    let reason = cause.reason(served.channel.geometry.subbufSize)
+    let reason = cause.reason(served.channel.geometry.subbufSize, isBounded: isBounded)
     func records(_ count: UInt64) -> String { "\(count) record\(count == 1 ? "" : "s")" }
     switch message {
     case .begin(let count):
-      return
-        "\(name): records are being lost in \(place), \(count) so far: \(reason)\(cause.remedy)"
+      return "\(name): records are being lost in \(place), \(count) so far: \(reason)"
+        + cause.remedy(isBounded: isBounded)
     case .more(let count, let seconds):
       return "\(name): \(records(count)) more lost in \(place) in the last \(seconds) s: \(reason)"
     case .end(let count, let seconds):

@@ -31,9 +31,8 @@ extension ChannelTable {
 
   /// What is in an adopted channel counts for more than where its memory is charged: it is served
   /// in any case.
-  func prefaultAdopted(_ served: ServedChannel) {
-    let channel = served.channel
-    guard served.options.isPrefaulted else { return }
+  func prefaultAdopted(_ channel: Channel, _ options: ChannelOptions) {
+    guard options.isPrefaulted else { return }
     do throws(ControlRefusal) {
       try prefault(channel, cpus: channel.cpus, resident: channel.residentBytes)
     } catch {

@@ -59,6 +59,8 @@ extension ChannelTable {
     let old = served.channel
     let name = old.name
     let new = try openRenewed(old, reason)
+    prefaultAdopted(new, served.options)
+    let readers = served.devices.map { host.use($0.device) { $0 } }
     new.setGeneration(kept.life.nextGeneration)
     ChannelNotes(new)?.store(served.options, served.origin, kept.kin)
     ChannelNotes(new)?.wasAttached = ChannelNotes(old)?.wasAttached ?? false
@@ -71,7 +73,6 @@ extension ChannelTable {
       }
     }
     served.renew(new)
-    prefaultAdopted(served)
     onRenewed(old, new)
     // Only now are writers sent away: whenever this process dies, there is one memory that is whole
     // and not given up.
@@ -81,7 +82,27 @@ extension ChannelTable {
     log(
       .warning,
       "channel \(name): reset with fresh memory, because in the one it had \(reason); its writers "
-        + "move over with their next records")
+        + "move over with their next records" + countLosses(readers, new))
+  }
+
+  /// Counts what writers did in the old memory after the reset, and says it.
+  private func countLosses(_ readers: [Reader], _ new: Channel) -> String {
+    var lost: UInt64 = 0
+    var isKnown = true
+    for reader in readers {
+      if let count = reader.countLosses(in: new.buffer(cpu: reader.buffer.cpu)) {
+        lost &+= count
+      } else {
+        isKnown = false
+      }
+    }
+    let records = lost == 1 ? "1 record" : "\(lost) records"
+    return
+      (lost > 0
+      ? "; \(records) written into the old memory since the reset began, counted in lost_restart"
+      : "")
+      + (isKnown
+        ? "" : "; how many were written into its damaged buffers meanwhile cannot be known")
   }
 
   private func openRenewed(_ old: Channel, _ reason: String) throws(ControlRefusal) -> Channel {

@@ -104,7 +104,7 @@ struct Setting {
     switch value {
     case .absent: return true
     case .boolean(let flag): return flag
-    case .word: throw OptionError("\(key) takes no value")
+    case .word: throw OptionError("\(key) takes no value here: write \(key) alone, or leave it out")
     default: throw refusal("is neither true nor false")
     }
   }

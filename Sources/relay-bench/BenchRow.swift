@@ -24,6 +24,8 @@ struct BenchRow: Encodable {
   let better: Better
   /// The bound of the ratio, where there is a peer, and else of the value; nil: none.
   let target: Double?
+  /// How often it was measured.
+  let rounds: Int
 
   /// nil: there is no target.
   var isMet: Bool? {
@@ -42,7 +44,7 @@ struct BenchRow: Encodable {
   private enum Key: String, CodingKey {
     case name, value, unit, peer
     case peerValue = "peer_value"
-    case ratio, better, target
+    case ratio, better, target, rounds
   }
 
   /// Every key in each row: null where there is no peer or no target.
@@ -56,6 +58,7 @@ struct BenchRow: Encodable {
     try row.encode(peer?.ratio, forKey: .ratio)
     try row.encode(better, forKey: .better)
     try row.encode(target, forKey: .target)
+    try row.encode(rounds, forKey: .rounds)
   }
 
   /// Writes the rows to a file, whole or not at all.

@@ -25,6 +25,7 @@ struct Effort {
 
   /// Rounds to run: the first touches every page and is not counted.
   var warmAndCounted: ClosedRange<Int> { 0...rounds }
+  var counted: ClosedRange<Int> { 1...rounds }
 
   func count(_ full: Int) -> Int { max(1, Int(Double(full) * share)) }
 }

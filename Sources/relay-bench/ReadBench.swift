@@ -108,7 +108,7 @@ struct ReadBench {
           name: name, value: row.relayfs.median, unit: "GiB/s",
           peer: .init(
             name: peer, value: other.median, ratio: row.relayfs.ratios(to: other).median),
-          better: .higher, target: target)
+          better: .higher, target: target, rounds: row.relayfs.values.count)
       }
       let judged = result(
         "null FUSE server", row.cached, servers.count > 1 ? nil : ReadBench.target)

@@ -17,11 +17,13 @@ struct RelayBench: ParsableCommand {
       `make bench` builds the peers and says where they are ($RELAY_PEERS).
 
       --against is the judge of a change: slower is a row in which the median of the rounds' \
-      ratios, new to old, is over \(LibraryBench.target).
+      ratios, new to old, is over \(LibraryBench.target). Chance alone has a row miss that now and \
+      then: each that does is measured for as many rounds again, up to \(LibraryBench.repeats) \
+      times, and judged by all its rounds.
 
       The rows are also written as JSON, a list of {name, value, unit, peer, peer_value, ratio, \
-      better, target}. The target is a bound of the ratio where there is a peer, and else of the \
-      value; what there is not is null.
+      better, target, rounds}. The target is a bound of the ratio where there is a peer, and else \
+      of the value; what there is not is null.
       """)
 
   enum Part: String, ExpressibleByArgument, CaseIterable { case write, read }

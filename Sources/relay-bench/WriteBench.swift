@@ -141,7 +141,7 @@ struct WriteBench {
           peer: peer.map {
             .init(
               name: $0.name, value: $0.samples.median, ratio: samples.ratios(to: $0.samples).median)
-          }, better: .lower, target: target)
+          }, better: .lower, target: target, rounds: samples.values.count)
       }
       let target = row.cpus.count == 1 ? WriteBench.targets[row.bytes] : nil
       let judged = result("write", row.relay, target: target)

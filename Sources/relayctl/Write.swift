@@ -109,7 +109,8 @@ private struct WriteSession: ~Copyable {
       guard result != .full || hasReader() else {
         throw CommandFailure(
           status: EX_UNAVAILABLE,
-          message: "relayd is gone: \(written) records were written, the rest were not")
+          message: "relayd is gone: \(written) records were written, the rest were not"
+            + lostWithRelayd)
       }
     }
     switch result {
@@ -121,13 +122,14 @@ private struct WriteSession: ~Copyable {
       lost += 1
     case .tooBig: tooBig += 1
     case .closed:
-      throw CommandFailure.failed("channel \(channel) is closed; \(written) records were written")
+      throw CommandFailure.failed(
+        "channel \(channel) is closed; \(written) records were written" + lostWithRelayd)
     case .unserved:
       throw CommandFailure(
         status: EX_UNAVAILABLE,
         message: """
           no relayd takes records of channel \(channel) any more; \(written) records were written, \
-          the rest were not
+          the rest were not\(lostWithRelayd)
           """)
     // It ends each record at once.
     case .corrupt, .holding:
@@ -136,6 +138,14 @@ private struct WriteSession: ~Copyable {
     }
     if written & 0xfff == 0 { progress.show(records: written, bytes: bytes, isWaiting: false) }
     return true
+  }
+
+  /// What dies with this process: the channel came back with other sizes, or not at all.
+  private var lostWithRelayd: String {
+    let count = writer.channel.refusedUnserved
+    guard count > 0 else { return "" }
+    return "; lost, and counted nowhere else: \(count) record\(count == 1 ? "" : "s") that nobody "
+      + "had read, or that no relayd took"
   }
 
   /// Whether somebody could make room, now or soon: a relayd may come back.
@@ -154,7 +164,8 @@ private struct WriteSession: ~Copyable {
     guard writer.channel.isServed else {
       throw CommandFailure(
         status: EX_UNAVAILABLE,
-        message: "relayd is gone: \(written) records were written, but may not have been read")
+        message: "relayd is gone: \(written) records were written, but may not have been read"
+          + lostWithRelayd)
     }
     if lost > 0 { complain("\(lost) records lost: the channel was full") }
     if tooBig > 0 {

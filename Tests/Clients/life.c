@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Own channels: opening, reading, waiting, sub-buffers, counts, end.
+#include <unistd.h>
+
 #include "test.h"
 
 TEST(what_cannot_be_opened_is_refused) {
@@ -158,6 +160,18 @@ TEST(a_reset_forgets_everything) {
   CHECK(!memcmp(&stat, &zero, sizeof stat));
   EQUAL(relay_write(chan, "d", 1), 0);
   CHECK(!strcmp(drain(buf), "d"));
+  relay_detach(chan);
+}
+
+TEST(a_poll_descriptor_that_the_program_closed_is_said) {
+  relay_chan *chan = open_small(16, 4, 0);
+  relay_buf *buf = relay_buffer(chan, 0);
+  CHECK(relay_poll_fd(buf) > 2);
+  closefrom(3);
+  EQUAL(relay_poll_fd(buf), -EBADF);
+  EQUAL(relay_write(chan, "ab", 2), 0);
+  EQUAL(relay_poll(buf), POLLIN | POLLRDNORM);
+  CHECK(!strcmp(drain(buf), "ab"));
   relay_detach(chan);
 }
 

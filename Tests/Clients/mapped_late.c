@@ -193,6 +193,7 @@ TEST(a_mapping_whose_descriptors_are_closed_has_no_daemon) {
   relay_mapping *mapping = map(0);
   struct relay_subbuf subbuf;
   closefrom(3);
+  EQUAL(relay_map_fd(mapping), -EBADF);
   EQUAL(relay_map_next(mapping, &subbuf, sizeof subbuf), -ECONNRESET);
   EQUAL(relay_map_consumed(mapping, 0), -ECONNRESET);
   relay_unmap(mapping);

@@ -47,5 +47,20 @@ final class ControlGroup {
     ["bash", "-c", "echo $$ > \(directory)/cgroup.procs && exec \"$@\"", "bash"]
   }
 
+  /// How many processes the kernel has ended in it because there was no memory left.
+  func outOfMemoryKills() throws -> Int {
+    let files = "\(directory)/memory.events \(directory)/memory.oom_control"
+    let script = "cat \(files) 2>/dev/null | awk '$1 == \"oom_kill\" { print $2 }'"
+    let text = try run("bash", "-c", script).output
+    guard let count = Int(text.dropLast()) else { throw Failure("\(directory): no count of kills") }
+    return count
+  }
+
+  /// From now on what it touches is charged to the group.
+  func take(_ pid: Int32) throws {
+    let moved = try run("bash", "-c", "echo \(pid) > \(directory)/cgroup.procs")
+    guard moved.status == 0 else { throw Failure(moved.error) }
+  }
+
   deinit { rmdir(directory) }
 }

@@ -94,6 +94,40 @@ extension OneAtATime {
       daemon.end()
     }
 
+    /// By somebody else of its control group. The holder, which is outside, starts the next one.
+    @Test func relaydThatIsKilledForItsMemoryLosesNothing() throws {
+      let group = try group(96 << 20)
+      let daemons = try Daemons(
+        "relay:global,subbuf_size=16KiB,n_subbufs=64", options: ["--hold"])
+      let held = HeldDaemon(daemons.now)
+      let file = "/dev/shm/relay-test.\(getpid())"
+      defer { unlink(file) }
+      let trace = try daemons.compare(
+        ["resting"],
+        rests: [
+          {
+            let relayd = try held.child()
+            try group.take(relayd)
+            try daemons.now.require(
+              "create", "big", "--subbuf-size", "4MiB", "--global", "--keep", "--prefault")
+            let kills = try group.outOfMemoryKills()
+            // It is the first one that the kernel chooses.
+            _ = try run(
+              ["bash", "-c", "echo 1000 > /proc/\(relayd)/oom_score_adj"])
+            _ = try run(group.prefix + ["bash", "-c", "head -c 200M /dev/zero > \(file)"])
+            unlink(file)
+            #expect(try group.outOfMemoryKills() > kills)
+            try eventually("the next one is ready: \(daemons.now.logText)") {
+              try held.child() != relayd
+                && daemons.now.logText.components(separatedBy: "ready:").count == 3
+            }
+          }
+        ])
+      #expect(trace.status == 3)
+      #expect(try daemons.read().split(separator: "\n").count == 3 * 201 + 10)
+      #expect(try daemons.now.statistic("lost_restart") == 0)
+    }
+
     /// The relayd that the holder started last.
     private func child(_ daemon: Daemon) throws -> Int32 {
       try eventually("the holder names it") {

@@ -117,6 +117,11 @@ extension OneAtATime {
       let daemon = try Daemon(Self.channel + ",mode=\(mode)")
       let leaver = try Leaver(daemon, "leave", "relay", "20")
       #expect(leaver.text == "6 \(EBUSY)\n")
+      try eventually("what it lost is said: \(daemon.logText)") {
+        daemon.logText.contains(
+          "1 so far: the buffer is full, or a process that holds all its sub-buffers but two by "
+            + "records it has not ended is refused; `relayctl producers` shows who holds how many")
+      }
       let pid = leaver.process.pid
       #expect(try line(daemon, pid).suffix(2) == ["6", "6"])
       let library = try Library.get()

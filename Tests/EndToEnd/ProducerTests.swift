@@ -29,6 +29,35 @@ extension OneAtATime {
           == "relayctl: relayd is gone: 2 records were written, but may not have been read\n")
     }
 
+    /// The count of what nobody had read dies with the writer.
+    @Test(.onceIsEnough)
+    func writerOfAChannelThatComesBackWithOtherSizesSaysWhatIsLost() throws {
+      let daemon = try Daemon("relay:global")
+      let input = try Pipe()
+      let error = try MemoryFile.create(name: "error", count: 0)
+      let writer = try ChildProcess(
+        [program("relayctl"), "write", "relay"], input: input.read.raw, error: error.raw,
+        environment: ["RELAY_SOCKET": daemon.socket])
+      #expect(write(input.write.raw, "one\ntwo\n", 8) == 8)
+      try eventually("both are written") { try daemon.statistic("records_written") == 2 }
+      daemon.end(SIGKILL)
+      let next = try Daemon("relay:global,n_subbufs=4", in: daemon.scratch)
+      // Until it notices: what goes into the old memory is lost, too.
+      var written = 2
+      try eventually("it notices: \(next.logText)") {
+        if write(input.write.raw, "one\n", 4) == 4 { written += 1 }
+        return text(of: error.raw).contains("\n")
+      }
+      #expect(writer.wait() == 1)
+      let parts = text(of: error.raw).split { !$0.isNumber }.compactMap { Int($0) }
+      let lost = parts.last ?? 0
+      #expect(
+        text(of: error.raw)
+          == "relayctl: channel relay is closed; \(lost) records were written; lost, and counted "
+          + "nowhere else: \(lost) records that nobody had read, or that no relayd took\n")
+      #expect((2...written).contains(lost))
+    }
+
     /// What a client that relayctl is not gets from a daemon.
     private func ask(_ daemon: Daemon, _ script: String) throws -> String {
       let finished = try run(

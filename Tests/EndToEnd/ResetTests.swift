@@ -142,6 +142,29 @@ extension OneAtATime {
       }
     }
 
+    /// Into the old memory: the writer learns of the new one only at the end of the reset.
+    @Test func recordsWrittenDuringAResetAreCounted() throws {
+      let daemon = try Daemon("relay:global,subbuf_size=1MiB,n_subbufs=64,mode=overwrite")
+      let zero = try FileDescriptor.open("/dev/zero", O_RDONLY)
+      let writer = try ChildProcess(
+        [program("relayctl"), "write", "relay", "--block", "24", "--drop"], input: zero.raw,
+        environment: ["RELAY_SOCKET": daemon.socket])
+      defer {
+        writer.signal(SIGKILL)
+        _ = writer.wait()
+      }
+      try eventually("a reset takes as long as a record") {
+        try eventually("it writes") { try daemon.statistic("records_written") > 1000 }
+        try apply(.words("given up", [176], 1), daemon)
+        try daemon.require("reset", "relay")
+        return try daemon.statistic("lost_restart") > 0
+      }
+      #expect(
+        daemon.logText.contains(
+          /; \d+ records? written into the old memory since the reset began, counted in lost/),
+        "\(daemon.logText)")
+    }
+
     /// A process that holds a record open would keep its sub-buffer for ever.
     @Test func recordsThatAreNeverFinishedDoNotOutliveAReset() throws {
       let daemon = try Daemon("relay:global,subbuf_size=4KiB,n_subbufs=2,stall_timeout=never")

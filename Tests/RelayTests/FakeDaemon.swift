@@ -9,6 +9,23 @@ import Synchronization
 
 @testable import Relay
 
+/// Where a daemon listens, until the test ends.
+final class SocketDirectory: Sendable {
+  private let path: String
+  var socket: String { "\(path)/control" }
+
+  init() {
+    var template = Array("/tmp/daemon-XXXXXX".utf8CString)
+    path = template.withUnsafeMutableBufferPointer { String(cString: mkdtemp($0.baseAddress!)) }
+  }
+
+  deinit {
+    unlink(socket)
+    unlink("\(socket).lock")
+    rmdir(path)
+  }
+}
+
 final class FakeDaemon: Sendable {
   static let header: [UInt8] = [9, 128, 0, 0, 2, 0, 0, 0]
   static let request: [UInt8] = [9, 1, 0, 0]

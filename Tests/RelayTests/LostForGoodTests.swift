@@ -4,6 +4,7 @@
 
 import Glibc
 import LinuxIO
+import Synchronization
 import Testing
 
 @testable import Relay
@@ -116,5 +117,30 @@ import Testing
     let next = try LostForGoodTests.open()
     #expect(adopted.retire(into: next) == 3)
     #expect(Reader(next, next.buffers[0]).statistics().lostRestart == 3)
+  }
+
+  /// Of damaged memory that a reset replaces: what was there before the reset is forgotten.
+  @Test func recordsWrittenAfterTheResetOfReplacedMemoryAreCounted() throws {
+    write(3)
+    reader.reset()
+    write(2)
+    while producer.write("12345678901234567") == .tooBig, buffer.lossCounts.tooBig < 4 {}
+    channel.giveUp()
+    let new = try LostForGoodTests.open()
+    #expect(reader.countLosses(in: new.buffers[0]) == 2)
+    let counts = Reader(new, new.buffers[0]).statistics()
+    #expect(counts.lostRestart == 2 && counts.lostTooBig == 4)
+  }
+
+  @Test func numbersOfDamagedMemoryAreNotBelieved() throws {
+    write(3)
+    reader.reset()
+    // Relaxed: nobody else is there.
+    buffer.currentWord.pointee.store(0x10ffff, ordering: .relaxed)
+    reader.reset()
+    channel.giveUp()
+    let new = try LostForGoodTests.open()
+    #expect(reader.countLosses(in: new.buffers[0]) == nil)
+    #expect(Reader(new, new.buffers[0]).statistics().lostRestart == 0)
   }
 }

@@ -8,22 +8,9 @@ import Testing
 
 @testable import Relay
 
-@Suite final class OutageTests {
-  private let directory: String
-  private var socket: String { "\(directory)/control" }
-
-  init() {
-    var template = Array("/tmp/outage-XXXXXX".utf8CString)
-    directory = template.withUnsafeMutableBufferPointer {
-      String(cString: mkdtemp($0.baseAddress!))
-    }
-  }
-
-  deinit {
-    unlink(socket)
-    unlink("\(socket).lock")
-    rmdir(directory)
-  }
+@Suite struct OutageTests {
+  private let directory = SocketDirectory()
+  private var socket: String { directory.socket }
 
   private func counts(_ daemon: FakeDaemon) -> Statistics {
     Reader(daemon.channel, daemon.channel.buffers[0]).statistics()
@@ -84,6 +71,25 @@ import Testing
     while !producers[1].rejoin() { _ = poll(nil, 0, 5) }
     try more.join()
     #expect(counts(new).lostRestart == 3 && producers[1].refusedUnserved == 0)
+  }
+
+  /// Where the memory is closed and another thread looks for the next daemon.
+  @Test func otherThreadsGetAnAnswerAtOnce() throws {
+    let old = try FakeDaemon()
+    let producers = try (5...6).map { try old.attach(socket, owner: $0) }
+    old.die()
+    let new = try FakeDaemon()
+    let answers = try new.listen(socket)
+    #expect(producers[0].rejoin())
+    try answers.join()
+    producers[1].lifeline!.pointee.outage.holder.store(.max, ordering: .relaxed)
+    // The machine may be busy at some of these moments.
+    let fastest = (0..<10).map { _ in
+      let start = ContinuousClock.now
+      #expect(producers[1].write("x") == .unserved)
+      return ContinuousClock.now - start
+    }.min()!
+    #expect(fastest < .milliseconds(10))
   }
 
   /// No commit looks: only each 512th record does.

@@ -10,22 +10,9 @@ import Testing
 
 @testable import Relay
 
-@Suite final class RejoinTests {
-  private let directory: String
-  private var socket: String { "\(directory)/control" }
-
-  init() {
-    var template = Array("/tmp/rejoin-XXXXXX".utf8CString)
-    directory = template.withUnsafeMutableBufferPointer {
-      String(cString: mkdtemp($0.baseAddress!))
-    }
-  }
-
-  deinit {
-    unlink(socket)
-    unlink("\(socket).lock")
-    rmdir(directory)
-  }
+@Suite struct RejoinTests {
+  private let directory = SocketDirectory()
+  private var socket: String { directory.socket }
 
   private func reader(_ daemon: FakeDaemon) -> Reader {
     // As in a process that is killed: it takes nothing down.

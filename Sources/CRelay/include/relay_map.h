@@ -88,7 +88,8 @@ int relay_map_consumed(relay_mapping *map, size_t n);
 
 /* A descriptor that poll(2) says is readable when relay_map_next would return something, when
  * others were refused the buffer, or when the daemon is gone; at times also when there is nothing,
- * until relay_map_next is called. The library's: do not read or close it. */
+ * until relay_map_next is called. The library's: do not read or close it. -EBADF: the program has
+ * closed it, or what it watches. */
 int relay_map_fd(relay_mapping *map);
 
 /* Gives the buffer up, and frees map; what it handed out is not there any more. From inside
