@@ -64,6 +64,19 @@ static void on_read(
   s->callbacks.read(s->context, opaque(req), fi->fh, size, (uint64_t)offset, fi->flags);
 }
 
+// A read of a mount's file. Once a write has raised the inode's size, the kernel's page cache asks,
+// too: for splice(2), sendfile(2), copy_file_range(2) and private mappings. It asks ahead, keeps
+// what it got and repeats it, so it gets nothing. A read(2) of direct I/O names its caller as the
+// lock owner, the page cache names none.
+static void on_file_read(
+    fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, struct fuse_file_info *fi) {
+  if (fi->lock_owner == 0) {
+    fuse_reply_err(req, EINVAL);
+  } else {
+    on_read(req, node, size, offset, fi);
+  }
+}
+
 static void on_write(
     fuse_req_t req, fuse_ino_t node, const char *bytes, size_t size, off_t offset,
     struct fuse_file_info *fi) {
@@ -220,7 +233,7 @@ int cfuse_mount_new(
       .getattr = on_getattr,
       .readdir = on_readdir,
       .open = on_open,
-      .read = on_read,
+      .read = on_file_read,
       .write = on_write,
       .poll = on_poll,
       .release = on_release,
