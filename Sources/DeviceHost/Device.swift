@@ -34,7 +34,7 @@ public final class Device: @unchecked Sendable {
   var output = Output()
   /// The channel is gone: who has a file open reads on, nobody else may open it.
   private(set) var isRemoved = false
-  private var hasReportedCorruption = false
+  private let isDamaged = Atomic(false)
   let losses = DeviceLosses()
   private let hasLostFile = Atomic(false)
   /// Its keeper's note that it looks after this one.
@@ -299,9 +299,16 @@ extension Device {
   }
 
   func reportCorruption() {
-    guard reader.isCorrupt, !hasReportedCorruption else { return }
-    hasReportedCorruption = true
+    // Relaxed: nothing is published with it.
+    guard reader.isCorrupt, !isDamaged.exchange(true, ordering: .relaxed) else { return }
     keeper?.damageFound(self)
+  }
+
+  /// The account of its buffer, as of the last read. For the host's owner: it costs the device's
+  /// thread nothing.
+  public var statistics: Statistics {
+    // Relaxed: as above.
+    reader.savedStatistics(isDamaged: isDamaged.load(ordering: .relaxed))
   }
 
   /// Serves other memory from its start. Open files read on there. A mapped consumer has the old
@@ -316,7 +323,8 @@ extension Device {
       file.peeker?.keepsEmptyRecords = file.isFramed
     }
     noteModes()
-    hasReportedCorruption = false
+    // Relaxed: as above.
+    isDamaged.store(false, ordering: .relaxed)
     losses.begin(reader)
   }
 }

@@ -98,6 +98,7 @@ extension Device {
   /// After a writer's signal, and from time to time in case one was lost.
   func wake() {
     endWaits()
+    reader.settlePassed()
     if let lease {
       offerRoom()
       return look(after: lease)

@@ -222,7 +222,7 @@ extension Reader {
   func settle() {
     precondition(!hasClaim)
     if mayReclaim { reclaim() }
-    if !stall.passed.isEmpty { settlePassed() }
+    settlePassed()
     searchesLeft = Reader.searchLimit
   }
 

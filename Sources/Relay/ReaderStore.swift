@@ -184,10 +184,7 @@ extension Reader {
       v[.restCount] <= v[.restRecordLength], v[.backlogMax] <= layout.subbufCount
     else { throw .untrusted("its reader's position is not in the channel") }
     self.generation = generation
-    position = Position(
-      seq: v[.seq], subbuf: Int(v[.subbuf]), entry: Int(v[.entry]), offset: Int(v[.offset]),
-      record: v[.record],
-      lostBase: v[.lostBase], walkedFromStart: v[.flags] & 1 != 0)
+    (position, totals, origin) = (v.position, v.totals, v.origin)
     restArea = area
     rest = UnsafeMutableRawBufferPointer(
       start: store.area(area) + Int(v[.restOffset]), count: Int(v[.restCount]))
@@ -196,22 +193,56 @@ extension Reader {
     pendingGap.overwritten = v[.pendingOverwritten]
     pendingGap.full = v[.pendingFull]
     pendingGap.stalled = v[.pendingStalled]
-    totals = Totals(
-      records: v[.records], dead: v[.dead], stalled: v[.stalled], bytes: v[.bytes],
-      padding: v[.padding], subbufs: v[.subbufs])
-    origin = Origin(
-      records: v[.originRecords], bytes: v[.originBytes], seq: v[.originSeq],
-      padding: v[.originPadding])
-    origin.counters.full = v[.originFull]
-    origin.counters.tooBig = v[.originTooBig]
-    origin.counters.aborted = v[.originAborted]
-    origin.counters.cancelled = v[.originCancelled]
-    origin.counters.corrupt = v[.originCorrupt]
     pendingGap.restart = v[.pendingRestart]
-    totals.restart = v[.restart]
-    origin.counters.restart = v[.originRestart]
     backlogMax = v[.backlogMax]
     // What was passed and not given up yet.
     mayReclaim = true
+  }
+}
+
+extension ReaderStore {
+  /// What was saved last; from any thread, while the reader saves again and again.
+  var progress: Reader.Progress {
+    // A save spoils one copy at a time: two of them within one look are rare, and many in a row
+    // are not the reader's doing.
+    for _ in 0..<1000 {
+      guard let newest = try? newest() else { continue }
+      return newest.values.progress
+    }
+    return Reader.Progress()
+  }
+}
+
+extension ReaderStore.Values {
+  fileprivate var position: Reader.Position {
+    Reader.Position(
+      seq: self[.seq], subbuf: Int(self[.subbuf]), entry: Int(self[.entry]),
+      offset: Int(self[.offset]), record: self[.record], lostBase: self[.lostBase],
+      walkedFromStart: self[.flags] & 1 != 0)
+  }
+
+  fileprivate var totals: Reader.Totals {
+    Reader.Totals(
+      records: self[.records], dead: self[.dead], stalled: self[.stalled], bytes: self[.bytes],
+      padding: self[.padding], subbufs: self[.subbufs], restart: self[.restart])
+  }
+
+  fileprivate var origin: Reader.Origin {
+    var origin = Reader.Origin(
+      records: self[.originRecords], bytes: self[.originBytes], seq: self[.originSeq],
+      padding: self[.originPadding])
+    origin.counters.full = self[.originFull]
+    origin.counters.tooBig = self[.originTooBig]
+    origin.counters.aborted = self[.originAborted]
+    origin.counters.cancelled = self[.originCancelled]
+    origin.counters.corrupt = self[.originCorrupt]
+    origin.counters.restart = self[.originRestart]
+    return origin
+  }
+
+  fileprivate var progress: Reader.Progress {
+    Reader.Progress(
+      position: position, totals: totals, origin: origin, backlogMax: self[.backlogMax],
+      restBytes: self[.restCount])
   }
 }

@@ -11,6 +11,8 @@ struct Stall {
   private var limit = Place(seq: 0, entry: 0)
   /// Passed, in sub-buffers that are still there.
   private(set) var passed: [Passed] = []
+  /// Which of them is looked at next.
+  private var next = 0
 
   struct Place: Comparable {
     var seq: UInt64
@@ -59,8 +61,21 @@ struct Stall {
     if !passed.isEmpty { self.passed += passed.prefix(Stall.passedLimit - self.passed.count) }
   }
 
-  /// Keeps those of which it is so.
-  mutating func filter(_ isKept: (Passed) -> Bool) { passed = passed.filter(isKept) }
+  /// As many are looked at at once, so that a look costs the same however many there are.
+  private static let looks = 256
+
+  /// Keeps those of which it is so; looks at some, in turn.
+  mutating func filterSome(_ isKept: (Passed) -> Bool) {
+    for _ in 0..<min(Stall.looks, passed.count) {
+      if next >= passed.count { next = 0 }
+      if isKept(passed[next]) {
+        next += 1
+      } else {
+        passed.swapAt(next, passed.count - 1)
+        passed.removeLast()
+      }
+    }
+  }
 
   mutating func forgetAll() {
     wait = nil
@@ -114,8 +129,10 @@ extension Reader {
 
   /// Looks again at what was passed. A record whose writer died since then counts as aborted, not
   /// as stalled.
-  func settlePassed() {
-    stall.filter { passed in
+  public func settlePassed() {
+    guard !stall.passed.isEmpty else { return }
+    let before = totals.stalled
+    stall.filterSome { passed in
       let seq = passed.place.seq
       guard buffer.loadState(passed.subbuf).seq == seq else { return false }
       let entry = buffer.loadEntry(buffer.index(passed.subbuf), passed.place.entry)
@@ -128,5 +145,6 @@ extension Reader {
       }
       return false
     }
+    if totals.stalled != before { save() }
   }
 }

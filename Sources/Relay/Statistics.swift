@@ -119,71 +119,35 @@ extension Reader {
     var padding: UInt64 = 0
   }
 
-  /// What stands in the buffer between the position and the frontier.
-  private struct Held {
-    var entries: UInt64 = 0
-    var dead: UInt64 = 0
-    var bytes: UInt64 = 0
+  /// What a reader adds to what the shared memory says: all that the counts are made of.
+  struct Progress {
+    var position = Position()
+    var totals = Totals()
+    var origin = Origin()
+    var backlogMax: UInt64 = 0
+    /// Of a record whose beginning was delivered.
+    var restBytes: UInt64 = 0
   }
 
-  /// - Precondition: no claim is pending.
+  /// The account. Looks at no record, pins and moves nothing: it costs the same however much is
+  /// unread.
   public func statistics() -> Statistics {
-    _ = hasData  // moves the position past what was overwritten
-    let counters = Counters(buffer)
-    let reserved = reservedNow()
-    let held = held()
-    var s = Statistics()
-    s.lostFull = counters.full &- origin.counters.full
-    s.lostTooBig = counters.tooBig &- origin.counters.tooBig
-    s.lostStalled = totals.stalled
-    s.lostRestart = counters.restart &- origin.counters.restart
-    s.aborted = counters.aborted &- origin.counters.aborted
-    s.cancelled = counters.cancelled &- origin.counters.cancelled
-    // The counter stands in the same memory.
-    s.corrupt = max(counters.corrupt &- origin.counters.corrupt, isCorrupt ? 1 : 0)
-    s.recordsRead = totals.records
-    s.recordsUnread = held.entries &- held.dead
-    s.bytesRead = totals.bytes
-    s.bytesUnread = held.bytes &+ UInt64(rest.count)
-    // Gone without having been passed: overwritten, but for the dead ones among them.
-    let gone = (reserved.records &- origin.records)
-      .less(totals.records).less(totals.dead).less(totals.stalled).less(held.entries)
-    let dead = (s.cancelled &+ s.aborted).less(totals.dead).less(held.dead)
-    s.lostOverwritten = gone.less(dead)
-    s.recordsWritten = s.recordsRead &+ s.recordsUnread &+ s.lostOverwritten &+ s.lostStalled
-    s.bytesWritten = reserved.bytes &- origin.bytes
-    s.subbufsProduced = reserved.seq &- origin.seq
-    s.subbufsConsumed = position.seq.less(origin.seq)
-    s.backlogMax = max(backlogMax, backlogNow)
-    s.padding = reserved.padding &- origin.padding
-    return s
+    settlePassed()
+    return buffer.statistics(
+      Progress(
+        position: position, totals: totals, origin: origin, backlogMax: backlogMax,
+        restBytes: UInt64(rest.count)),
+      isDamaged: isCorrupt)
+  }
+
+  /// The same from any thread, as of the last bytes that were consumed.
+  /// - Parameter isDamaged: whether this reader has met damage.
+  /// - Precondition: the channel has an opener's file, where this reader saves its position.
+  public func savedStatistics(isDamaged: Bool) -> Statistics {
+    buffer.statistics(store!.progress, isDamaged: isDamaged)
   }
 
   func reservedNow() -> Reserved { buffer.reservedNow() }
-
-  /// Counts the entries from the position on, in every sub-buffer still there.
-  private func held() -> Held {
-    var held = Held()
-    for subbuf in 0..<buffer.layout.subbufCount {
-      let state = buffer.loadState(subbuf)
-      guard state.isHeld, state.seq >= position.seq, pin(subbuf, seq: state.seq) else { continue }
-      defer { unpinLast() }
-      let isHere = state.seq == position.seq
-      var start = isHere ? position.offset : 0
-      for i in (isHere ? position.entry : 0)..<buffer.layout.entryCount {
-        let entry = buffer.loadEntry(buffer.index(subbuf), i)
-        if entry.isEmpty(state.seq) || entry.isSeal(state.seq) || entry.end < start { break }
-        held.entries += 1
-        if entry.tag == .cancelled || entry.tag == .discarded {
-          held.dead += 1
-        } else {
-          held.bytes += UInt64(entry.end - start)
-        }
-        start = entry.end
-      }
-    }
-    return held
-  }
 
   /// Forgets all data and counts: what is written from here on is all there ever was. Safe while
   /// writers run; a record being written at this moment is forgotten, too. What was lent is taken
@@ -251,6 +215,76 @@ extension Reader {
 }
 
 extension ChannelBuffer {
+  /// The account of a reader that has come as far as `progress` says.
+  ///
+  /// Nothing says whether a record that was given up and not passed was overwritten or is still
+  /// unread. As long as nothing was overwritten it is unread, and the counts are exact; else it is
+  /// taken off `lostOverwritten` first, and the sum of the two is exact.
+  func statistics(_ progress: Reader.Progress, isDamaged: Bool) -> Statistics {
+    let (totals, origin) = (progress.totals, progress.origin)
+    let counters = Reader.Counters(self)
+    let reserved = reservedNow()
+    let next = oldestUnread(from: progress.position)
+    var s = Statistics()
+    s.lostFull = counters.full &- origin.counters.full
+    s.lostTooBig = counters.tooBig &- origin.counters.tooBig
+    s.lostStalled = totals.stalled
+    s.lostRestart = counters.restart &- origin.counters.restart
+    s.aborted = counters.aborted &- origin.counters.aborted
+    s.cancelled = counters.cancelled &- origin.counters.cancelled
+    // The counter stands in the same memory.
+    s.corrupt = max(counters.corrupt &- origin.counters.corrupt, isDamaged ? 1 : 0)
+    s.recordsRead = totals.records
+    s.bytesRead = totals.bytes
+    s.bytesUnread = reserved.bytes.less(next.bytes) &+ progress.restBytes
+    let ahead = reserved.records.less(next.record)
+    // Gone without having been passed: overwritten.
+    let gone = (reserved.records &- origin.records)
+      .less(totals.records).less(totals.dead).less(totals.stalled).less(ahead)
+    let dead = (s.cancelled &+ s.aborted).less(totals.dead)
+    s.lostOverwritten = gone.less(dead)
+    s.recordsUnread = ahead.less(dead.less(gone))
+    s.recordsWritten = s.recordsRead &+ s.recordsUnread &+ s.lostOverwritten &+ s.lostStalled
+    s.bytesWritten = reserved.bytes &- origin.bytes
+    s.subbufsProduced = reserved.seq &- origin.seq
+    s.subbufsConsumed = next.seq.less(origin.seq)
+    s.backlogMax = max(progress.backlogMax, backlog(behind: progress.position))
+    s.padding = reserved.padding &- origin.padding
+    return s
+  }
+
+  /// Where a reader at `position` goes on: there, or at the oldest sub-buffer behind it that was
+  /// not overwritten.
+  private func oldestUnread(
+    from position: Reader.Position
+  ) -> (seq: UInt64, record: UInt64, bytes: UInt64) {
+    for _ in 0..<Reader.searchLimit {
+      let current = loadCurrent()
+      guard current.seq >= position.seq, current.subbuf < layout.subbufCount else { break }
+      let guess = loadState(position.subbuf)
+      var (subbuf, seq) = (current.subbuf, current.seq)
+      if position.seq < current.seq {
+        if guess.isHeld, guess.seq == position.seq {
+          (subbuf, seq) = (position.subbuf, position.seq)
+        } else if let (held, state) = oldestHeld(after: position.seq - 1, before: current.seq) {
+          (subbuf, seq) = (held, state.seq)
+        }
+      }
+      // Relaxed, both: published by OPEN or by the CAS of `current`, which the loads above acquired.
+      let record = recordBase(subbuf).pointee.load(ordering: .relaxed)
+      let bytes = byteBase(subbuf).pointee.load(ordering: .relaxed)
+      // Overwritten meanwhile: these are another lap's.
+      guard loadState(subbuf).seq == seq else { continue }
+      guard seq == position.seq else { return (seq, record, bytes) }
+      let isPassed = seq < current.seq && isAtSeal(subbuf, position)
+      return (
+        isPassed ? seq + 1 : seq, position.record, bytes &+ UInt64(position.offset)
+      )
+    }
+    // Nothing was written yet; or the memory is damaged.
+    return (position.seq, .max, .max)
+  }
+
   /// What writers see by themselves, since the memory began: nothing of what was read, and of what
   /// was lost only what stands in the counters.
   package func writersStatistics() -> Statistics {

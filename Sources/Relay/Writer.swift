@@ -351,31 +351,6 @@ extension ChannelBuffer {
         entry: place.entry, committed: place.committed, base: base, wakeFD: wakeFD))
   }
 
-  /// The first entry not used in this lap: where the hint says, or found by walking, which the
-  /// index bounds.
-  func frontier(_ current: Current) -> Frontier {
-    let index = index(current.subbuf)
-    let last = layout.entryCount - 1
-    // Relaxed: validated by the entry before it, which is loaded with acquire.
-    let hint = Hint(raw: hint.pointee.load(ordering: .relaxed))
-    var i = hint.isFor(current.seq) && hint.count <= last ? hint.count : 0
-    var start = 0
-    if i > 0 {
-      let before = loadEntry(index, i - 1)
-      let isThisLap = !before.isEmpty(current.seq) && !before.isSeal(current.seq)
-      if isThisLap { start = before.end } else { i = 0 }
-    }
-    while true {
-      guard start <= layout.subbufSize else { return .corrupt }
-      let entry = loadEntry(index, i)
-      if entry.isEmpty(current.seq) { return .empty(entry, at: i, start: start) }
-      if entry.isSeal(current.seq) { return .sealed(at: i, end: start) }
-      guard i < last else { return .corrupt }
-      start = entry.end
-      i += 1
-    }
-  }
-
   /// Counts a refused record by its cause, where it would have gone. After close there is nothing
   /// to lose.
   func countRefusal(_ result: WriteResult) {

@@ -294,7 +294,7 @@ extension ChannelTable {
   /// What nobody read is said before it is lost, and what could not be written.
   private func reportLosses(_ served: ServedChannel) {
     for (cpu, device) in served.devices {
-      let statistics = host.use(device) { $0.statistics() }
+      let statistics = device.statistics
       reportTooBig(statistics.lostTooBig, served, cpu)
       let unread = statistics.recordsUnread
       guard unread > 0 || statistics.bytesUnread > 0 else { continue }
@@ -332,7 +332,7 @@ extension ChannelTable {
   /// Records that the next relayd will have.
   var unreadCount: UInt64 {
     channels.filter { kept.isKept($0.channel) }.reduce(0) { sum, served in
-      served.devices.reduce(sum) { $0 + host.use($1.device) { $0.statistics().recordsUnread } }
+      served.devices.reduce(sum) { $0 + $1.device.statistics.recordsUnread }
     }
   }
 

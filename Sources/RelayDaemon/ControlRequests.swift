@@ -102,8 +102,7 @@ final class ControlRequests: ControlHandler {
     let served = if let counted = table.counted(channel) { counted } else { try find(channel) }
     guard served.devices.indices.contains(bufferIndex) else { return nil }
     let (cpu, device) = served.devices[bufferIndex]
-    let statistics = host.use(device) { $0.statistics() }
-    return BufferStatistics(cpu: cpu, path: served.path(cpu: cpu), counts: statistics)
+    return BufferStatistics(cpu: cpu, path: served.path(cpu: cpu), counts: device.statistics)
   }
 
   func producer(

@@ -42,7 +42,7 @@ extension ChannelTable {
     defer { for (_, device) in served.devices { served.losses.begin(device) } }
     var reason: String?
     for (_, device) in served.devices {
-      let damagesBefore = host.use(device) { $0.statistics().corrupt }
+      let damagesBefore = device.statistics.corrupt
       let found = host.use(device) { reader in
         reader.reset()
         return reader.damage(owners: owners)
