@@ -158,8 +158,8 @@ relay_chan *relay_attach(const char *socket_path, const char *channel);
  * timeout_ms (negative: without limit): for programs that may start before relayd, or before the
  * channel is made. 0: one try. Asks again after 5 ms, 10, 20, at last each 0.25 s; a daemon that
  * does not answer has 0.1 s for the last try. After the time errno says what was missing:
- * ECONNREFUSED, ECONNRESET or ETIMEDOUT the daemon, ENOENT the channel. What else relay_attach fails
- * with ends this at once. */
+ * ECONNREFUSED, ECONNRESET or ETIMEDOUT the daemon, ENOENT the channel. What else relay_attach
+ * fails with ends this at once. */
 relay_chan *relay_attach_wait(const char *socket_path, const char *channel, int timeout_ms);
 
 /* For servers whose children give up their user or root directory before they write. Called before
