@@ -12,6 +12,9 @@ public enum Files {
     return "\(String(cString: directory))/\(path)"
   }
 
+  /// Whether anything is there, as far as this process may see.
+  public static func isThere(_ path: String) -> Bool { access(path, F_OK) == 0 }
+
   /// The bytes of a regular file. EISDIR for a directory, EINVAL for any other kind of file (a
   /// pipe would never end), EFBIG for more than `limit` bytes.
   public static func contents(

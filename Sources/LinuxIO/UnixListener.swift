@@ -17,12 +17,13 @@ extension UnixSocket {
   }
 }
 
-/// Owns a listening socket and its files; removes both files when it goes away.
+/// Owns a listening socket and its files; removes the files when it goes away.
 public struct UnixListener: ~Copyable, Sendable {
   public let path: String
   private let socket: FileDescriptor
   // Held as long as the socket file is ours.
   private let lock: FileDescriptor
+  private var leavesSocket = false
 
   public var raw: CInt { socket.raw }
 
@@ -45,9 +46,16 @@ public struct UnixListener: ~Copyable, Sendable {
     self.lock = lock
   }
 
+  /// From now on nobody can connect. The socket's file stays, by which clients know that a
+  /// successor is to come.
+  public mutating func leaveSocket() {
+    shutdown(socket.raw, CInt(SHUT_RDWR))
+    leavesSocket = true
+  }
+
   // The files go before the lock does, so a successor never finds them half removed.
   deinit {
-    unlink(path)
+    if !leavesSocket { unlink(path) }
     unlink(UnixListener.lockPath(path))
   }
 

@@ -34,17 +34,23 @@ final class Attachment {
     self.name = name
   }
 
-  /// Connects, lets `prepare` ask for more, attaches.
+  /// Connects, lets `prepare` ask for more, attaches; tries again as long as `wait` says.
   static func open(
-    path: String?, name: String, prepare: (ControlClient) throws(ControlError) -> Void
+    path: String?, name: String, _ wait: AttachWait?,
+    prepare: (ControlClient) throws(ControlError) -> Void
   ) throws(Failure) -> (Attachment, Channel) {
-    let client: ControlClient
-    do {
-      client = try ControlClient(path: path ?? ControlClient.defaultPath)
-      try prepare(client)
+    let attached: AttachedChannel
+    var client: ControlClient?
+    do throws(ControlError) {
+      attached = try ControlClient.connected(path ?? ControlClient.defaultPath, wait) {
+        (connected) throws(ControlError) in
+        try prepare(connected)
+        client = connected
+        return try connected.attach(name)
+      }
     } catch { throw Failure(error) }
-    let attachment = Attachment(client, name)
-    return (attachment, try attachment.attach(client))
+    let attachment = Attachment(client.unsafelyUnwrapped, name)
+    return (attachment, try attachment.follow(client.unsafelyUnwrapped, attached))
   }
 
   private func attachByPath() throws(Failure) -> Channel {

@@ -150,7 +150,16 @@ public func relay_late_setup_files(
 public func relay_attach(
   _ path: UnsafePointer<CChar>?, _ name: UnsafePointer<CChar>?
 ) -> OpaquePointer? {
-  orErrno { () throws(Failure) in try attach(path, name) { (_, _) throws(ControlError) in } }
+  orErrno { () throws(Failure) in try attach(path, name, .forChangeover) }
+}
+
+@c @implementation
+public func relay_attach_wait(
+  _ path: UnsafePointer<CChar>?, _ name: UnsafePointer<CChar>?, _ timeout: CInt
+) -> OpaquePointer? {
+  orErrno { () throws(Failure) in
+    try attach(path, name, .forChannel(milliseconds: timeout < 0 ? nil : Int(timeout)))
+  }
 }
 
 @c @implementation
@@ -165,7 +174,8 @@ public func relay_create(
     if flags & RELAY_OVERWRITE != 0 { options += ",mode=overwrite" }
     if flags & RELAY_GLOBAL != 0 { options += ",global" }
     if flags & RELAY_TIMESTAMPS != 0 { options += ",timestamps" }
-    return try attach(path, name) { (client, name) throws(ControlError) in
+    // Once: a daemon that ended may have made it.
+    return try attach(path, name, nil) { (client, name) throws(ControlError) in
       // Kept: who detaches last must not take it away from its readers.
       try client.create(name, options: options, keep: true)
     }
@@ -173,13 +183,13 @@ public func relay_create(
 }
 
 private func attach(
-  _ path: UnsafePointer<CChar>?, _ name: UnsafePointer<CChar>?,
-  prepare: (ControlClient, String) throws(ControlError) -> Void
+  _ path: UnsafePointer<CChar>?, _ name: UnsafePointer<CChar>?, _ wait: AttachWait?,
+  prepare: (ControlClient, String) throws(ControlError) -> Void = { (_, _) in }
 ) throws(Failure) -> Handle {
   guard let name, name.pointee != 0 else { throw Failure(EINVAL) }
   let text = String(cString: name)
   let (attachment, channel) = try Attachment.open(
-    path: path.map { String(cString: $0) }, name: text
+    path: path.map { String(cString: $0) }, name: text, wait
   ) { (client) throws(ControlError) in
     try prepare(client, text)
   }

@@ -116,10 +116,14 @@ public final class ControlServer: EventHandler {
   /// Open connections.
   public var connectionCount: Int { connections.count }
 
-  /// Removes the socket's files and closes all connections, but for those that are still served
-  /// until the next call. The handler hears of each one that is closed.
-  public func stop(except isKept: (ConnectionID) -> Bool = { _ in false }) {
+  /// Removes the socket's files, or leaves the socket for a successor's, and closes all
+  /// connections, but for those that are still served until the next call. The handler hears of
+  /// each one that is closed.
+  public func stop(
+    leavesSocket: Bool = false, except isKept: (ConnectionID) -> Bool = { _ in false }
+  ) {
     if listener != nil {
+      if leavesSocket { listener?.leaveSocket() }
       loop.remove(listenerRaw)
       loop.remove(timer.raw)
       listener = nil

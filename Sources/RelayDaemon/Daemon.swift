@@ -168,7 +168,7 @@ public final class Daemon {
     // The socket first: it decides which of two daemons goes on.
     let server = try listen(requests)
     self.server = server
-    defer { server.stop() }
+    defer { server.stop(leavesSocket: isToBeContinued) }
     // Before it answers anybody.
     countLosses()
     mayLeaveLosses = true
@@ -372,7 +372,7 @@ public final class Daemon {
       guard isEnding else { return }
     }
     // Nothing that other clients do may take of the readers' time.
-    server.stop(except: consumers.has)
+    server.stop(leavesSocket: isToBeContinued, except: consumers.has)
     let start = ContinuousClock.now
     var deliveries = host.deliveryCount
     var lastDelivery = start

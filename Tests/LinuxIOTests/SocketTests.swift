@@ -207,6 +207,20 @@ import Testing
     _ = (listener.raw, client.raw)
   }
 
+  @Test func leftSocketRefusesClientsUntilASuccessorReplacesIt() throws {
+    let path = path
+    do {
+      var listener = try UnixSocket.listen(path: path)
+      listener.leaveSocket()
+      #expect(
+        code { () throws(SystemError) in _ = try UnixSocket.connect(path: path) } == ECONNREFUSED)
+    }
+    #expect(directory.names == ["socket"])
+    let listener = try UnixSocket.listen(path: path)
+    let client = try UnixSocket.connect(path: path)
+    _ = (listener.raw, client.raw)
+  }
+
   @Test func aSocketServedWithoutALockIsLeftAlone() throws {
     let path = path
     let raw = try abandon(path, keepOpen: true)

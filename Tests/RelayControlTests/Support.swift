@@ -194,7 +194,7 @@ final class TemporaryDirectory: Sendable {
 
 /// A server on its own thread, from init to deinit.
 final class LiveServer {
-  let directory = TemporaryDirectory()
+  let directory: TemporaryDirectory
   let channels: Channels
   private let thread: pthread_t
   private let stop: EventFD
@@ -230,7 +230,10 @@ final class LiveServer {
     }
   }
 
-  init(_ limits: ControlServer.Limits = .init()) throws {
+  init(
+    _ limits: ControlServer.Limits = .init(), in directory: TemporaryDirectory = .init()
+  ) throws {
+    self.directory = directory
     channels = try Channels()
     stop = try EventFD()
     let started = try EventFD()

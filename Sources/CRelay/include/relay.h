@@ -129,24 +129,38 @@ int relay_late_setup_files(relay_chan *chan, const char *base_filename);
  *
  * When the daemon dies, records still go into the memory there is, for 10 s. The next daemon at
  * that socket goes on with the memory, or the channel moves to the next daemon's memory by itself,
- * inside a call that writes, which waits for at most 0.4 s, also in a handler; a daemon that does
- * not answer is asked again after 0.25, 0.5, then each 1 s. What nobody had read is then
- * lost_restart. If no daemon is there after 10 s, if the next one refuses this process or has no
- * such channel, or if the last one has ended properly, writing fails with -ENOTCONN until there is
- * one that takes the records; those refused are counted as lost_restart, and those that did not fit
- * into the memory meanwhile as lost_full, also by the next daemon. A channel that was closed, or
- * that comes back with other sizes, is closed for good: -EPIPE.
+ * inside a call that writes, which waits for at most 0.4 s, also in a handler; another thread's
+ * write meanwhile does not wait: it goes into the memory there is, or fails with -ENOTCONN at once
+ * where that is closed. A daemon that does not answer is asked again after 0.25, 0.5, then each 1
+ * s. What nobody had read is then lost_restart. If no daemon is there after 10 s, if the next one
+ * refuses this process or has no such channel, or if the last one has ended properly, writing fails
+ * with -ENOTCONN until there is one that takes the records; those refused are counted as
+ * lost_restart, and those that did not fit into the memory meanwhile as lost_full, also by the next
+ * daemon. A channel that was closed, or that comes back with other sizes, is closed for good:
+ * -EPIPE.
  *
  * A process notices that the daemon is gone with its next record where fewer than 512 records a
  * second go into the buffer, else with each 512th; the next daemon within 0.1 s of that.
  * Left of this: a buffer that was fast when the daemon died, and is slow afterwards, takes up to
  * 512 records more.
  *
- * errno: ECONNREFUSED nobody serves the socket; EACCES the socket may not be used; ENOENT no such
- * channel; EINVAL no name; EPERM its writers are others; EMFILE too many producers, or descriptors;
- * ENAMETOOLONG the socket's name is longer than 80 bytes, and its path than 107; ETIMEDOUT no
- * answer in 10 s; EPROTO not a relayd, or of another version. */
+ * Where a daemon has just gone, which its closed connection or the socket it left tells, waits for
+ * the next one for at most 0.3 s.
+ *
+ * errno: ECONNREFUSED nobody serves the socket; ECONNRESET the daemon ended while it was asked;
+ * EACCES the socket may not be used; ENOENT no such channel; EINVAL no name; EPERM its writers are
+ * others; EMFILE too many producers, or descriptors; ENAMETOOLONG the socket's name is longer than
+ * 80 bytes, and its path than 107; ETIMEDOUT no answer in 10 s; EPROTO not a relayd, or of another
+ * version. */
 relay_chan *relay_attach(const char *socket_path, const char *channel);
+
+/* As relay_attach, but waits until a daemon serves the socket and has the channel, for at most
+ * timeout_ms (negative: without limit): for programs that may start before relayd, or before the
+ * channel is made. 0: one try. Asks again after 5 ms, 10, 20, at last each 0.25 s; a daemon that
+ * does not answer has 0.1 s for the last try. After the time errno says what was missing:
+ * ECONNREFUSED, ECONNRESET or ETIMEDOUT the daemon, ENOENT the channel. What else relay_attach
+ * fails with ends this at once. */
+relay_chan *relay_attach_wait(const char *socket_path, const char *channel, int timeout_ms);
 
 /* For servers whose children give up their user or root directory before they write. Called before
  * fork: the next child's first call on chan attaches it by this process's right, whatever user it
