@@ -117,7 +117,8 @@ extension OneAtATime {
     }
 
     @Test func evictedConsumerIsToldAndItsDataComesAgain() throws {
-      // So that only the eviction ends it.
+      // Another one, so that only the eviction ends it.
+      self.daemon.end()
       let daemon = try Daemon("relay:global,permissions=0444,consumer_timeout=never")
       chmod(daemon.scratch.path, 0o755)
       try daemon.write("one\n")
