@@ -94,13 +94,20 @@ TEST(exclusive_again_and_again) {
   }
 }
 
-// Peeks, until it may go on.
-TEST(peek) {
+// Peeks, in a thread that is not its first, until it may go on.
+static void *peek_in_thread(void *nothing) {
   int fd = device(O_RDONLY), on = 1;
   CHECK(fd >= 0);
   EQUAL(ioctl(fd, RELAY_IOC_PEEK, &on), 0);
   say(0);
   wait_for_line();
+  return nothing;
+}
+
+TEST(peek) {
+  pthread_t thread;
+  EQUAL(pthread_create(&thread, NULL, peek_in_thread, NULL), 0);
+  pthread_join(thread, NULL);
 }
 
 // Only writes.

@@ -70,6 +70,20 @@ extension OneAtATime {
       #expect(line[2] == "mapped" && line[3] == "\(mapped.process.pid)" && line[5] == "readers")
     }
 
+    @Test func readersOutsideItsPIDNamespaceHaveNoNumber() throws {
+      let daemon = try Daemon(
+        "outside:global", prefix: ["unshare", "--pid", "--fork", "--kill-child"])
+      defer { daemon.end(SIGKILL) }
+      let file = try FileDescriptor.open(daemon.device("outside0"), O_RDONLY)
+      let lines = try daemon.relayctl("readers").output.split(separator: "\n").dropFirst()
+      let words = lines.map { $0.split(separator: " ") }
+      #expect(file.raw >= 0)
+      #expect(
+        words.map { $0[1...5].joined(separator: " ") } == [
+          "\(daemon.device("outside0")) file - root -"
+        ])
+    }
+
     @Test func evictedFileIsOverAndOthersRead() throws {
       try daemon.write("one\n")
       _ = try read(as: 4002)
