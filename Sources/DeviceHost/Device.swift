@@ -238,6 +238,7 @@ extension Device {
     if let end = end(for: file) { return cfuse_reply_error(request, end) }
     guard file.blocks ?? options.blocks, !isContinuation else { return reply(nothing: request) }
     guard flags & O_NONBLOCK == 0 else { return cfuse_reply_error(request, EAGAIN) }
+    guard mayPark(file.uid) else { return cfuse_reply_error(request, ENOMEM) }
     guard cfuse_park(request, file.handle) == 0 else { return cfuse_reply_error(request, EINTR) }
     parked.append(Parked(request: request, file: file, size: size))
     keeper?.startWaking(self)

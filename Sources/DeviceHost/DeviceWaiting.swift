@@ -3,6 +3,7 @@
 
 internal import CFuse
 internal import Glibc
+internal import LinuxIO
 internal import Relay
 
 extension Device {
@@ -30,6 +31,16 @@ extension Device {
     var look = Look()
     cfuse_reply_poll(request, outlook | (file.reads ? look.events(for: file) : 0))
     reportCorruption()
+  }
+
+  /// Reads that may wait for one buffer.
+  private static let parkedLimit = Share(of: 4096, perUser: nil)
+
+  /// Whether a read of that user may wait, too.
+  func mayPark(_ uid: UInt32) -> Bool {
+    Device.parkedLimit.shortage(
+      uid, user: parked.count { $0.file.uid == uid },
+      others: parked.count { !Share.isPrivileged($0.file.uid) }, all: parked.count) == nil
   }
 
   /// What files would be told now. Those that share the cursor are told the same: it is looked at

@@ -120,8 +120,7 @@ final class ReaderCount: Sendable {
   var deliveries: Int { delivered.load(ordering: .relaxed) }
   func noteDelivery() { delivered.wrappingAdd(1, ordering: .relaxed) }
 
-  /// One more, of that user; nil where that is over a limit.
-  /// - Returns: also the errno value of the refusal, and what the log is to say of it, if anything.
+  /// One more, of that user; or why there may be no more.
   func add(
     _ device: Device, uid: UInt32, pid: Int32, _ kind: ReaderEntry.Kind
   ) -> Result<ReaderEntry, ReaderRefusal> {

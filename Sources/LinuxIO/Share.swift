@@ -23,14 +23,14 @@ public struct Share: Equatable, Sendable {
   public init(of whole: Int, perUser: Int?) {
     self.whole = whole
     ofOthers = whole - min(max(1, whole / 8), max(0, whole - 1))
-    ofUser = perUser ?? Share.usual(of: whole)
+    ofUser = perUser ?? max(1, whole / 4)
   }
 
-  /// Each user's share where none is given.
-  public static func usual(of whole: Int) -> Int { max(1, whole / 4) }
-
   /// Whether a user never lacks something because of others.
-  public static func isPrivileged(_ uid: UInt32) -> Bool { uid == 0 || uid == geteuid() }
+  public static func isPrivileged(_ uid: UInt32) -> Bool { uid == 0 || uid == ownUser }
+
+  // Asked for once: it is looked at for each of many.
+  private static let ownUser = geteuid()
 
   /// Which part has no room for `more`; nil: all have. A user's own share comes first: of that the
   /// user can give something back.

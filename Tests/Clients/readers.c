@@ -94,13 +94,20 @@ TEST(exclusive_again_and_again) {
   }
 }
 
-// Peeks, until it may go on.
-TEST(peek) {
+// Peeks, in a thread that is not its first, until it may go on.
+static void *peek_in_thread(void *nothing) {
   int fd = device(O_RDONLY), on = 1;
   CHECK(fd >= 0);
   EQUAL(ioctl(fd, RELAY_IOC_PEEK, &on), 0);
   say(0);
   wait_for_line();
+  return nothing;
+}
+
+TEST(peek) {
+  pthread_t thread;
+  EQUAL(pthread_create(&thread, NULL, peek_in_thread, NULL), 0);
+  pthread_join(thread, NULL);
 }
 
 // Only writes.
@@ -147,6 +154,36 @@ TEST(mapped) {
   say(subbuf.bytes);
   EQUAL(relay_map_consumed(mapping, 1), 0);
   relay_unmap(mapping);
+}
+
+// Reads that wait, each in a thread of its own: a line for each that may not.
+static void *read_in_thread(void *fd) {
+  char byte;
+  if (read(*(int *)fd, &byte, 1) < 0) say(errno);
+  return NULL;
+}
+
+TEST(wait_to_read) {
+  int fd = device(O_RDONLY), on = 1;
+  CHECK(fd >= 0);
+  EQUAL(ioctl(fd, RELAY_IOC_BLOCK, &on), 0);
+  pthread_t threads[1030];
+  pthread_attr_t small;
+  pthread_attr_init(&small);
+  pthread_attr_setstacksize(&small, 64 << 10);
+  for (int i = 0; i < 1030; i++)
+    EQUAL(pthread_create(&threads[i], &small, read_in_thread, &fd), 0);
+  for (int i = 0; i < 1030; i++) pthread_join(threads[i], NULL);
+}
+
+// One read that waits for data.
+TEST(read_one) {
+  int fd = device(O_RDONLY), on = 1;
+  CHECK(fd >= 0);
+  EQUAL(ioctl(fd, RELAY_IOC_BLOCK, &on), 0);
+  say(0);
+  char byte;
+  say(read(fd, &byte, 1));
 }
 
 // Writes that wait, each of a process of its own: a line for each that may not.

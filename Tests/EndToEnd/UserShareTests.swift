@@ -183,6 +183,20 @@ extension OneAtATime {
       _ = writer.wait()
     }
 
+    /// 1,024 of one user, of 4,096 that may.
+    @Test(.onceIsEnough) func readsOfOneUserThatWaitLeaveRoomForOthers() throws {
+      let daemon = try daemon("")
+      let user = try Taking("wait_to_read", daemon, as: 4001)
+      let refused = [Int](repeating: Int(ENOMEM), count: 6)
+      #expect(try user.says(refused.count) == refused)
+      let other = try Taking("read_one", daemon, as: 4002)
+      _ = try other.says(1)
+      try daemon.write(String(repeating: "x", count: 1025))
+      #expect(try other.says(2) == [0, 1])
+      _ = user.process.wait()
+      #expect(user.said == refused)
+    }
+
     /// 16 MiB may wait, and 4 of one user: 40 records of 100 KiB.
     @Test(.onceIsEnough) func writesOfOneUserThatWaitLeaveRoomForOthers() throws {
       let daemon = try daemon("", "subbuf_size = \"128KiB\"\nn_subbufs = 2")
