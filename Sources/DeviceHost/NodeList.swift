@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // What udev's program (systemd/relayd-node) reads: which device nodes are ours, and whose they are
 // to be. A name is there before its node, empty; what the node is to be is there as long as the
-// device is ours, with its number. Believed only while the writer holds the lock, so that nothing is
-// answered for a daemon that is gone.
+// device is ours, with its number. Believed only while the writer holds the lock, so that nothing
+// is answered for a daemon that is gone.
 
 internal import Glibc
 internal import LinuxIO
 
 /// A directory with one file for each node: its name with ! for /, in it "UID GID MODE" and, on a
-/// line of its own, the device's number as stat(1) has it with %t:%T. Names are added by one thread,
-/// and removed by any.
+/// line of its own, the device's number as stat(1) has it with %t:%T. Names are added by one
+/// thread, and removed by any.
 final class NodeList: Sendable {
   static let directory = "/run/relayd/nodes"
   private let directory: String

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What somebody did to a device node: removed it, put another file there, changed its owner or mode.
-// A foreign file is not ours to remove; a place that is empty gets its node again.
+// What somebody did to a device node: removed it, put another file there, changed its owner or
+// mode. A foreign file is not ours to remove; a place that is empty gets its node again.
 
 internal import Glibc
 internal import LinuxIO

@@ -111,8 +111,8 @@ final class Producers: EventHandler {
   }
 
   /// The process, if it has attached before. Sweeps after one that had its number and is dead.
-  /// - Precondition: it had not exited a moment ago. So whoever had its number before was dead then:
-  ///   where handles cannot be compared, one that still lives now is the process itself.
+  /// - Precondition: it had not exited a moment ago. So whoever had its number before was dead
+  ///   then: where handles cannot be compared, one that still lives now is the process itself.
   private func known(_ process: borrowing ProcessHandle, _ pid: Int32) -> Producer? {
     if pid > 0 {
       guard let known = byPID[pid] else { return nil }

@@ -77,7 +77,8 @@ int clinux_membarrier_register(void);
 int clinux_membarrier_issue(void);
 
 int clinux_pidfd_open(pid_t pid);
-// 1 if both name one process, 0 if not; -EOPNOTSUPP before Linux 6.9, where pidfds have no identity.
+// 1 if both name one process, 0 if not; -EOPNOTSUPP before Linux 6.9, where pidfds have no
+// identity.
 int clinux_pidfd_same(int one, int other);
 // SO_PEERPIDFD; -ENOPROTOOPT before Linux 6.5.
 int clinux_peer_pidfd(int socket);
