@@ -38,8 +38,17 @@ const char *clinux_secure_getenv(const char *name) { return secure_getenv(name);
 
 void clinux_name_thread(const char *name) { pthread_setname_np(pthread_self(), name); }
 
+// Glibc 2.38 and later have it.
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8U
+#endif
+
 int clinux_memfd(const char *name, uint64_t count) {
-  int fd = RETRY(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+  // Nothing in it is ever a program: vm.memfd_noexec may demand to be told so.
+  int fd = RETRY(memfd_create(name, flags | MFD_NOEXEC_SEAL));
+  // Linux before 6.3 does not know the flag.
+  if (fd == -EINVAL) fd = RETRY(memfd_create(name, flags));
   if (fd < 0) return fd;
   int result = RETRY(ftruncate(fd, (off_t)count));
   if (result < 0) {

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/filter.h>
 #include <linux/magic.h>
 #include <linux/netlink.h>
 #include <linux/sockios.h>
@@ -20,6 +21,8 @@
 #include <unistd.h>
 
 #include "retry.h"
+
+enum { CLINUX_FILTER_LENGTH = 512 };
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
@@ -61,8 +64,9 @@ int clinux_pidfd_open(pid_t pid) { return (int)RETRY(syscall(SYS_pidfd_open, pid
 int clinux_pidfd_same(int one, int other) {
   struct statfs system;
   struct stat a, b;
-  return fstatfs(one, &system) == 0 && system.f_type == PID_FS_MAGIC && fstat(one, &a) == 0 &&
-         fstat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+  if (fstatfs(one, &system) < 0 || system.f_type != PID_FS_MAGIC) return -EOPNOTSUPP;
+  return fstat(one, &a) == 0 && fstat(other, &b) == 0 && a.st_dev == b.st_dev &&
+         a.st_ino == b.st_ino;
 }
 
 int clinux_peer_pidfd(int socket) {
@@ -279,7 +283,39 @@ ssize_t clinux_receive(
   return result;
 }
 
-int clinux_uevents(int receiveBytes) {
+// Appends one instruction of classic BPF.
+static void clinux_filter_add(struct sock_filter *code, size_t *count, struct sock_filter one) {
+  if (*count < CLINUX_FILTER_LENGTH) code[*count] = one;
+  ++*count;
+}
+
+// Lets a message through that begins with one of the prefixes. Two instructions a byte: load,
+// compare. A load beyond the message's end drops it: a uevent is longer than any prefix here.
+static int clinux_filter_prefixes(int fd, const char *const *prefixes, size_t prefix_count) {
+  struct sock_filter code[CLINUX_FILTER_LENGTH];
+  size_t count = 0;
+  for (size_t i = 0; i < prefix_count; i++) {
+    size_t length = strlen(prefixes[i]);
+    // A jump is at most 255 instructions long.
+    if (length > 127) return -EINVAL;
+    for (size_t at = 0; at < length; at++) {
+      struct sock_filter load = BPF_STMT(BPF_LD | BPF_B | BPF_ABS, (uint32_t)at);
+      // Where it differs, to what follows this prefix's acceptance.
+      struct sock_filter compare = BPF_JUMP(
+          BPF_JMP | BPF_JEQ | BPF_K, (unsigned char)prefixes[i][at], 0,
+          (unsigned char)(2 * (length - at) - 1));
+      clinux_filter_add(code, &count, load);
+      clinux_filter_add(code, &count, compare);
+    }
+    clinux_filter_add(code, &count, (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, UINT32_MAX));
+  }
+  clinux_filter_add(code, &count, (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, 0));
+  if (count > CLINUX_FILTER_LENGTH) return -EINVAL;
+  struct sock_fprog program = {.len = (unsigned short)count, .filter = code};
+  return RETRY(setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program));
+}
+
+int clinux_uevents(int receiveBytes, const char *const *prefixes, size_t prefix_count) {
   int type = SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK;
   int fd = RETRY(socket(AF_NETLINK, type, NETLINK_KOBJECT_UEVENT));
   if (fd < 0) return fd;
@@ -288,6 +324,10 @@ int clinux_uevents(int receiveBytes) {
       setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &receiveBytes, sizeof receiveBytes));
   if (result == -EPERM) {
     result = RETRY(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receiveBytes, sizeof receiveBytes));
+  }
+  // Before it can receive anything.
+  if (result >= 0 && prefix_count > 0) {
+    result = clinux_filter_prefixes(fd, prefixes, prefix_count);
   }
   struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = 1};
   if (result >= 0) result = RETRY(bind(fd, (struct sockaddr *)&address, sizeof address));

@@ -3,12 +3,15 @@
 
 internal import Glibc
 internal import LinuxIO
+internal import Synchronization
 
 final class CuseFrontEnd: FrontEnd {
   private var nodes: [CuseNode] = []
   private var list: NodeList?
-  /// Devices whose nodes somebody aborted, with their threads.
+  /// Devices whose nodes somebody took away, with their threads.
   private var lost: [(device: Device, thread: ServingThread)] = []
+  /// One for each thread; nil where its nodes cannot be watched.
+  private var watches: [ObjectIdentifier: NodeWatch?] = [:]
 
   static var isAvailable: Bool { (try? CuseNode.openChannel()) != nil }
 
@@ -23,12 +26,27 @@ final class CuseFrontEnd: FrontEnd {
     let node = CuseNode(device, minor: freeMinor, thread: thread)
     nodes.append(node)
     do throws(HostError) {
-      try node.register(major: major, in: list)
+      try node.register(major: major, in: list, watch: watch(thread))
     } catch {
       thread.run { node.end() }
       prune()
       throw error
     }
+  }
+
+  private func watch(_ thread: ServingThread) -> NodeWatch? {
+    if let known = watches[ObjectIdentifier(thread)] { return known }
+    let watch: NodeWatch?
+    do throws(SystemError) {
+      watch = try thread.run {
+        Result { () throws(SystemError) in try NodeWatch(on: thread.loop) }
+      }.get()
+    } catch {
+      watch = nil
+      thread.log("relayd will not notice that somebody removes or replaces device nodes: \(error)")
+    }
+    watches[ObjectIdentifier(thread)] = .some(watch)
+    return watch
   }
 
   /// The lowest minor number that none of our nodes has.
@@ -44,7 +62,13 @@ final class CuseFrontEnd: FrontEnd {
   }
 
   func stop() {
-    for node in nodes { node.thread.run { node.end() } }
+    for node in nodes {
+      node.thread.run {
+        node.end()
+        watches[ObjectIdentifier(node.thread)]??.stop()
+      }
+    }
+    watches = [:]
     prune()
   }
 
@@ -53,12 +77,26 @@ final class CuseFrontEnd: FrontEnd {
     lost.removeAll { $0.device === device }
   }
 
-  var hasLostFiles: Bool { !lost.isEmpty || nodes.contains(where: \.isLost) }
+  // A place that somebody's file has taken is not ours to clear.
+  var hasLostFiles: Bool {
+    lost.contains { CuseFrontEnd.isFree("/dev/" + $0.device.name) }
+      // Relaxed: the node's thread looks again before anything is done.
+      || nodes.contains { $0.isLost || $0.isMissing.load(ordering: .relaxed) }
+  }
+
+  private static func isFree(_ path: String) -> Bool {
+    var status = stat()
+    return lstat(path, &status) != 0
+  }
 
   func restore() throws(HostError) {
+    // Relaxed: as above.
+    for node in nodes where node.isMissing.load(ordering: .relaxed) {
+      node.thread.run { node.giveUpIfMissing() }
+    }
     prune()
     var failure: HostError?
-    for (device, thread) in lost {
+    for (device, thread) in lost where CuseFrontEnd.isFree("/dev/" + device.name) {
       do throws(HostError) {
         try add(device, on: thread)
         lost.removeAll { $0.device === device }
@@ -72,7 +110,6 @@ final class CuseFrontEnd: FrontEnd {
 
   private func prune() {
     nodes.removeAll { node in
-      if node.isGone, node.isListed { list?.remove(node.device) }
       if node.isLost { lost.append((node.device, node.thread)) }
       return node.isGone
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One device node: a CUSE session of its own. The kernel reports no failure of a registration, so
-// each is looked for afterwards, and the node's owner and mode too.
+// each is looked for afterwards, and the node's owner and mode too. What somebody does to the node
+// later is in NodePlace.swift.
 
 internal import CFuse
 internal import Glibc
@@ -13,12 +14,16 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
   let device: Device
   let thread: ServingThread
   let minor: UInt32
-  private var session: Session?
-  /// Whether it has an entry in the list that udev's program reads.
-  private(set) var isListed = false
+  private(set) var session: Session?
+  /// What udev's program reads, once this node has its entry there.
+  private var list: NodeList?
   private let hasGone = Atomic(false)
   private let wasAborted = Atomic(false)
-  private var path: String { "/dev/" + device.name }
+  /// What is at its path, and how that is known. Its thread's.
+  var place: NodePlace?
+  /// Whether the place is empty and nobody has the node open: it can be made again.
+  let isMissing = Atomic(false)
+  var path: String { "/dev/" + device.name }
   /// sysfs writes the slashes of a name as exclamation marks.
   private var sysfsPath: String { "/sys/class/cuse/" + device.name.replacing("/", with: "!") }
 
@@ -28,11 +33,11 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
     self.thread = thread
   }
 
-  /// Whether the node was taken down, by `remove` or by somebody's abort.
+  /// Whether the node was taken down, by `remove` or because somebody took it away.
   // Acquire: pairs with the release in `end`; the session is destroyed before.
   var isGone: Bool { hasGone.load(ordering: .acquiring) }
 
-  /// Whether somebody aborted it whose channel is still there.
+  /// Whether somebody took it away whose channel is still there.
   // Relaxed: `isGone`, looked at first, orders it.
   var isLost: Bool { isGone && wasAborted.load(ordering: .relaxed) }
 
@@ -70,7 +75,9 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
 
   /// Creates the node with its owner and mode, makes sure that it is there and ours, and lets its
   /// thread serve it.
-  func register(major: UInt32, in list: NodeList?) throws(HostError) {
+  func register(
+    major: UInt32, in list: NodeList?, watch: NodeWatch?
+  ) throws(HostError) {
     let channel = try CuseNode.openChannelOrExplain()
     guard access(sysfsPath, F_OK) != 0 else {
       throw refusal(
@@ -86,9 +93,9 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
         "there can be no \(path): \(SystemError.message(errno)); choose another channel name")
     }
     try checkFileSystem()
-    // Only now, or udev's program would answer for a node of somebody else's.
+    // udev may ask as soon as the node is there.
     list?.add(device)
-    isListed = list != nil
+    self.list = list
     do {
       let session = try Session(
         loop: thread.loop, owner: self, cuse: channel, name: device.name, major: major,
@@ -104,10 +111,18 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
           taken?
           """)
       }
-      try awaitNode()
+      let number = try number()
+      try awaitNode(number)
+      list?.complete(device, number)
       try NodeOwner(path, device.options).settle()
       device.noteFile(isThere: true)
-      try thread.run { Result { () throws(SystemError) in try session.start() } }.get()
+      try thread.run {
+        Result { () throws(SystemError) in
+          try session.start()
+          place = NodePlace(path, number, watch)
+          look()
+        }
+      }.get()
     } catch let error as HostError {
       throw error
     } catch {
@@ -135,8 +150,7 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
   }
 
   /// A name that clashes with somebody else's node registers all the same: compare the numbers.
-  private func awaitNode() throws(HostError) {
-    let number = try number()
+  private func awaitNode(_ number: DeviceNumber) throws(HostError) {
     var status = stat()
     // devtmpfs makes the node within the registration; another manager of /dev may take a moment.
     for _ in 0..<200 {
@@ -171,7 +185,12 @@ extension CuseNode {
   }
 
   func end() {
-    // Before the session: its requests have to be answered while it is there.
+    // All before the session: another program's device may have the name as soon as it is free, and
+    // its requests have to be answered while it is there.
+    list?.remove(device)
+    list = nil
+    place?.stop()
+    place = nil
     device.noteFile(isThere: false)
     if let session { device.abandon(ObjectIdentifier(session)) }
     session?.destroy()
@@ -185,13 +204,21 @@ extension CuseNode {
 
   func device(_ node: UInt64) -> Device? { device }
 
-  func served(_ session: Session) { endIfUnused() }
+  func served(_ session: Session) {
+    endIfUnused()
+    if place?.state == .empty { noteWhetherMissing() }
+  }
 
-  // Somebody aborted the connection through sysfs.
-  func sessionEnded(_ session: Session) {
+  /// Ends it so that it can be made again.
+  func giveUp() {
     // Relaxed: the release in `end` publishes it.
     if !device.isRemoved { wasAborted.store(true, ordering: .relaxed) }
     end()
+  }
+
+  // Somebody aborted the connection through sysfs.
+  func sessionEnded(_ session: Session) {
+    giveUp()
     guard isLost else { return }
     thread.log("somebody aborted \(path): it is made again")
     thread.filesWentAway()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whether a mount is still where it was made. Its session does not end while somebody has a file of
-// it open, though nobody finds it any more (umount -l).
+// Whether a mount is still where it was made, and not below another one. Its session does not end
+// while somebody has a file of it open, though nobody finds it any more (umount -l).
 
 internal import Glibc
 internal import LinuxIO
@@ -14,18 +14,27 @@ final class MountWatch: EventHandler {
   private let mountPoint: String
   /// The device number of the mount, as the table has it.
   private let number: Substring
-  private let onGone: () -> Void
+  private let onChange: (State) -> Void
+  private var state = State.visible
+
+  enum State {
+    case visible
+    /// Another mount is on top of it, or of a directory that leads to it.
+    case covered
+    /// For good.
+    case gone
+  }
 
   /// nil where the table cannot be read, or does not have the mount.
-  /// - Parameter onGone: called on the loop's thread, once.
-  init?(_ mountPoint: String, on loop: EventLoop, onGone: @escaping () -> Void) {
+  /// - Parameter onChange: called on the loop's thread.
+  init?(_ mountPoint: String, on loop: EventLoop, onChange: @escaping (State) -> Void) {
     guard let table = try? FileDescriptor.open(MountWatch.path, O_RDONLY | O_CLOEXEC),
       let number = MountWatch.mounts().last(where: { $0.place == mountPoint })?.number
     else { return nil }
     self.loop = loop
     self.mountPoint = mountPoint
     self.number = number
-    self.onGone = onGone
+    self.onChange = onChange
     let raw = table.raw
     self.table = table
     // A change is reported as an error, which is always asked for.
@@ -36,13 +45,23 @@ final class MountWatch: EventHandler {
 
   func handle(_ events: Events, from fd: CInt) {
     // Twice: mounts may come and go while the table is read.
-    guard !isThere, !isThere else { return }
-    stop()
-    onGone()
+    let now = look()
+    guard now != state, look() == now else { return }
+    state = now
+    if now == .gone { stop() }
+    onChange(now)
   }
 
-  private var isThere: Bool {
-    MountWatch.mounts().contains { $0.number == number && $0.place == mountPoint }
+  private func look() -> State {
+    let mounts = MountWatch.mounts()
+    guard let own = mounts.lastIndex(where: { $0.number == number && $0.place == mountPoint })
+    else { return .gone }
+    // The table has them in the order in which they were mounted.
+    let isCovered = mounts[(own + 1)...].contains {
+      // What is mounted over the root is above what anybody here calls that.
+      $0.place != "/" && (mountPoint + "/").hasPrefix($0.place + "/")
+    }
+    return isCovered ? .covered : .visible
   }
 
   private static func mounts() -> [(number: Substring, place: String)] {

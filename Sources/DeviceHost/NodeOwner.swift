@@ -25,9 +25,15 @@ struct NodeOwner {
     }
     throw HostError(
       """
-      \(path) is \(now) and should be \(text(wanted.uid, wanted.gid, wanted.permissions)): run \
-      relayd as root, or install its udev rule (60-relayd.rules)
+      \(path) \(difference): run relayd as root, or install its udev rule (60-relayd.rules)
       """)
+  }
+
+  /// What it is and should be; nil: it is as it should be.
+  var deviation: String? { isSettled ? nil : difference }
+
+  private var difference: String {
+    "is \(now) and should be \(text(wanted.uid, wanted.gid, wanted.permissions))"
   }
 
   private var isSettled: Bool {

@@ -56,7 +56,7 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
           loop: thread!.loop, owner: self, mountPoint: mountPoint, isForOthers: isForOthers)
         try session.start()
         self.session = session
-        watch = MountWatch(mountPoint, on: thread!.loop) { [unowned self] in mountWentAway() }
+        watch = MountWatch(mountPoint, on: thread!.loop) { [unowned self] in mountChanged($0) }
         for device in tree.devices { device.noteFile(isThere: true) }
       }
     }
@@ -196,7 +196,20 @@ extension RelayfsFrontEnd {
 
   func served(_ session: Session) {}
 
-  /// On the thread: the files cannot be opened any more; those that are open work on.
+  /// On the thread.
+  private func mountChanged(_ state: MountWatch.State) {
+    if state == .gone { return mountWentAway() }
+    for device in tree.devices { device.noteFile(isThere: state == .visible) }
+    log(
+      state == .visible
+        ? "the files in \(mountPoint) can be opened again"
+        : """
+        somebody mounted something over \(mountPoint): nobody can open the files in it until that \
+        is unmounted
+        """)
+  }
+
+  /// The files cannot be opened any more; those that are open work on.
   private func mountWentAway() {
     guard let session else { return }
     session.forgetMount()

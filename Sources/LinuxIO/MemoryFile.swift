@@ -19,9 +19,12 @@ public enum MemoryFile {
     public static let write = Seals(rawValue: 0x8)
     /// No new writable mappings and no write(2); mappings that exist go on.
     public static let futureWrite = Seals(rawValue: 0x10)
+    /// Cannot be made executable. Set from the start, where the kernel knows it (Linux 6.3).
+    public static let execute = Seals(rawValue: 0x20)
   }
 
-  /// A zeroed file of `count` bytes, close-on-exec, not sealed yet. `name` is for /proc only.
+  /// A zeroed file of `count` bytes, close-on-exec, sealed against nothing but execution. `name` is
+  /// for /proc only.
   public static func create(name: String, count: Int) throws(SystemError) -> FileDescriptor {
     guard count >= 0 else {
       throw SystemError(code: EINVAL, operation: "create memory file \(name) of \(count) bytes")

@@ -117,10 +117,11 @@ public struct ProcessHandle: ~Copyable, Sendable {
     Readiness.wait(raw, .read, timeoutMilliseconds: 0).contains(.read)
   }
 
-  /// Whether both certainly name one process, which needs no pid that is known here. Always false
-  /// before Linux 6.9, where handles have no identity.
-  public func isSame(as other: borrowing ProcessHandle) -> Bool {
-    clinux_pidfd_same(raw, other.raw) == 1
+  /// Whether both name one process, which needs no pid that is known here. nil before Linux 6.9,
+  /// where handles have no identity.
+  public func isSame(as other: borrowing ProcessHandle) -> Bool? {
+    let same = clinux_pidfd_same(raw, other.raw)
+    return same < 0 ? nil : same == 1
   }
 
   public func duplicate() throws(SystemError) -> ProcessHandle {

@@ -52,11 +52,21 @@ public struct Uevents: ~Copyable, Sendable {
   // The kernel's own limit is 2 KiB of pairs after the title.
   private static let longestMessage = 8192
 
-  /// - Parameter receiveBytes: how much may wait before events are lost; costs only what waits.
-  ///   Without CAP_NET_ADMIN the kernel's net.core.rmem_max bounds it.
-  public init(receiveBytes: Int = 4 << 20) throws(SystemError) {
+  /// - Parameters:
+  ///   - prefixes: the kernel passes on only messages ("ACTION@DEVPATH") that begin with one of
+  ///     these; none: all.
+  ///   - receiveBytes: how much may wait before events are lost; costs only what waits.
+  ///     Without CAP_NET_ADMIN the kernel's net.core.rmem_max bounds it.
+  public init(
+    _ prefixes: [StaticString] = [], receiveBytes: Int = 4 << 20
+  ) throws(SystemError) {
+    // Static strings end with a zero byte.
+    let texts: [UnsafePointer<CChar>?] = prefixes.map {
+      UnsafeRawPointer($0.utf8Start).assumingMemoryBound(to: CChar.self)
+    }
     socket = FileDescriptor(
-      owning: try check(clinux_uevents(CInt(clamping: receiveBytes)), "listen to uevents"))
+      owning: try check(
+        clinux_uevents(CInt(clamping: receiveBytes), texts, texts.count), "listen to uevents"))
   }
 
   public var raw: CInt { socket.raw }

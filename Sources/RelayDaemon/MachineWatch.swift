@@ -21,7 +21,8 @@ final class MachineWatch: EventHandler {
     self.loop = loop
     self.onCPUs = onCPUs
     self.onCUSE = onCUSE
-    uevents = try Uevents()
+    // Whatever else happens to devices wakes nobody.
+    uevents = try Uevents(["online@/devices/system/cpu/", "add@/devices/virtual/misc/cuse"])
     devices = waitsForCUSE ? try Devices() : nil
   }
 

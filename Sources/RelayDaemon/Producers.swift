@@ -28,7 +28,7 @@ final class Producers: EventHandler {
   private(set) var byHandle: [CInt: Producer] = [:]
   private var byOwner: [UInt16: Producer] = [:]
   private var nextSerial = 0
-  // A pid is not reused while its handle shows it alive; looked at before each use.
+  // Only says where to look: a number may be given again (`known`).
   private var byPID: [Int32: Producer] = [:]
   private var lastOwner: UInt16 = 0
   private(set) var owners: Set<UInt16> = []
@@ -47,18 +47,15 @@ final class Producers: EventHandler {
     _ channel: Channel, limit channelLimit: Int?, process: consuming ProcessHandle,
     peer: PeerCredentials, account: UInt32
   ) throws(ControlRefusal) -> UInt16 {
-    if let known = known(process, peer.pid) {
-      if known.process.hasExited {
-        bury(known)
-      } else {
-        try add(channel, limit: channelLimit, to: known)
-        return known.owner
-      }
-    }
-    try checkLimits(account)
+    // Before `known`, which relies on it: a connection outlives the process that made it.
     guard !process.hasExited else {
       throw ControlRefusal(code: ESRCH, message: "the process that asked is gone")
     }
+    if let known = known(process, peer.pid) {
+      try add(channel, limit: channelLimit, to: known)
+      return known.owner
+    }
+    try checkLimits(account)
     let pid = peer.pid
     let producer = makeProducer(freeOwner(), process, pid: pid, uid: peer.uid, account: account)
     remember(producer)
@@ -113,12 +110,21 @@ final class Producers: EventHandler {
     if producer.pid == 0 { kept.drop(owner: producer.owner) }
   }
 
-  /// The process, if it has attached before.
+  /// The process, if it has attached before. Sweeps after one that had its number and is dead.
+  /// - Precondition: it had not exited a moment ago. So whoever had its number before was dead
+  ///   then: where handles cannot be compared, one that still lives now is the process itself.
   private func known(_ process: borrowing ProcessHandle, _ pid: Int32) -> Producer? {
-    if pid > 0 { return byPID[pid] }
+    if pid > 0 {
+      guard let known = byPID[pid] else { return nil }
+      if !known.process.hasExited {
+        return known.process.isSame(as: process) == false ? nil : known
+      }
+      bury(known)
+      return nil
+    }
     // Outside our pid namespace a number identifies nobody.
     for producer in byHandle.values where producer.pid == 0 {
-      if producer.process.isSame(as: process) { return producer }
+      if producer.process.isSame(as: process) == true { return producer }
     }
     return nil
   }

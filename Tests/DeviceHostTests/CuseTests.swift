@@ -60,7 +60,7 @@ import Testing
     let refused = try node("number1", minor: 0)
     defer { refused.end() }
     do throws(HostError) {
-      try refused.register(major: major, in: nil)
+      try refused.register(major: major, in: nil, watch: nil)
       Issue.record("two devices of one number")
     } catch {
       #expect(
@@ -69,7 +69,7 @@ import Testing
           + "its number taken?")
     }
     let next = try node("number2", minor: 1)
-    try next.register(major: major, in: nil)
+    try next.register(major: major, in: nil, watch: nil)
     next.end()
   }
 

@@ -199,5 +199,34 @@ extension OneAtATime {
           "device late0: /dev/late0 is somebody else's; choose another channel name"),
         "\(finished.error)")
     }
+
+    /// Its socket receives nothing, so it cannot be woken.
+    @Test(.onceIsEnough) func ueventsOfOtherDevicesReachNobody() throws {
+      let daemon = try Daemon("relay")
+      daemon.process.signal(SIGSTOP)
+      defer { daemon.process.signal(SIGCONT) }
+      try eventually("it is stopped") {
+        try run("cat", "/proc/\(daemon.process.pid)/stat").output.contains(") T ")
+      }
+      /// Bytes that wait in its netlink socket.
+      func waiting() throws -> Int {
+        let script = """
+          for fd in /proc/\(daemon.process.pid)/fd/*; do
+            [[ $(readlink $fd) =~ socket:.([0-9]+) ]] &&
+              awk -v inode=${BASH_REMATCH[1]} '$2 == 15 && $10 == inode { print $5 }' \
+                /proc/net/netlink
+          done; true
+          """
+        let found = try run("bash", "-c", script).output.dropLast()
+        return try #require(Int(found), "one socket of that kind")
+      }
+      for action in ["add", "change", "online", "remove"] {
+        let asked = try daemon.shell("echo \(action) > /sys/devices/virtual/mem/null/uevent")
+        #expect(asked.status == 0, "\(asked.error)")
+      }
+      #expect(try waiting() == 0)
+      #expect(try daemon.shell("echo online > /sys/devices/system/cpu/cpu0/uevent").status == 0)
+      #expect(try waiting() > 0)
+    }
   }
 }

@@ -79,6 +79,30 @@ extension OneAtATime {
       #expect(access("\(outer.mount)/net/rx0", F_OK) == 0)
     }
 
+    @Test func filesBelowAnotherMountAreNotListed() throws {
+      let daemon = try Daemon("relay:global")
+      func devices() throws -> Int {
+        try daemon.relayctl("list", "--json").output.components(separatedBy: daemon.mount).count - 1
+      }
+      // The directory above is last: the socket is in it, too.
+      let said = "somebody mounted something over \(daemon.mount): nobody can open the files in it"
+      let again = "the files in \(daemon.mount) can be opened again"
+      for (index, place) in [daemon.mount, daemon.scratch.path].enumerated() {
+        #expect(try run("mount", "-t", "tmpfs", "none", place).status == 0)
+        try eventually("it is said: \(daemon.logText)") {
+          daemon.logText.components(separatedBy: said).count == index + 2
+        }
+        if place == daemon.mount { #expect(try devices() == 0) }
+        #expect(try run("umount", place).status == 0)
+        try eventually("they can be opened: \(daemon.logText)") {
+          daemon.logText.components(separatedBy: again).count == index + 2
+        }
+        #expect(try devices() == 1)
+      }
+      try daemon.write("one\n")
+      #expect(try run("timeout", "20", "cat", daemon.device("relay0")).output == "one\n")
+    }
+
     @Test func noChannelIsCreatedWhileTheMountCannotBeMadeAgain() throws {
       let daemon = try Daemon("relay:global")
       let away = "\(daemon.scratch.path).away"

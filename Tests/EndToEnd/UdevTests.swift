@@ -50,6 +50,10 @@ extension OneAtATime {
       for name in ["tpm0", "../../../etc/passwd", ".lock", ""] {
         #expect(try node(name).status != 0, "\(name) is not ours")
       }
+      // Another program's device of this name has another number.
+      #expect(try run("mknod", "-m", "600", "/dev/null0", "c", "1", "3").status == 0)
+      #expect(rename("/dev/null0", "/dev/own0") == 0)
+      #expect(try node("own0").status != 0, "it is not ours")
       daemon.end(SIGKILL)
       #expect(try node("net/rx0").status != 0, "nobody answers for a daemon that is gone")
     }

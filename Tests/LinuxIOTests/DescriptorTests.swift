@@ -58,13 +58,23 @@ import Testing
   @Test func aSealedGeometryCannotChange() throws {
     let file = try MemoryFile.create(name: "test", count: 4096)
     try MemoryFile.seal(file.raw, [.shrink, .grow, .futureWrite, .seal])
-    #expect(try MemoryFile.seals(of: file.raw) == [.shrink, .grow, .futureWrite, .seal])
+    let seals: MemoryFile.Seals = [.shrink, .grow, .futureWrite, .seal]
+    #expect(try MemoryFile.seals(of: file.raw).subtracting(.execute) == seals)
     #expect(ftruncate(file.raw, 0) == -1 && errno == EPERM)
     #expect(
       code { () throws(SystemError) in
         _ = try Mapping.shared(file.raw, count: 4096, writable: true, inheritedByChildren: true)
       } == EPERM)
     #expect(code { () throws(SystemError) in try MemoryFile.seal(file.raw, .write) } == EPERM)
+  }
+
+  @Test func memoryFileIsNeverAProgram() throws {
+    let file = try MemoryFile.create(name: "test", count: 1)
+    // It came together with the flag (Linux 6.3).
+    let isKnown = access("/proc/sys/vm/memfd_noexec", F_OK) == 0
+    #expect(try MemoryFile.seals(of: file.raw).contains(.execute) == isKnown)
+    #expect((fchmod(file.raw, 0o700) == 0) == !isKnown)
+    #expect(ftruncate(file.raw, 2) == 0, "nothing else is sealed")
   }
 
   @Test func aFileThatIsNoMemoryFileHasNoSeals() throws {

@@ -91,6 +91,17 @@ private let trigger = "/sys/devices/virtual/mem/null/uevent"
     #expect(isHeard)
   }
 
+  /// The socket is not even readable for the others.
+  @Test(.enabled(if: access(trigger, W_OK) == 0, "asks the kernel for uevents: root, sysfs rw"))
+  func onlyWhatBeginsWithAPrefixIsHeard() throws {
+    let uevents = try Uevents(["online@/devices/system/cpu/", "add@/devices/virtual/mem/null"])
+    for action in ["change", "remove"] { try ask(action) }
+    #expect(Readiness.wait(uevents.raw, .read, timeoutMilliseconds: 0).isEmpty)
+    #expect(try uevents.next() == nil)
+    try ask("add")
+    #expect(try nextAboutNull(uevents)?.action == "add")
+  }
+
   @Test(.enabled(if: access(trigger, W_OK) == 0, "sends to the kernel's group: root"))
   func whatAProcessSendsIsNotTheKernels() throws {
     let uevents = try Uevents()

@@ -101,6 +101,33 @@ import Testing
     _ = try attach(producers, pid: 7)
   }
 
+  /// Its connection, which a child may have, still says the number, and somebody else has it now.
+  @Test func deadProcessIsNotAttachedAsWhoeverHasItsNumberNow() throws {
+    let child = try ChildProcess(["true"])
+    let handle = try ProcessHandle(pid: child.pid)
+    #expect(child.wait() == 0)
+    let producers = try producers(limit: 2)
+    _ = try attach(producers, pid: 7)
+    #expect(refusal(producers, handle)?.code == ESRCH)
+  }
+
+  /// Before Linux 6.9 handles cannot be compared.
+  @Test func numberAloneMakesNoProcessKnown() throws {
+    let producers = try producers(limit: 2)
+    let owner = try attach(producers, pid: 7)
+    let child = try ChildProcess(["sleep", "1000"])
+    defer {
+      child.signal(SIGKILL)
+      _ = child.wait()
+    }
+    let handle = try ProcessHandle(pid: child.pid)
+    let areComparable = handle.isSame(as: handle) != nil
+    let other = try producers.attach(
+      channel, limit: nil, process: handle, peer: PeerCredentials(pid: 7, uid: 0, gid: 0),
+      account: 0)
+    #expect((other != owner) == areComparable)
+  }
+
   @Test func whoCannotBeWatchedIsNotAttached() throws {
     let producers = try producers(limit: 1)
     let handle = try ProcessHandle(pid: getpid())

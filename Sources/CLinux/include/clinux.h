@@ -77,7 +77,8 @@ int clinux_membarrier_register(void);
 int clinux_membarrier_issue(void);
 
 int clinux_pidfd_open(pid_t pid);
-// 1 if both certainly name one process; always 0 before Linux 6.9, where pidfds have no identity.
+// 1 if both name one process, 0 if not; -EOPNOTSUPP before Linux 6.9, where pidfds have no
+// identity.
 int clinux_pidfd_same(int one, int other);
 // SO_PEERPIDFD; -ENOPROTOOPT before Linux 6.5.
 int clinux_peer_pidfd(int socket);
@@ -175,8 +176,9 @@ int clinux_has_memory(size_t mapped);
 void *clinux_map(void *place, uint64_t count, int fd, int writable);
 
 // A NETLINK_KOBJECT_UEVENT socket in the kernel's group, non-blocking, close-on-exec. The receive
-// buffer goes beyond the system's limit where we may.
-int clinux_uevents(int receiveBytes);
+// buffer goes beyond the system's limit where we may. Receives, and wakes nobody for other than,
+// messages that begin with one of the prefixes; all where there are none.
+int clinux_uevents(int receiveBytes, const char *const *prefixes, size_t prefix_count);
 // One datagram. *fromKernel: 1 if the kernel sent it to its group, 0 if anybody else did.
 // *truncated: 1 if it was longer than `capacity`. -ENOBUFS: some were lost before.
 ssize_t clinux_uevents_receive(

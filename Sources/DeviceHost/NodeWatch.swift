@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whether something happens to the device nodes of one thread: removed, replaced, renamed, given to
+// somebody else. Only tells that it is time to look.
+
+internal import LinuxIO
+
+/// Used on the loop's thread, costs nothing while nothing happens.
+final class NodeWatch: EventHandler {
+  private let loop: EventLoop
+  private let files: FileWatch
+  private var onChange: [FileWatch.Number: () -> Void] = [:]
+
+  init(on loop: EventLoop) throws(SystemError) {
+    self.loop = loop
+    files = try FileWatch()
+    try loop.add(files.raw, .read, self)
+  }
+
+  /// Watches what is at the path now, whatever it is; nil where nothing is.
+  func add(_ path: String, onChange: @escaping () -> Void) -> FileWatch.Number? {
+    guard let number = try? files.add(path) else { return nil }
+    self.onChange[number] = onChange
+    return number
+  }
+
+  func remove(_ number: FileWatch.Number) {
+    if onChange.removeValue(forKey: number) != nil { files.remove(number) }
+  }
+
+  func stop() { loop.remove(files.raw) }
+
+  func handle(_ events: Events, from fd: CInt) {
+    do throws(SystemError) {
+      for number in try files.changes() ?? Set(onChange.keys) { onChange[number]?() }
+    } catch {
+      // Nothing is learned from it any more.
+      stop()
+    }
+  }
+}
