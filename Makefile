@@ -144,7 +144,7 @@ $(RELEASE)/relayd $(RELEASE)/relayctl $(RELEASE)/librelay.so $(RELEASE)/relay-be
 install: $(RELEASE)/relayd $(RELEASE)/relayctl install-library ## install under DESTDIR/PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 755 $(RELEASE)/relayd $(RELEASE)/relayctl $(DESTDIR)$(PREFIX)/bin
-	sed 's|^\(Exec[A-Za-z]*=[-@:+!]*\)[^ ]*/\(relayd\|relayctl\)|\1$(PREFIX)/bin/\2|' \
+	sed 's|^\(Exec[A-Za-z]*=[-@:+!]*\)/usr/local/bin/|\1$(PREFIX)/bin/|' \
 	  systemd/relayd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/relayd.service
 	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/relayd.service
 	[ '$(or $(SYSTEMD_VERSION),0)' -lt 254 ] || install -D -m 644 systemd/systemd-254.conf \
