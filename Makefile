@@ -33,15 +33,17 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 deps: ## install the Debian packages that are missing
-	@.ci/deps binutils busybox-static fuse3 g++ gcc git kmod libc6-dev libfuse3-dev pkg-config procps \
-	  python3 qemu-system-x86 systemd udev user-mode-linux util-linux
+	@.ci/deps binutils busybox-static fuse3 g++ gcc git kmod libc6-dev libfuse3-dev mawk \
+	  netcat-openbsd pkg-config procps pv python3 qemu-system-x86 socat systemd udev user-mode-linux \
+	  util-linux valgrind zstd
 
 bench-deps: deps ## install what the benchmark compares with (LTTng-UST)
 	@.ci/deps lttng-tools liblttng-ust-dev
 
+# DWARF 4, as Swift's own: valgrind 3.19 gives up where a library has the 5 of clang beside it.
 build: ## build relayd, relayctl, librelay.so and the tools for release
 	@command -v $(SWIFT) >/dev/null || { echo "no '$(SWIFT)': see https://swift.org/install" >&2; exit 1; }
-	$(SWIFT) build --scratch-path $(BUILD) -c release --static-swift-stdlib
+	$(SWIFT) build --scratch-path $(BUILD) -c release --static-swift-stdlib -Xcc -gdwarf-4
 
 previous: ## build the previous release's programs, which this one's have to get on with
 	@.ci/part previous .ci/previous '$(PREVIOUS)'
@@ -144,7 +146,7 @@ $(RELEASE)/relayd $(RELEASE)/relayctl $(RELEASE)/librelay.so $(RELEASE)/relay-be
 install: $(RELEASE)/relayd $(RELEASE)/relayctl install-library ## install under DESTDIR/PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 755 $(RELEASE)/relayd $(RELEASE)/relayctl $(DESTDIR)$(PREFIX)/bin
-	sed 's|^\(Exec[A-Za-z]*=[-@:+!]*\)[^ ]*/\(relayd\|relayctl\)|\1$(PREFIX)/bin/\2|' \
+	sed 's|^\(Exec[A-Za-z]*=[-@:+!]*\)/usr/local/bin/|\1$(PREFIX)/bin/|' \
 	  systemd/relayd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/relayd.service
 	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/relayd.service
 	[ '$(or $(SYSTEMD_VERSION),0)' -lt 254 ] || install -D -m 644 systemd/systemd-254.conf \
@@ -161,15 +163,16 @@ install: $(RELEASE)/relayd $(RELEASE)/relayctl install-library ## install under 
 	  install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}; \
 	done
 
-# As a development package has it. Stripped: valgrind cannot read this debugging information.
+# As a development package has it, with its debugging information, and what valgrind is to leave out.
 install-library: $(RELEASE)/librelay.so ## install librelay.so, its headers and relay.pc under DESTDIR/PREFIX
 	install -d $(DESTDIR)$(LIBDIR)/pkgconfig
-	install -s -m 644 $(RELEASE)/librelay.so $(DESTDIR)$(LIBDIR)/librelay.so.$(LIBRARY_VERSION)
+	install -m 644 $(RELEASE)/librelay.so $(DESTDIR)$(LIBDIR)/librelay.so.$(LIBRARY_VERSION)
 	ln -sf librelay.so.$(LIBRARY_VERSION) $(DESTDIR)$(LIBDIR)/librelay.so.$(firstword $(subst ., ,$(LIBRARY_VERSION)))
 	ln -sf librelay.so.$(LIBRARY_VERSION) $(DESTDIR)$(LIBDIR)/librelay.so
 	install -D -m 644 Sources/CRelay/include/relay.h $(DESTDIR)$(PREFIX)/include/relay.h
 	install -m 644 Sources/CRelay/include/relay_map.h $(DESTDIR)$(PREFIX)/include
 	install -m 644 Sources/CRelayIoctl/include/relay_ioctl.h $(DESTDIR)$(PREFIX)/include
+	install -D -m 644 Sources/Support/relay.supp $(DESTDIR)$(PREFIX)/lib/valgrind/relay.supp
 	sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(LIBRARY_VERSION)|' \
 	  Sources/Support/relay.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/relay.pc
 	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/relay.pc

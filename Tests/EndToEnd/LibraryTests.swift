@@ -8,7 +8,7 @@ import Testing
 extension OneAtATime {
   @Suite struct LibraryTests {
     static let hotplug = Result { try Library.tests("hotplug.c") }
-    private static let sources = [
+    static let sources = [
       "own.c", "life.c", "callbacks.c", "files.c", "records.c", "lease.c", "consume.c",
     ]
     static let own = Result {
