@@ -33,8 +33,9 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 deps: ## install the Debian packages that are missing
-	@.ci/deps binutils busybox-static fuse3 g++ gcc git kmod libc6-dev libfuse3-dev pkg-config procps \
-	  python3 qemu-system-x86 systemd udev user-mode-linux util-linux valgrind
+	@.ci/deps binutils busybox-static fuse3 g++ gcc git kmod libc6-dev libfuse3-dev mawk \
+	  netcat-openbsd pkg-config procps pv python3 qemu-system-x86 socat systemd udev user-mode-linux \
+	  util-linux valgrind zstd
 
 bench-deps: deps ## install what the benchmark compares with (LTTng-UST)
 	@.ci/deps lttng-tools liblttng-ust-dev

@@ -17,6 +17,10 @@ struct ReadCommand: ParsableCommand {
       standard error how many records were lost, if any were. SIGINT, SIGTERM and SIGHUP end it in \
       order: what it has read is written. Where its output fails, it says how many records it had \
       read and could not write.
+
+      In a shell: relayctl read CHANNEL | while read -r line; do …; done. Never \
+      `while read … done </dev/CHANNEL0` in bash, where the device is CUSE's: bash reads ahead and \
+      seeks back, the kernel says that it did and does not, and all but one line is lost.
       """)
 
   @Argument(help: "The channel.") var channel: String

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of clients in relay(4), CAVEATS: what ordinary programs that the kernel misleads read
+// and write on a CUSE node and on a file of relayfs. Each row here stands there under the same
+// name. Programs that wait are in WaitingClientTests.
+
+import Glibc
+import LinuxIO
+import Testing
+
+/// One program in the table.
+struct ClientRow: Sendable, CustomTestStringConvertible {
+  /// What is to be seen.
+  struct Outcome: Sendable {
+    let output: String
+    /// Of 1,000 records, how many the channel still holds.
+    let left: Int
+    init(_ output: String, left: Int) { (self.output, self.left) = (output, left) }
+  }
+
+  /// The words under which relay(4) has it.
+  let name: String
+  /// For bash; $NODE is the file or device of a channel with the numbers to 1000, a line each.
+  let command: String
+  /// nil: the same, and not run in the slow guest.
+  let cuse: Outcome?
+  let relayfs: Outcome
+
+  init(_ name: String, _ command: String, cuse: Outcome?, relayfs: Outcome) {
+    (self.name, self.command, self.cuse, self.relayfs) = (name, command, cuse, relayfs)
+  }
+
+  var testDescription: String { command }
+  var expected: Outcome? { Backend.underTest == .cuse ? cuse : relayfs }
+
+  static func rows(_ rows: [ClientRow]) -> [ClientRow] { rows.filter { $0.expected != nil } }
+}
+
+extension ClientRow.Outcome {
+  /// Every line, and nothing is left.
+  static let all = Self("1000", left: 0)
+}
+
+extension OneAtATime {
+  @Suite struct ClientTableTests {
+    private static let shells = [
+      ClientRow(
+        "bash: read, mapfile", "while read -r line; do echo; done <$NODE | wc -l",
+        cuse: .init("1", left: 0), relayfs: .all),
+      ClientRow(
+        "bash: read, mapfile", "{ read -r a; read -r b; cat; } <$NODE | wc -l",
+        cuse: .init("0", left: 0), relayfs: .init("998", left: 0)),
+      ClientRow(
+        "bash: read, mapfile", "mapfile -n 2 lines <$NODE; echo ${#lines[@]}",
+        cuse: .init("2", left: 0), relayfs: .init("2", left: 998)),
+      ClientRow(
+        "bash: read, mapfile", "cat $NODE | while read -r line; do echo; done | wc -l",
+        cuse: .all, relayfs: .all),
+      ClientRow(
+        "bash: read, mapfile", "dash -c 'while read -r line; do echo; done' <$NODE | wc -l",
+        cuse: .all, relayfs: .all),
+    ]
+
+    private static let positions = [
+      ClientRow(
+        "dd skip=", "dd if=$NODE bs=100 skip=1 status=none | wc -c",
+        cuse: .init("3893", left: 0), relayfs: .init("3793", left: 0)),
+      ClientRow(
+        "dd skip=", "cat $NODE | dd bs=100 skip=1 iflag=fullblock status=none | wc -c",
+        cuse: nil, relayfs: .init("3793", left: 0)),
+      ClientRow("tail", "tail -n 1 $NODE", cuse: .all, relayfs: .all),
+      ClientRow(
+        "O_DIRECT", "dd if=$NODE bs=4096 iflag=direct status=none 2>/dev/null | wc -c",
+        cuse: .init("0", left: 1000), relayfs: .init("3893", left: 0)),
+    ]
+
+    private static let copies = [
+      ClientRow(
+        "busybox cat", "busybox cat $NODE | wc -l", cuse: .all, relayfs: .init("0", left: 1000)),
+      ClientRow("busybox cat", "cat $NODE | busybox cat | wc -l", cuse: nil, relayfs: .all),
+      ClientRow(
+        "tar", "tar -cf - -C ${NODE%/*} ${NODE##*/} 2>/dev/null | tar -tvf - | cut -c 1",
+        cuse: .init("c", left: 1000), relayfs: .init("-", left: 1000)),
+      ClientRow(
+        "zstd", "zstd -qc $NODE 2>/dev/null | zstd -qdc 2>/dev/null | wc -l",
+        cuse: .init("0", left: 1000), relayfs: .init("0", left: 0)),
+      ClientRow("zstd", "zstd -qc <$NODE | zstd -qdc | wc -l", cuse: nil, relayfs: .all),
+      ClientRow("zstd", "gzip -c $NODE 2>/dev/null | gzip -dc | wc -l", cuse: nil, relayfs: .all),
+      ClientRow(
+        "Editors", "cmp -s $NODE /dev/null; echo $?", cuse: nil,
+        relayfs: .init("1", left: 0)),
+    ]
+
+    private static let python = [
+      ClientRow(
+        "socket.sendfile",
+        python("a, b = socket.socketpair(); print(a.sendfile(open(sys.argv[1], 'rb')))"),
+        cuse: nil, relayfs: .init("0", left: 1000)),
+      ClientRow(
+        "socket.sendfile", python("print(len(open(sys.argv[1]).readlines()))"), cuse: nil,
+        relayfs: .all),
+    ]
+
+    private static let asyncio = [
+      ClientRow(
+        "connect_read_pipe",
+        python(
+          """
+
+          async def main():
+            reader = asyncio.StreamReader()
+            await asyncio.get_running_loop().connect_read_pipe(
+              lambda: asyncio.StreamReaderProtocol(reader), open(sys.argv[1], 'rb', 0))
+            print(len((await reader.readexactly(3893)).split()))
+          asyncio.run(main())
+          """) + " 2>&1 | tail -n 1 | cut -d : -f 1",
+        cuse: .all, relayfs: .init("ValueError", left: 1000)),
+      ClientRow(
+        "connect_read_pipe",
+        python(
+          """
+
+          async def main():
+            file = os.open(sys.argv[1], os.O_RDONLY | os.O_NONBLOCK)
+            loop = asyncio.get_running_loop()
+            data = loop.create_future()
+            loop.add_reader(file, lambda: data.done() or data.set_result(os.read(file, 4096)))
+            print(len((await data).split()))
+          asyncio.run(main())
+          """),
+        cuse: nil, relayfs: .all),
+    ]
+
+    private static func python(_ code: String) -> String {
+      "python3 -c \"import asyncio, os, socket, sys; \(code)\" $NODE"
+    }
+
+    @Test(arguments: ClientRow.rows(shells + positions + copies + python + asyncio))
+    func readerGetsWhatTheManualSays(_ row: ClientRow) throws {
+      try requireInManual(row.name)
+      let daemon = try Daemon("relay:global")
+      try daemon.shell("seq 1000 | $BIN/relayctl write relay")
+      let output = try output(of: row, on: daemon)
+      #expect(output == row.expected?.output)
+      #expect(try lines(of: daemon) == row.expected?.left)
+    }
+
+    @Test(.onceIsEnough) func helpOfReadNamesTheLoopThatWorks() throws {
+      let help = try run(program("relayctl"), "read", "--help").output
+      #expect(help.contains("relayctl read CHANNEL | while read -r line; do"))
+      #expect(help.contains("`while read … done </dev/CHANNEL0` in bash"))
+    }
+
+    /// What a read by one of the kernel's asynchronous interfaces returns, of a record of 4 bytes;
+    /// nil where there is no io_uring.
+    private func asynchronousRead(_ interface: String, _ daemon: Daemon) throws -> Int? {
+      let program = try Library.get().program("asynchronous", Library.c, "asynchronous.c")
+      try daemon.write("one\n")
+      let device = daemon.device("relay0")
+      let result = try daemon.shell("timeout 20 \(program) \(interface) \(device)").output
+      return result == "none\n" ? nil : Int(result.dropLast()) ?? .min
+    }
+
+    @Test(arguments: ["aio", "uring"]) func asynchronousReadEndsAtOnce(_ interface: String) throws {
+      try requireInManual("io_uring, AIO")
+      let daemon = try Daemon("relay:global")
+      guard let result = try asynchronousRead(interface, daemon) else { return }
+      let isMisled = Backend.underTest == .fuse
+      #expect(result == (isMisled ? 0 : 4))
+      #expect(try lines(of: daemon) == (isMisled ? 1 : 0))
+    }
+
+    @Test(.onceIsEnough) func pollByUringFindsData() throws {
+      guard let result = try asynchronousRead("uring-poll", Daemon("relay:global")) else { return }
+      #expect(result == 4)
+    }
+
+    private static let writers = [
+      ClientRow(
+        "dd conv=fsync", "echo one | dd of=$NODE conv=fsync status=none 2>/dev/null; echo $?",
+        cuse: .init("1", left: 1), relayfs: .init("0", left: 1)),
+      ClientRow(
+        "sort -o", "echo one | sort -o $NODE 2>/dev/null; echo $?",
+        cuse: .init("0", left: 1), relayfs: .init("2", left: 0)),
+      ClientRow(
+        "install, mv", "cp /dev/stdin $NODE <<<one", cuse: nil,
+        relayfs: .init("", left: 1)),
+      ClientRow(
+        "O_DIRECT", "echo one | dd of=$NODE oflag=direct status=none 2>/dev/null; echo $?",
+        cuse: .init("1", left: 0), relayfs: .init("0", left: 1)),
+    ]
+
+    @Test(arguments: ClientRow.rows(writers)) func writerLeavesWhatTheManualSays(_ row: ClientRow)
+      throws
+    {
+      try requireInManual(row.name)
+      let daemon = try Daemon("relay:global,write,permissions=0600")
+      #expect(try output(of: row, on: daemon) == row.expected?.output)
+      #expect(try lines(of: daemon) == row.expected?.left)
+    }
+
+    /// On CUSE root may replace a node, as any file of /dev.
+    @Test(.onceIsEnough, arguments: ["install /dev/null $NODE", "mv $(mktemp) $NODE", "rm $NODE"])
+    func replacingAFileOfRelayfsIsRefused(_ command: String) throws {
+      try requireInManual("install, mv")
+      let daemon = try Daemon("relay:global")
+      try daemon.write("one\n")
+      let refused = try daemon.shell("NODE=\(daemon.device("relay0")); \(command) </dev/null")
+      #expect(refused.status != 0 && refused.error.contains("Operation not permitted"))
+      #expect(try lines(of: daemon) == 1)
+    }
+
+    private func output(of row: ClientRow, on daemon: Daemon) throws -> String {
+      let command = "export NODE=\(daemon.device("relay0")); timeout 30 bash -c '"
+      let quoted = row.command.components(separatedBy: "'").joined(separator: "'\\''")
+      let finished = try daemon.shell(command + quoted + "'")
+      return finished.output.split { $0 == "\n" || $0 == " " }.joined(separator: " ")
+    }
+
+    private func lines(of daemon: Daemon) throws -> Int {
+      try daemon.relayctl("read", "relay").output.count { $0 == "\n" }
+    }
+  }
+}
+
+/// Fails unless the table in relay(4) has a row of this name.
+func requireInManual(_ name: String) throws {
+  let root = "/" + "\(#filePath)".split(separator: "/").dropLast(3).joined(separator: "/")
+  let manual = try FileDescriptor.open("\(root)/Sources/Support/man/relay.4", O_RDONLY)
+  let caveats = text(of: manual.raw).components(separatedBy: ".Sh CAVEATS\n").last!
+  let rows = caveats.split(separator: "\n").filter { $0.hasPrefix(".It Sy ") }
+  guard rows.contains(Substring(".It Sy \"\(name)\"")) else {
+    throw Failure("relay(4), CAVEATS, has no row \"\(name)\"; there are: \(rows)")
+  }
+}
