@@ -94,17 +94,47 @@ extension OneAtATime {
       ClientRow(
         "socket.sendfile",
         python("a, b = socket.socketpair(); print(a.sendfile(open(sys.argv[1], 'rb')))"),
-        cuse: .init("0", left: 1000), relayfs: .init("0", left: 1000)),
+        cuse: nil, relayfs: .init("0", left: 1000)),
       ClientRow(
         "socket.sendfile", python("print(len(open(sys.argv[1]).readlines()))"), cuse: nil,
         relayfs: .all),
     ]
 
+    private static let asyncio = [
+      ClientRow(
+        "connect_read_pipe",
+        python(
+          """
+
+          async def main():
+            reader = asyncio.StreamReader()
+            await asyncio.get_running_loop().connect_read_pipe(
+              lambda: asyncio.StreamReaderProtocol(reader), open(sys.argv[1], 'rb', 0))
+            print(len((await reader.readexactly(3893)).split()))
+          asyncio.run(main())
+          """) + " 2>&1 | tail -n 1 | cut -d : -f 1",
+        cuse: .all, relayfs: .init("ValueError", left: 1000)),
+      ClientRow(
+        "connect_read_pipe",
+        python(
+          """
+
+          async def main():
+            file = os.open(sys.argv[1], os.O_RDONLY | os.O_NONBLOCK)
+            loop = asyncio.get_running_loop()
+            data = loop.create_future()
+            loop.add_reader(file, lambda: data.done() or data.set_result(os.read(file, 4096)))
+            print(len((await data).split()))
+          asyncio.run(main())
+          """),
+        cuse: nil, relayfs: .all),
+    ]
+
     private static func python(_ code: String) -> String {
-      "python3 -c \"import socket, sys; \(code)\" $NODE"
+      "python3 -c \"import asyncio, os, socket, sys; \(code)\" $NODE"
     }
 
-    @Test(arguments: ClientRow.rows(shells + positions + copies + python))
+    @Test(arguments: ClientRow.rows(shells + positions + copies + python + asyncio))
     func readerGetsWhatTheManualSays(_ row: ClientRow) throws {
       try requireInManual(row.name)
       let daemon = try Daemon("relay:global")
@@ -120,17 +150,28 @@ extension OneAtATime {
       #expect(help.contains("`while read … done </dev/CHANNEL0` in bash"))
     }
 
-    /// A read by the kernel's asynchronous interfaces.
-    @Test(arguments: ["aio", "uring"]) func asynchronousReadEndsAtOnce(_ interface: String) throws {
-      try requireInManual("io_uring, AIO")
+    /// What a read by one of the kernel's asynchronous interfaces returns, of a record of 4 bytes;
+    /// nil where there is no io_uring.
+    private func asynchronousRead(_ interface: String, _ daemon: Daemon) throws -> Int? {
       let program = try Library.get().program("asynchronous", Library.c, "asynchronous.c")
-      let daemon = try Daemon("relay:global")
       try daemon.write("one\n")
       let device = daemon.device("relay0")
       let result = try daemon.shell("timeout 20 \(program) \(interface) \(device)").output
+      return result == "none\n" ? nil : Int(result.dropLast()) ?? .min
+    }
+
+    @Test(arguments: ["aio", "uring"]) func asynchronousReadEndsAtOnce(_ interface: String) throws {
+      try requireInManual("io_uring, AIO")
+      let daemon = try Daemon("relay:global")
+      guard let result = try asynchronousRead(interface, daemon) else { return }
       let isMisled = Backend.underTest == .fuse
-      #expect(result == (isMisled ? "0\n" : "4\n"))
+      #expect(result == (isMisled ? 0 : 4))
       #expect(try lines(of: daemon) == (isMisled ? 1 : 0))
+    }
+
+    @Test(.onceIsEnough) func pollByUringFindsData() throws {
+      guard let result = try asynchronousRead("uring-poll", Daemon("relay:global")) else { return }
+      #expect(result == 4)
     }
 
     private static let writers = [
