@@ -54,6 +54,8 @@ extension OneAtATime {
       #expect(try run("mknod", "-m", "600", "/dev/null0", "c", "1", "3").status == 0)
       #expect(rename("/dev/null0", "/dev/own0") == 0)
       #expect(try node("own0").status != 0, "it is not ours")
+      // Nobody else removes it.
+      unlink("/dev/own0")
       daemon.end(SIGKILL)
       #expect(try node("net/rx0").status != 0, "nobody answers for a daemon that is gone")
     }
