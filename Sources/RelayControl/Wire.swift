@@ -24,6 +24,9 @@
 //                                   135 producer    see encode(_: ProducerDescription)
 //  14 token   name
 //  15 redeem
+//  24 damaged  serial UInt32         129 channel
+
+internal import LinuxIO
 
 /// Why bytes are no message.
 public enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -45,7 +48,8 @@ public enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
     case .malformed: "malformed control message"
     case .tooLong: "more than fits into a control message; use shorter texts"
     case .unusableName:
-      "a channel's name has 1 to \(ControlLimits.nameBytes) bytes, and no control characters"
+      "a channel's name has 1 to \(ControlLimits.nameBytes) bytes, and no control or "
+        + "bidirectional characters"
     }
   }
 }
@@ -66,6 +70,7 @@ enum MessageType: UInt8 {
   case producer = 13
   case token = 14
   case redeem = 15
+  case damaged = 24
   case attached = 128
   case channel = 129
   case statistics = 130
@@ -87,6 +92,9 @@ extension Request {
       try encoder.name(channel)
     case .list(let index):
       encoder.begin(.list)
+      try encoder.count(index)
+    case .damaged(let index):
+      encoder.begin(.damaged)
       try encoder.count(index)
     case .stat(let channel, let bufferIndex):
       encoder.begin(.stat)
@@ -134,6 +142,7 @@ extension Request {
     switch type {
     case .attach: self = .attach(channel: try decoder.name(bytes))
     case .list: self = .list(index: try decoder.count(bytes))
+    case .damaged: self = .damaged(index: try decoder.count(bytes))
     case .stat:
       let channel = try decoder.name(bytes)
       self = .stat(channel: channel, bufferIndex: try decoder.count(bytes))
@@ -217,7 +226,9 @@ extension Reply {
       let code: UInt32 = try decoder.integer(bytes)
       guard let code = CInt(exactly: code), code > 0 else { throw .malformed }
       let message = try decoder.string(bytes, limit: ControlLimits.messageBytes)
-      self = .refused(ControlRefusal(code: code, message: message))
+      // Of a daemon that does not escape what others chose.
+      let printable = cut(message.printableLines, to: ControlLimits.messageBytes)
+      self = .refused(ControlRefusal(code: code, message: printable))
     default: throw .unknownType(type.rawValue)
     }
     try decoder.finish(bytes)
