@@ -81,26 +81,6 @@ final class ReaderCount: Sendable {
     var byUser: [UInt32: Int] = [:]
     var others = 0
     var nextSerial: UInt64 = 1
-    var user = Refusals()
-    var allOthers = Refusals()
-    var all = Refusals()
-  }
-
-  /// What the log says of one kind of refusal: one line a second.
-  private struct Refusals {
-    private var lastLine: Int?
-    private var untold = 0
-
-    /// The end of the line that is due; nil: none is.
-    mutating func lineEnd() -> String? {
-      let now = Clock.milliseconds()
-      if let lastLine, now - lastLine < 1000 {
-        untold += 1
-        return nil
-      }
-      defer { (lastLine, untold) = (now, 0) }
-      return untold == 0 ? "" : "; \(untold) more were refused since the last such line"
-    }
   }
 
   private let state: Mutex<State>
@@ -128,7 +108,7 @@ final class ReaderCount: Sendable {
       let shortage = state.share.shortage(
         uid, user: state.byUser[uid] ?? 0, others: state.others, all: state.entries.count)
       if let shortage {
-        return .failure(ReaderCount.refusal(shortage, device.name, uid, &state))
+        return .failure(ReaderCount.refusal(shortage, device.name, uid, state.share))
       }
       let entry = ReaderEntry(state.nextSerial, device, uid: uid, pid: pid, kind)
       state.nextSerial += 1
@@ -140,24 +120,23 @@ final class ReaderCount: Sendable {
   }
 
   private static func refusal(
-    _ shortage: Share.Shortage, _ name: String, _ uid: UInt32, _ state: inout State
+    _ shortage: Share.Shortage, _ name: String, _ uid: UInt32, _ share: Share
   ) -> ReaderRefusal {
-    let share = state.share
     let begin = "\(name): an open by user \(uid) was refused, because "
     switch shortage {
     case .ofUser:
       let what =
         "the user has \(share.ofUser) files open or buffers mapped already and that is the limit "
         + "of a user (max_readers_per_user)"
-      return ReaderRefusal(code: EDQUOT, line: state.user.lineEnd().map { begin + what + $0 })
+      return ReaderRefusal(code: EDQUOT, line: begin + what)
     case .ofOthers:
       let what =
         "users other than root have \(share.ofOthers) files open or buffers mapped already and "
         + "the rest is kept for root (max_readers is \(share.whole))"
-      return ReaderRefusal(code: EMFILE, line: state.allOthers.lineEnd().map { begin + what + $0 })
+      return ReaderRefusal(code: EMFILE, line: begin + what)
     case .whole:
       let what = "\(share.whole) files are open already and that is the limit (max_readers)"
-      return ReaderRefusal(code: EMFILE, line: state.all.lineEnd().map { begin + what + $0 })
+      return ReaderRefusal(code: EMFILE, line: begin + what)
     }
   }
 
@@ -195,6 +174,6 @@ final class ReaderCount: Sendable {
 struct ReaderRefusal: Error {
   /// An errno value: EDQUOT of the user's share, EMFILE of all.
   let code: CInt
-  /// nil: the log has said so a moment ago.
-  let line: String?
+  /// For the log.
+  let line: String
 }

@@ -218,7 +218,7 @@ extension ServingThread {
     _ device: Device, uid: UInt32, pid: Int32, _ kind: ReaderEntry.Kind
   ) -> Result<ReaderEntry, ReaderRefusal> {
     let result = readers.add(device, uid: uid, pid: pid, kind)
-    if case .failure(let refusal) = result, let line = refusal.line { log(line) }
+    if case .failure(let refusal) = result { log(refusal.line) }
     return result
   }
 

@@ -8,8 +8,10 @@ internal import Synchronization
 
 extension Reader {
   /// Room for the frame of a loss, and with that for a piece of any record.
-  public static let smallestFrames =
-    MemoryLayout<relay_frame>.size + MemoryLayout<relay_loss>.size
+  public static let smallestFrames = MemoryLayout<relay_frame>.size + shortLoss
+
+  /// Of a `relay_loss`, as releases had it that did not number losses.
+  static let shortLoss = MemoryLayout<relay_loss>.offset(of: \.full_before)!
 
   /// Copies as many whole frames as fit and are there, and claims what is in them; returns their
   /// bytes, of which every frame begins at a multiple of 8. 0: there are none, and then nothing has
@@ -97,12 +99,19 @@ extension Reader {
   private func putLoss(_ output: inout Frames) -> Bool {
     guard !plan.gap.isEmpty else { return true }
     var loss = relay_loss(plan.gap)
+    // All that was found so far, but for what is told now.
+    loss.full_before = plan.position.lostBase &- plan.gap.full
+    loss.restart_before = totals.restart &+ plan.totals.restart &- plan.gap.restart
     var header = relay_frame(CutRecord(number: plan.position.record), offset: 0, length: 0)
     header.type = UInt32(RELAY_FRAME_LOST)
     header.length = UInt32(MemoryLayout<relay_loss>.size)
+    if output.used == 0, output.payloadRoom < Int(header.length) {
+      header.length = UInt32(Reader.shortLoss)
+    }
     guard output.payloadRoom >= Int(header.length) else { return false }
     output.put(header, &loss)
     plan.gap = Gap()
+    plan.tellsLoss = true
     return true
   }
 
@@ -155,6 +164,7 @@ extension relay_frame {
 extension relay_loss {
   fileprivate init(_ gap: Gap) {
     self.init(
-      overwritten: gap.overwritten, full: gap.full, stalled: gap.stalled, restart: gap.restart)
+      overwritten: gap.overwritten, full: gap.full, stalled: gap.stalled, restart: gap.restart,
+      full_before: 0, restart_before: 0)
   }
 }

@@ -142,6 +142,8 @@ public final class Reader {
     var totals = Totals()
     /// Found and not told yet.
     var gap = Gap()
+    /// A frame says it.
+    var tellsLoss = false
     /// Found overwritten.
     var lapped: UInt64 = 0
     /// Losses stand in the stream as frames do, also behind bytes.
@@ -278,7 +280,7 @@ extension Reader {
     stall.note(plan.passed)
     lastTime = teller.last
     totals.bytes &+= UInt64(plan.bytes)
-    if hasAdvanced || plan.bytes > 0 || pendingGap != gapBefore { save() }
+    if hasAdvanced || plan.bytes > 0 || plan.tellsLoss || pendingGap != gapBefore { save() }
     var freed = false
     for i in 0..<pinCount where unpin(pinned[i]) { freed = true }
     pinCount = 0

@@ -5,6 +5,11 @@ internal import Glibc
 internal import LinuxIO
 internal import Synchronization
 
+extension Reader {
+  /// Damages found since the last reset.
+  public var damages: UInt64 { Counters(buffer).corrupt.less(origin.counters.corrupt) }
+}
+
 extension Channel {
   /// An empty channel of the same name, sizes and CPUs in memory of its own.
   /// - Precondition: this side opened the channel in memory files.

@@ -172,7 +172,11 @@ public final class ControlClient {
 
   /// The first channel whose serial number is `index` or higher; nil past the last.
   public func list(index: Int) throws(ControlError) -> ChannelDescription? {
-    switch try exchange(.list(index: index)) {
+    try described(.list(index: index))
+  }
+
+  private func described(_ request: Request) throws(ControlError) -> ChannelDescription? {
+    switch try exchange(request) {
     case .channel(let description): return description
     case .end: return nil
     default: throw unexpected()
@@ -181,13 +185,25 @@ public final class ControlClient {
 
   /// All channels.
   public func list() throws(ControlError) -> [ChannelDescription] {
+    try list { .list(index: $0) }
+  }
+
+  private func list(
+    _ request: (_ index: Int) -> Request
+  ) throws(ControlError) -> [ChannelDescription] {
     var channels: [ChannelDescription] = []
-    while let channel = try list(index: channels.last.map { $0.serial + 1 } ?? 0) {
+    while let channel = try described(request(channels.last.map { $0.serial + 1 } ?? 0)) {
       // Whatever the other side says, this ends.
       guard channel.serial > channels.last?.serial ?? -1 else { throw unexpected() }
       channels.append(channel)
     }
     return channels
+  }
+
+  /// Those with a damaged buffer; a daemon that is older than this knows none, and closes the
+  /// connection.
+  public func listDamaged() throws(ControlError) -> [ChannelDescription] {
+    try list { .damaged(index: $0) }
   }
 
   /// The channel of this name, the open one before one that is closed and still being read; nil if

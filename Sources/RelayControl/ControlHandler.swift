@@ -94,6 +94,9 @@ public protocol ControlHandler: AnyObject {
   /// The first channel whose serial number is `index` or higher; nil past the last.
   func describe(index: Int, client: Client) throws(ControlRefusal) -> ChannelDescription?
 
+  /// The same of those that have a damaged buffer.
+  func describeDamaged(index: Int, client: Client) throws(ControlRefusal) -> ChannelDescription?
+
   /// The `bufferIndex`-th buffer of `channel`; nil past the last.
   func statistics(
     channel: String, bufferIndex: Int, client: Client

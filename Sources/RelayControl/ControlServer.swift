@@ -70,8 +70,8 @@ public final class ControlServer: EventHandler {
   private var nextID: UInt64 = 1
   private var uses: UInt64 = 0
   private var hasSaidExhausted = false
-  /// Told what its owner should know, once each time it begins.
-  public var log: (String) -> Void = { _ in }
+  /// Told what its owner may want to log. Clients decide how often.
+  public var report: (ServerReport) -> Void = { _ in }
   // When to accept again after running out of descriptors; nil while accepting.
   private var resumeAccepting: Int?
   // One byte more than a packet may have, so that a longer one shows.
@@ -154,7 +154,7 @@ public final class ControlServer: EventHandler {
         // Out of descriptors or memory: those that wait go on waiting, without a busy loop.
         if !hasSaidExhausted {
           hasSaidExhausted = true
-          log("no connection to \(path) can be taken now: \(error)")
+          report(.exhausted(error))
         }
         try? loop.modify(listenerRaw, [])
         resumeAccepting = now() + limits.acceptRetryMilliseconds
@@ -166,9 +166,12 @@ public final class ControlServer: EventHandler {
 
   private func admit(_ accepted: consuming FileDescriptor) {
     var socket = accepted
-    guard let uid = try? PeerCredentials.of(socket: socket.raw).uid else { return }
+    guard let peer = try? PeerCredentials.of(socket: socket.raw) else { return }
+    let uid = peer.uid
     if let limit = limitReached(by: uid) ?? descriptorsTaken(&socket, uid) {
-      _ = send(.refused(ControlRefusal(code: EMFILE, message: limit)), to: socket.raw)
+      let refusal = ControlRefusal(code: EMFILE, message: limit)
+      report(.refused(nil, peer, refusal))
+      _ = send(.refused(refusal), to: socket.raw)
       return
     }
     let raw = socket.raw
@@ -247,7 +250,9 @@ public final class ControlServer: EventHandler {
       }
       if !answer(request, connection) { close(connection) }
     } catch let error as WireError {
-      _ = send(.refused(ControlRefusal(code: code(error), message: "\(error)")), to: raw)
+      let refusal = ControlRefusal(code: code(error), message: "\(error)")
+      if let client = client(connection) { report(.refused(nil, client.peer, refusal)) }
+      _ = send(.refused(refusal), to: raw)
       close(connection)
     } catch {
       close(connection)
@@ -288,6 +293,9 @@ public final class ControlServer: EventHandler {
       case .list(let index):
         let description = try handler.describe(index: index, client: client)
         return send(description.map { .channel($0) } ?? .end, to: raw)
+      case .damaged(let index):
+        let description = try handler.describeDamaged(index: index, client: client)
+        return send(description.map { .channel($0) } ?? .end, to: raw)
       case .stat(let channel, let bufferIndex):
         let statistics = try handler.statistics(
           channel: channel, bufferIndex: bufferIndex, client: client)
@@ -323,8 +331,10 @@ public final class ControlServer: EventHandler {
       case .unmap(let channel, let cpu):
         try handler.unmap(channel: channel, cpu: cpu, client: client)
       }
+      if request.changesChannels { report(.done(request, client.peer)) }
       return send(.done, to: raw)
     } catch {
+      report(.refused(request, client.peer, error))
       return send(.refused(error), to: raw)
     }
   }

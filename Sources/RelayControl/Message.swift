@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The control protocol's messages and their limits. How they become bytes is in Wire.swift.
 
+internal import LinuxIO
 public import Relay
 
 /// What a client asks. Each request is one packet and gets exactly one reply packet.
@@ -10,6 +11,8 @@ public enum Request: Equatable, Sendable {
   /// The first channel whose serial number is `index` or higher: an enumeration that misses nothing
   /// that is there all the time.
   case list(index: Int)
+  /// The same of those that have a damaged buffer.
+  case damaged(index: Int)
   /// The counters of the `bufferIndex`-th buffer of a channel.
   case stat(channel: String, bufferIndex: Int)
   case flush(channel: String)
@@ -77,12 +80,13 @@ public enum Reply: Equatable, Sendable {
 public struct ControlRefusal: Error, Equatable, Sendable, CustomStringConvertible {
   /// An errno value, positive.
   public let code: CInt
-  /// For a person; may have several lines. Cut to `ControlLimits.messageBytes` on the wire.
+  /// For a person; may have several lines, in which what is unprintable is escaped. Cut to
+  /// `ControlLimits.messageBytes` on the wire.
   public let message: String
 
   public init(code: CInt, message: String) {
     self.code = code
-    self.message = message
+    self.message = message.printableLines
   }
 
   public var description: String { message }

@@ -64,6 +64,7 @@ extension ControlServer {
       try? UnixSocket.askSenders(raw, false)
       isSent = send(attachment, to: raw)
     } catch {
+      report(.refused(request, parent.peer, error))
       isSent = send(.refused(error), to: raw)
     }
     if !isSent { close(connection) }

@@ -26,6 +26,9 @@
 //  15 redeem
 //  16 reader  serial UInt64          136 reader      see encode(_: ReaderDescription)
 //  17 evict   serial UInt64
+//  24 damaged  serial UInt32         129 channel
+
+internal import LinuxIO
 
 /// Why bytes are no message.
 public enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -47,7 +50,8 @@ public enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
     case .malformed: "malformed control message"
     case .tooLong: "more than fits into a control message; use shorter texts"
     case .unusableName:
-      "a channel's name has 1 to \(ControlLimits.nameBytes) bytes, and no control characters"
+      "a channel's name has 1 to \(ControlLimits.nameBytes) bytes, and no control or "
+        + "bidirectional characters"
     }
   }
 }
@@ -70,6 +74,7 @@ enum MessageType: UInt8 {
   case redeem = 15
   case reader = 16
   case evict = 17
+  case damaged = 24
   case attached = 128
   case channel = 129
   case statistics = 130
@@ -92,6 +97,9 @@ extension Request {
       try encoder.name(channel)
     case .list(let index):
       encoder.begin(.list)
+      try encoder.count(index)
+    case .damaged(let index):
+      encoder.begin(.damaged)
       try encoder.count(index)
     case .stat(let channel, let bufferIndex):
       encoder.begin(.stat)
@@ -145,6 +153,7 @@ extension Request {
     switch type {
     case .attach: self = .attach(channel: try decoder.name(bytes))
     case .list: self = .list(index: try decoder.count(bytes))
+    case .damaged: self = .damaged(index: try decoder.count(bytes))
     case .stat:
       let channel = try decoder.name(bytes)
       self = .stat(channel: channel, bufferIndex: try decoder.count(bytes))
@@ -234,7 +243,9 @@ extension Reply {
       let code: UInt32 = try decoder.integer(bytes)
       guard let code = CInt(exactly: code), code > 0 else { throw .malformed }
       let message = try decoder.string(bytes, limit: ControlLimits.messageBytes)
-      self = .refused(ControlRefusal(code: code, message: message))
+      // Of a daemon that does not escape what others chose.
+      let printable = cut(message.printableLines, to: ControlLimits.messageBytes)
+      self = .refused(ControlRefusal(code: code, message: printable))
     default: throw .unknownType(type.rawValue)
     }
     try decoder.finish(bytes)

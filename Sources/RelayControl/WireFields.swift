@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The fields of messages, to bytes and back: every step checks its bounds.
 
+internal import LinuxIO
 internal import Relay
 
 extension String {
@@ -35,7 +36,8 @@ struct Encoder {
   }
 
   mutating func name(_ name: String) throws(WireError) {
-    guard !name.isEmpty, name.utf8.count <= ControlLimits.nameBytes, name.isLine else {
+    guard !name.isEmpty, name.utf8.count <= ControlLimits.nameBytes, name.isPrintable
+    else {
       throw .unusableName
     }
     try string(name, limit: ControlLimits.nameBytes)
@@ -212,8 +214,8 @@ struct Decoder {
   }
 
   mutating func name(_ bytes: RawSpan) throws(WireError) -> String {
-    let name = try line(bytes, limit: ControlLimits.nameBytes)
-    guard !name.isEmpty else { throw .malformed }
+    let name = try string(bytes, limit: ControlLimits.nameBytes)
+    guard !name.isEmpty, name.isPrintable else { throw .malformed }
     return name
   }
 

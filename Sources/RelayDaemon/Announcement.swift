@@ -2,6 +2,7 @@
 // What relayd says of itself: to the log when it is ready, and to the service manager.
 
 internal import DeviceHost
+internal import LinuxIO
 internal import Logging
 internal import Relay
 internal import RelayControl
@@ -18,7 +19,7 @@ extension Daemon {
   var status: String {
     guard let first = refused.first else { return servedFiles }
     let more = refused.count > 1 ? " (and \(refused.count - 1) more, see the log)" : ""
-    let line = first.split(separator: "\n").joined(separator: " ")
+    let line = first.split(separator: "\n").joined(separator: " ").printable
     return "\(servedFiles); configuration refused: \(line)\(more)"
   }
 

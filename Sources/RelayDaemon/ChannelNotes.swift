@@ -27,6 +27,13 @@ struct ChannelNotes {
 
   var kin: Kin { Kin(owners: word(4), life: word(5)) }
 
+  /// Which losses of earlier memories, that the file of losses may still name, this memory has
+  /// counted. 0: none.
+  var countedLosses: UInt64 {
+    get { word(6) }
+    nonmutating set { set(6, newValue) }
+  }
+
   /// Stores what the next relayd has to know, before the channel is kept. The longest options of
   /// all keys together take less than half of the room.
   func store(_ options: ChannelOptions, _ origin: ServedChannel.Origin, _ kin: Kin) {

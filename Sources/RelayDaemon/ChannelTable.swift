@@ -12,6 +12,8 @@ final class ChannelTable {
   let host: DeviceHost
   let kept: KeptState
   let log: (Level, String) -> Void
+  /// For what other users can cause.
+  let limiter: LogLimiter
   var limits: Limits
   /// By name, and in the order in which they came.
   private var byName: [String: ServedChannel] = [:]
@@ -21,6 +23,8 @@ final class ChannelTable {
   private(set) var closing: [ServedChannel] = []
   /// Whether the host takes devices: with CUSE, only once /dev/cuse is there.
   private(set) var isServing = false
+  /// A channel is about to be there; new memory is not kept yet.
+  var onOpening: (Channel) -> Void = { _ in }
   /// A channel is there, with all that was left of it.
   var onOpen: (ServedChannel) -> Void = { _ in }
   /// A closed channel is gone for good.
@@ -37,11 +41,13 @@ final class ChannelTable {
   }
 
   init(
-    host: DeviceHost, kept: KeptState, limits: Limits, log: @escaping (Level, String) -> Void
+    host: DeviceHost, kept: KeptState, limits: Limits, limiter: LogLimiter,
+    log: @escaping (Level, String) -> Void
   ) {
     self.host = host
     self.kept = kept
     self.limits = limits
+    self.limiter = limiter
     self.log = log
   }
 
@@ -54,10 +60,13 @@ final class ChannelTable {
 
   /// Of all that are open, and those that are closed and still being read: the first whose serial
   /// number is `serial` or higher; nil past the last.
-  func listed(from serial: Int) -> (served: ServedChannel, isClosed: Bool)? {
+  func listed(
+    from serial: Int, where isWanted: (ServedChannel) -> Bool = { _ in true }
+  ) -> (served: ServedChannel, isClosed: Bool)? {
     // Both are few or in order: those that are open are, by their serial numbers.
-    let open = channels.first { $0.serial >= serial }
-    let closed = closing.filter { $0.serial >= serial }.min { $0.serial < $1.serial }
+    let open = channels.first { $0.serial >= serial && isWanted($0) }
+    let closed = closing.filter { $0.serial >= serial && isWanted($0) }
+      .min { $0.serial < $1.serial }
     guard let closed, closed.serial < open?.serial ?? .max else { return open.map { ($0, false) } }
     return (closed, true)
   }
@@ -86,13 +95,20 @@ final class ChannelTable {
     served.channel.setGeneration(kept.life.nextGeneration)
     if isServing { try serve(served) }
     ChannelNotes(served.channel)?.store(options, origin, kept.kin)
+    onOpening(served.channel)
     if adopted == nil { kept.keep(served.channel) }
     // Only now: whenever this process dies, there is one memory that is whole and not given up.
     for left in left where left.channel !== served.channel {
       retire(left.channel, into: served.channel)
       kept.drop(left.channel)
     }
-    for (_, device) in served.devices { served.losses.begin(device) }
+    for (cpu, device) in served.devices {
+      served.losses.begin(device)
+      // One that the relayd before named.
+      if device.buffer.lossCounts.corrupt > 0, host.use(device, { $0.damages }) > 0 {
+        served.losses.damagedCPUs.insert(cpu)
+      }
+    }
     served.serial = nextSerial
     nextSerial += 1
     byName[options.name] = served
@@ -280,6 +296,12 @@ extension ChannelTable {
     collect()
   }
 
+  /// Closes a channel that was there for as long as somebody wrote.
+  func closeAbandoned(_ served: ServedChannel) {
+    limiter.log(.channel, "channel \(served.channel.name): closed, as its last writer has ended")
+    close(served)
+  }
+
   /// Lets go of closed channels that nobody has open any more.
   func collect() {
     host.collect()
@@ -300,7 +322,7 @@ extension ChannelTable {
       guard unread > 0 || statistics.bytesUnread > 0 else { continue }
       // One that was begun counts as read.
       let what = unread == 0 ? "the rest of a record" : "\(unread) record\(unread == 1 ? "" : "s")"
-      log(.warning, "nobody read \(what) of \(served.path(cpu: cpu)), now lost")
+      limiter.log(.loss, "nobody read \(what) of \(served.path(cpu: cpu)), now lost")
     }
   }
 
@@ -308,8 +330,8 @@ extension ChannelTable {
   private func reportTooBig(_ count: UInt64, _ served: ServedChannel, _ cpu: Int) {
     guard count > 0 else { return }
     let what = count == 1 ? "1 record was" : "\(count) records were"
-    log(
-      .warning,
+    limiter.log(
+      .loss,
       "\(what) longer than a sub-buffer of \(served.path(cpu: cpu)), which is "
         + "\(served.channel.geometry.subbufSize) bytes, and refused")
   }

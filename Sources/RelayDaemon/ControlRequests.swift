@@ -78,12 +78,19 @@ final class ControlRequests: ControlHandler {
     consumers.forget(connection)
     for served in table.channels where served.attached.remove(connection) != nil {
       // The last detach. Who wrote may live on, with memory that nobody reads any more.
-      if served.isAbandoned { table.close(served) }
+      if served.isAbandoned { table.closeAbandoned(served) }
     }
   }
 
   func describe(index: Int, client: Client) throws(ControlRefusal) -> ChannelDescription? {
-    guard let (served, isClosed) = table.listed(from: index) else { return nil }
+    table.listed(from: index).map(describe)
+  }
+
+  func describeDamaged(index: Int, client: Client) throws(ControlRefusal) -> ChannelDescription? {
+    table.listed(from: index, where: \.isDamaged).map(describe)
+  }
+
+  private func describe(_ served: ServedChannel, _ isClosed: Bool) -> ChannelDescription {
     let geometry = served.channel.geometry
     // Where the file is another program's, or not there, nobody is sent to it.
     let cpus = served.devices.filter { host.hasFile($0.device) }.map(\.cpu)
@@ -128,7 +135,7 @@ final class ControlRequests: ControlHandler {
       .prefix(ControlLimits.heldBuffers).sorted { $0.key < $1.key }
     return ProducerDescription(
       serial: producer.serial, index: index, pid: Int(producer.pid), uid: producer.uid,
-      command: producer.command, channel: channel?.name ?? "",
+      command: producer.name.command, channel: channel?.name ?? "",
       held: most.map {
         ProducerDescription.Held(cpu: $0.key, records: $0.value.records, subbufs: $0.value.subbufs)
       })

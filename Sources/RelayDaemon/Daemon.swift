@@ -27,9 +27,11 @@ public final class Daemon {
   private let lossLog: LossLog
   private let openRecords: OpenRecordWatch
   let kept: KeptState
-  private let start: StartSettings
+  let start: StartSettings
   private let pace: StartPace
-  private let ledger: LossLedger
+  let ledger: LossLedger
+  /// For what other users can have logged.
+  private let limiter: LogLimiter
   /// What of the configuration is not in force, and why.
   var refused: [String]
   /// There was a main configuration file: one that is missing is a mistake.
@@ -93,29 +95,37 @@ public final class Daemon {
     refused = start.complaints
     hadMainFile = start.hadMainFile
     loop = try EventLoop()
+    limiter = try LogLimiter(loop: loop) { [logger] in logger.log(level: $0, "\($1)") }
     abandonment = try TimerFD()
     let backend = Daemon.backend(configuration)
     if backend == .fuse { createMountPoint(configuration.mountPoint) }
     host = try DeviceHost(
       backend: backend, mountPoint: resolved(configuration.mountPoint),
       threadCount: min(try Processors.online().cpus.count, 16),
-      readers: configuration.limits.readerShare, log: { [logger] in logger.warning("\($0)") })
+      readers: configuration.limits.readerShare, log: { [limiter] in limiter.log(.file, $0) })
     let log: (ChannelTable.Level, String) -> Void = { [logger] level, message in
       logger.log(level: level == .info ? .info : .warning, "\(message)")
     }
-    kept = try KeptState(store, log: log)
-    ledger = LossLedger(RuntimeFiles.lost(socket: configuration.socketPath), log: log)
-    table = ChannelTable(host: host, kept: kept, limits: configuration.limits, log: log)
-    producers = Producers(loop: loop, kept: kept, limits: configuration.limits) { [logger] in
-      logger.notice("\($0)")
+    kept = try KeptState(store) { [limiter] in limiter.log(.kept, $0) }
+    ledger = LossLedger(RuntimeFiles.lost(socket: configuration.socketPath)) { [limiter] in
+      limiter.log(.kept, $0)
     }
+    table = ChannelTable(
+      host: host, kept: kept, limits: configuration.limits, limiter: limiter, log: log)
+    producers = Producers(loop: loop, kept: kept, limits: configuration.limits, limiter: limiter)
     lossLog = try LossLog(
-      loop: loop, table: table, written: { [producers] in producers.written },
-      log: { [logger] in logger.warning("\($0)") })
+      loop: loop, table: table, written: { [producers] in producers.written }, limiter: limiter)
     openRecords = try OpenRecordWatch(
       loop: loop, producers: producers,
-      stallTimeout: { [table] in table[$0.name]?.options.stallTimeout },
-      log: { [logger] in logger.warning("\($0)") })
+      stallTimeout: { [table] in table[$0.name]?.options.stallTimeout }, limiter: limiter)
+    connect()
+  }
+
+  /// Has each part hear of what happens in the others.
+  private func connect() {
+    table.onOpening = { [ledger, kept] in
+      ledger.count(in: $0) { kept.taken.contains($0.incarnation) }
+    }
     table.onGone = { [producers, openRecords] in
       producers.forget($0)
       openRecords.forget($0)
@@ -145,6 +155,7 @@ public final class Daemon {
   }
 
   private func serve() throws {
+    defer { limiter.sumUp() }
     try openChannels()
     ledger.dropHanded { [kept] in kept.taken.contains($0.incarnation) }
     // The file is that of whoever serves the socket. One that cannot serve it leaves what it was
@@ -153,7 +164,7 @@ public final class Daemon {
     // The last that is done: nobody reads any more.
     defer { if mayLeaveLosses { leaveLosses() } }
     if let endsAtOnce {
-      countLosses()
+      tellLosses()
       mayLeaveLosses = true
       ServiceManager.notify("STOPPING=1")
       return logger.notice("\(endsAtOnce == SIGTERM ? "SIGTERM" : "SIGINT"): ending at once")
@@ -170,7 +181,7 @@ public final class Daemon {
     self.server = server
     defer { server.stop(leavesSocket: isToBeContinued) }
     // Before it answers anybody.
-    countLosses()
+    tellLosses()
     mayLeaveLosses = true
     let restorer = try FileRestorer(loop: loop, host: host, log: table.log) { [unowned self] in
       failure = $0
@@ -181,7 +192,7 @@ public final class Daemon {
     try loop.add(host.changeDescriptor, .read, changes)
     let closer = ClosureHandler { [unowned self] in
       abandonment.drain()
-      for served in abandoned where served.isAbandoned { table.close(served) }
+      for served in abandoned where served.isAbandoned { table.closeAbandoned(served) }
       abandoned = []
     }
     try loop.add(abandonment.raw, .read, closer)
@@ -225,7 +236,10 @@ public final class Daemon {
       let server = try ControlServer(
         loop: loop, path: configuration.socketPath, handler: requests,
         limits: configuration.limits.connections)
-      server.log = { [logger] in logger.warning("\($0)") }
+      server.report =
+        RequestLog(
+          path: configuration.socketPath, table: table, limiter: limiter
+        ).take
       return server
     } catch {
       throw DaemonError(
@@ -271,43 +285,6 @@ public final class Daemon {
       refused.append("\(error)")
       table.openAsItWas(options.name, left, keepsConfigured: true)
     }
-  }
-
-  /// What the relayd before left unread in memory that this one was not handed.
-  private func countLosses() {
-    for served in table.channels { countLosses(of: served) }
-    if ledger.wasKilled, !start.isHanded {
-      logger.warning(
-        """
-        the last relayd was killed, and its memory was not handed over: what nobody had read is \
-        lost; producers that live on count it in lost_restart, others cannot
-        """)
-    }
-    ledger.begin()
-    table.onOpen = { [unowned self] served in
-      countLosses(of: served)
-      ledger.store([])
-    }
-  }
-
-  private func countLosses(of served: ServedChannel) {
-    guard ledger.count(in: served.channel) > 0 else { return }
-    // Logged already: the loss log begins behind it.
-    for (_, device) in served.devices { served.losses.begin(device) }
-  }
-
-  /// Has the next relayd know what is lost if it is not handed this one's memory.
-  private func leaveLosses() {
-    let losses = table.lossesAtEnd()
-    for (entry, _) in losses {
-      logger.notice(
-        """
-        channel \(entry.channel), CPU \(entry.cpu): \(entry.records) unread \
-        record\(entry.records == 1 ? "" : "s") in memory \(String(entry.incarnation, radix: 16))
-        """)
-    }
-    guard ledger.end(losses.map(\.entry)) else { return }
-    for (_, markCounted) in losses { markCounted() }
   }
 
   private func startServing() throws {

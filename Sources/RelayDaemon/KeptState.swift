@@ -23,7 +23,7 @@ final class KeptState {
   private static let settingsName = "settings+"
 
   private let store: DescriptorStore
-  private let log: (ChannelTable.Level, String) -> Void
+  private let log: (String) -> Void
   let owners: OwnerTable
   /// By which producers see whether this relayd lives, and whether it is the one they knew.
   let life: LifePage
@@ -31,7 +31,7 @@ final class KeptState {
   private var obstacle: String?
 
   init(
-    _ store: DescriptorStore, log: @escaping (ChannelTable.Level, String) -> Void
+    _ store: DescriptorStore, log: @escaping (String) -> Void
   ) throws {
     self.store = store
     self.log = log
@@ -83,7 +83,7 @@ final class KeptState {
     do {
       let file = try settings.file()
       try store.keep(KeptState.settingsName, file.raw)
-    } catch { log(.warning, "\(error)") }
+    } catch { log("\(error)") }
   }
 
   /// The memories that were handed over and taken, whole: no other relayd counts what is in them.
@@ -93,7 +93,7 @@ final class KeptState {
   var isThere: Bool { store.isThere }
 
   private func keep(_ name: String, _ fd: CInt) {
-    do { try store.keep(name, fd) } catch { log(.warning, "\(error)") }
+    do { try store.keep(name, fd) } catch { log("\(error)") }
   }
 
   /// By which a channel's notes tell that these are the owner table and the life page it was
@@ -140,7 +140,7 @@ final class KeptState {
     let listener = store.take(Part.listener.name(name, number))
     let button = store.take(Part.button.name(name, number))
     guard let opener, let ring, let listener, let button else {
-      log(.warning, refusal(name, "not all of its descriptors were kept"))
+      log(refusal(name, "not all of its descriptors were kept"))
       drop(name, number)
       return nil
     }
@@ -153,7 +153,7 @@ final class KeptState {
         channel: channel,
         obstacle: obstacle ?? (isOurs ? nil : "it was left by a relayd of other writers"))
     } catch {
-      log(.warning, refusal(name, "\(error)"))
+      log(refusal(name, "\(error)"))
       drop(name, number)
       return nil
     }
@@ -175,7 +175,7 @@ final class KeptState {
     do {
       for (part, fd) in all { try store.keep(part.name(channel.name, number(channel)), fd) }
     } catch {
-      log(.warning, "channel \(channel.name) ends with this relayd: \(error)")
+      log("channel \(channel.name) ends with this relayd: \(error)")
       drop(channel)
     }
   }

@@ -75,30 +75,3 @@ struct LossEpisode {
     return say(.end(count, seconds: (lastLoss - began + 999) / 1000), now)
   }
 }
-
-/// How many messages may come in a minute, from whatever number of channels.
-struct LossBudget {
-  static let messages = 100
-  static let period = 60_000
-  private var start = 0
-  private var count = 0
-  private(set) var leftOut = 0
-
-  /// Whether one more may be logged now.
-  mutating func take(at now: Int) -> Bool {
-    if now - start >= LossBudget.period { (start, count) = (now, 0) }
-    guard count < LossBudget.messages else {
-      leftOut += 1
-      return false
-    }
-    count += 1
-    return true
-  }
-
-  /// How many were left out, once it may be said.
-  mutating func takeLeftOut(at now: Int) -> Int? {
-    guard leftOut > 0, now - start >= LossBudget.period else { return nil }
-    defer { leftOut = 0 }
-    return leftOut
-  }
-}

@@ -43,8 +43,10 @@ final class LossLedger {
   static let maximumCount = 4096
 
   private let file: RuntimeFile
-  private let log: (ChannelTable.Level, String) -> Void
+  private let log: (String) -> Void
   private(set) var pending: [LossEntry] = []
+  /// Records counted and not logged yet, by channel.
+  private var untold: [String: UInt64] = [:]
   /// A relayd serves, and has not said what it leaves.
   private static let runningLine = "running"
   private var isRunning = false
@@ -52,7 +54,7 @@ final class LossLedger {
   private(set) var wasKilled = false
 
   /// Reads the file of the relayd before.
-  init(_ file: RuntimeFile, log: @escaping (ChannelTable.Level, String) -> Void) {
+  init(_ file: RuntimeFile, log: @escaping (String) -> Void) {
     self.file = file
     self.log = log
     do throws(SystemError) {
@@ -64,49 +66,70 @@ final class LossLedger {
         } else if let entry = LossEntry(line) {
           pending.append(entry)
         } else {
-          log(.warning, "\(file.path): a line is not one of relayd's, and not counted: \(line)")
+          log("\(file.path): a line is not one of relayd's, and not counted: \(line)")
         }
       }
     } catch {
-      log(.warning, "\(error): what the relayd before left unread is not known")
+      log("\(error): what the relayd before left unread is not known")
     }
   }
 
   /// Memories that were handed over are not lost, or are counted by who gives them up.
   func dropHanded(_ isHanded: (LossEntry) -> Bool) { pending.removeAll(where: isHanded) }
 
-  /// Counts, and logs, what was lost with earlier memories of a channel that is there now. Returns
-  /// how many records.
-  @discardableResult
-  func count(in channel: Channel) -> UInt64 {
-    let lost = pending.filter { $0.channel == channel.name && $0.records > 0 }
-    guard pending.contains(where: { $0.channel == channel.name }) else { return 0 }
-    pending.removeAll { $0.channel == channel.name }
-    for entry in lost { channel.countLostByRestart(entry.records, cpu: entry.cpu) }
-    let total = lost.reduce(0) { $0 &+ $1.records }
-    guard total > 0 else { return 0 }
-    log(
-      .warning,
-      "channel \(channel.name): \(records(total)) that nobody had read when the last relayd ended "
-        + "\(total == 1 ? "is" : "are") lost: its memory was not handed over; counted in "
-        + "lost_restart")
-    return total
+  /// Counts what was lost with earlier memories of a channel that is about to be there, for
+  /// `tell`. A memory whose notes say that it has these counted was handed over by a relayd that
+  /// was killed before its file said so.
+  /// REQUIRES: where the memory is new, that it is not kept yet: then it has them counted before
+  /// anybody can be handed it.
+  func count(in channel: Channel, except isHanded: (LossEntry) -> Bool) {
+    let name = channel.name
+    pending.removeAll { $0.channel == name && isHanded($0) }
+    let lost = pending.filter { $0.channel == name && $0.records > 0 }
+    pending.removeAll { $0.channel == name }
+    guard !lost.isEmpty else { return }
+    let stamp = LossLedger.stamp(lost)
+    let notes = ChannelNotes(channel)
+    if notes?.countedLosses != stamp {
+      for entry in lost { channel.countLostByRestart(entry.records, cpu: entry.cpu) }
+      notes?.countedLosses = stamp
+    }
+    untold[name, default: 0] &+= lost.reduce(0) { $0 &+ $1.records }
   }
 
-  /// Says what is lost of channels that are not there, and leaves it in the file, with the word
-  /// that a relayd runs.
+  /// Not 0.
+  private static func stamp(_ entries: [LossEntry]) -> UInt64 {
+    Checksum.of(entries.lazy.flatMap { [UInt64($0.cpu), $0.incarnation, $0.records] }) | 1
+  }
+
+  /// Has the file forget what was counted, and then logs it: a relayd that is killed in between
+  /// has it counted, and none says it twice.
+  func tell() {
+    guard !untold.isEmpty else { return }
+    store([])
+    for (name, total) in untold.sorted(by: { $0.key < $1.key }) {
+      log(
+        "channel \(name): \(records(total)) that nobody had read when the last relayd ended "
+          + "\(total == 1 ? "is" : "are") lost: its memory was not handed over; counted in "
+          + "lost_restart")
+    }
+    untold = [:]
+  }
+
+  /// Has the file say that a relayd runs, and logs what is lost: what was counted, and what of
+  /// channels that are not there stays in the file.
   func begin() {
+    isRunning = true
+    store([])
+    tell()
     for name in Set(pending.map(\.channel)).sorted() {
       let total = pending.reduce(0) { $0 &+ ($1.channel == name ? $1.records : 0) }
       guard total > 0 else { continue }
       log(
-        .warning,
         "channel \(name): \(records(total)) that nobody had read when a relayd ended "
           + "\(total == 1 ? "is" : "are") lost, and there is no such channel now; "
           + "counted in lost_restart once there is one")
     }
-    isRunning = true
-    store([])
   }
 
   /// The last word of this relayd: what it leaves unread.
@@ -129,7 +152,7 @@ final class LossLedger {
       try file.replace(LossLedger.heading + lines.map { $0 + "\n" }.joined())
       return true
     } catch {
-      log(.warning, "\(error): if their memory is lost, these records are not counted")
+      log("\(error): if their memory is lost, these records are not counted")
       return false
     }
   }
@@ -141,7 +164,6 @@ final class LossLedger {
     let lost = pending.prefix(count).reduce(0) { $0 &+ $1.records }
     pending.removeFirst(count)
     log(
-      .warning,
       "\(file.path): \(records(lost)) of channels that are not there any more will not be counted: "
         + "it has room for \(LossLedger.maximumCount) buffers of such channels")
   }

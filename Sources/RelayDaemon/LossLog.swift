@@ -83,25 +83,24 @@ private func counters(_ device: Device) -> [UInt64] {
 
 final class LossLog: EventHandler {
   private let table: ChannelTable
-  private let log: (String) -> Void
+  private let limiter: LogLimiter
   /// Channels that somebody writes into.
   private let written: () -> Set<ObjectIdentifier>
   private let timer: TimerFD
   private var pauseMilliseconds = 0
   /// Readers have met losses, whether somebody still writes or not.
   private var looksAtAll = false
-  private var budget = LossBudget()
 
   private static let shortestPause = 1000
   private static let longestPause = 8000
 
   init(
     loop: EventLoop, table: ChannelTable, written: @escaping () -> Set<ObjectIdentifier>,
-    log: @escaping (String) -> Void
+    limiter: LogLimiter
   ) throws(SystemError) {
     self.table = table
     self.written = written
-    self.log = log
+    self.limiter = limiter
     timer = try TimerFD()
     try loop.add(timer.raw, .read, self)
   }
@@ -130,11 +129,7 @@ final class LossLog: EventHandler {
       look(served)
       if served.losses.isActive { isActive = true }
     }
-    let now = Clock.milliseconds()
-    if let count = budget.takeLeftOut(at: now) {
-      log("\(count) more messages about losses were left out: see relayctl stat")
-    }
-    guard isActive || !written.isEmpty || budget.leftOut > 0 else {
+    guard isActive || !written.isEmpty else {
       pauseMilliseconds = 0
       return
     }
@@ -185,9 +180,10 @@ final class LossLog: EventHandler {
         let message = step(
           &served.losses.episodes[key]![cause.rawValue], counts[cause.rawValue], now)
         if case .end = message, cause == .full { served.losses.bounded.remove(key) }
-        // At the end of all there is no later message.
-        guard let message, why != nil || budget.take(at: now) else { continue }
-        log(text(message, cause, served, cpu, isBounded: isBounded) + (why.map { "; \($0)" } ?? ""))
+        guard let message else { continue }
+        limiter.log(
+          .loss,
+          text(message, cause, served, cpu, isBounded: isBounded) + (why.map { "; \($0)" } ?? ""))
       }
     }
   }

@@ -13,7 +13,7 @@ final class OpenRecordWatch: EventHandler {
   private let producers: Producers
   /// A channel's, in milliseconds; nil: never.
   private let stallTimeout: (Channel) -> Int?
-  private let log: (String) -> Void
+  private let limiter: LogLimiter
   private var scans: [ObjectIdentifier: OpenRecordScan] = [:]
   private var lastLook = Int.min / 2
   private var turn = 0
@@ -34,12 +34,12 @@ final class OpenRecordWatch: EventHandler {
 
   init(
     loop: EventLoop, producers: Producers, stallTimeout: @escaping (Channel) -> Int?,
-    log: @escaping (String) -> Void
+    limiter: LogLimiter
   ) throws(SystemError) {
     self.loop = loop
     self.producers = producers
     self.stallTimeout = stallTimeout
-    self.log = log
+    self.limiter = limiter
     timer = try TimerFD()
     try loop.add(timer.raw, .read, self)
   }
@@ -133,7 +133,8 @@ final class OpenRecordWatch: EventHandler {
     let held = scan.held[owner]?.values ?? [:].values
     let records = held.reduce(0) { $0 + $1.records }
     let subbufs = held.reduce(0) { $0 + $1.subbufs }
-    log(
+    limiter.log(
+      .openRecord,
       """
       \(producer.name) has \(records) record\(records == 1 ? "" : "s") of channel \(channel.name) \
       open, one for over \(TimeSpan.format(timeout)): \(subbufs) \

@@ -4,7 +4,6 @@
 
 internal import LinuxIO
 internal import Relay
-internal import RelayControl
 
 final class Producer {
   let owner: UInt16
@@ -34,24 +33,7 @@ final class Producer {
   /// What it writes into a channel with; nil: nothing.
   func use(of channel: Channel) -> ChannelUse? { uses.first { $0.channel === channel } }
 
-  /// As in /proc/PID/comm, without control characters; empty where that cannot be read. Anybody may
-  /// change their own at any time.
-  var command: String { Producer.command(of: pid) }
-
-  static func command(of pid: Int32) -> String {
-    guard pid > 0, let bytes = try? Files.contents(of: "/proc/\(pid)/comm", atMost: 256)
-    else { return "" }
-    let line = bytes.prefix { $0 != UInt8(ascii: "\n") }.prefix(ControlLimits.commandBytes / 4)
-    return String(
-      decoding: line.map { $0 < 0x20 || $0 == 0x7f ? UInt8(ascii: "?") : $0 }, as: UTF8.self)
-  }
-
-  /// For a message.
-  var name: String {
-    let command = command
-    let number = pid > 0 ? "process \(pid)" : "a process of another pid namespace"
-    return "\(number)\(command.isEmpty ? "" : " (\(command))") of user \(uid)"
-  }
+  var name: ProcessName { ProcessName(pid: pid, uid: uid) }
 }
 
 /// A process's attachment to one channel.

@@ -24,7 +24,7 @@ final class Producers: EventHandler {
 
   private let loop: EventLoop
   private let kept: KeptState
-  private let log: (String) -> Void
+  private let limiter: LogLimiter
   private(set) var byHandle: [CInt: Producer] = [:]
   private var byOwner: [UInt16: Producer] = [:]
   private var nextSerial = 0
@@ -33,12 +33,12 @@ final class Producers: EventHandler {
   private var lastOwner: UInt16 = 0
   private(set) var owners: Set<UInt16> = []
 
-  init(loop: EventLoop, kept: KeptState, limits: Limits, log: @escaping (String) -> Void) {
+  init(loop: EventLoop, kept: KeptState, limits: Limits, limiter: LogLimiter) {
     self.loop = loop
     self.kept = kept
     limit = min(limits.producers, Int(Channel.highestOwner) - 1)
     limitPerUser = limits.producersPerUser
-    self.log = log
+    self.limiter = limiter
   }
 
   /// The owner id of a process, which now may write into `channel`, too; at most `channelLimit`
@@ -190,7 +190,8 @@ final class Producers: EventHandler {
   private func sweep(_ channel: Channel, _ owner: UInt16, _ pid: Int32) {
     let count = channel.sweep(owner: owner)
     guard count > 0 else { return }
-    log(
+    limiter.log(
+      .death, amount: UInt64(count),
       "process \(pid) died while it wrote to channel \(channel.name): "
         + "\(count) unfinished record\(count == 1 ? "" : "s") discarded")
   }
@@ -256,7 +257,9 @@ extension Producers {
       try watch(producer)
     } catch {
       owners.insert(owner)
-      log("process \(entry.pid) cannot be watched, its unfinished records are passed: \(error)")
+      limiter.log(
+        .kept,
+        "process \(entry.pid) cannot be watched, its unfinished records are passed: \(error)")
     }
   }
 

@@ -58,7 +58,7 @@ private struct OpeningProcess {
       start * 1000 / UInt64(sysconf(CInt(_SC_CLK_TCK))) <= entry.uptimeMilliseconds
     else { return }
     pid = OpeningProcess.process(ofThread: pid) ?? pid
-    command = Producer.command(of: pid)
+    command = ProcessName(pid: pid, uid: entry.uid).command
   }
 
   private static func process(ofThread thread: Int32) -> Int32? {

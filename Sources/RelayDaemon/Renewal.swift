@@ -13,8 +13,8 @@ extension ChannelTable {
   func reportDamage(_ served: ServedChannel, cpu: Int) {
     guard served.losses.damagedCPUs.insert(cpu).inserted else { return }
     let name = served.channel.name
-    log(
-      .warning,
+    limiter.log(
+      .damage,
       """
       \(name)\(cpu): a process that writes to channel \(name) damaged its shared memory; this \
       buffer delivers nothing more; attached \(writersOf(served.channel)); \
@@ -64,6 +64,7 @@ extension ChannelTable {
     new.setGeneration(kept.life.nextGeneration)
     ChannelNotes(new)?.store(served.options, served.origin, kept.kin)
     ChannelNotes(new)?.wasAttached = ChannelNotes(old)?.wasAttached ?? false
+    ChannelNotes(new)?.countedLosses = ChannelNotes(old)?.countedLosses ?? 0
     for (cpu, device) in served.devices {
       do throws(HostError) {
         // The first of them meets what can fail.
@@ -79,8 +80,8 @@ extension ChannelTable {
     kept.keep(new)
     old.giveUp()
     kept.drop(old)
-    log(
-      .warning,
+    limiter.log(
+      .damage,
       "channel \(name): reset with fresh memory, because in the one it had \(reason); its writers "
         + "move over with their next records" + countLosses(readers, new))
   }
@@ -125,7 +126,7 @@ extension Producers {
     let all = byHandle.values.filter { $0.uses.contains { $0.channel === channel } }
       .sorted { $0.pid < $1.pid }
     guard !all.isEmpty else { return "is no process now" }
-    let some = all.prefix(8).map(\.name).joined(separator: ", ")
+    let some = all.prefix(8).map { "\($0.name)" }.joined(separator: ", ")
     let verb = all.count == 1 ? "is" : "are"
     return all.count > 8 ? "\(verb) \(some) and \(all.count - 8) more" : "\(verb) \(some)"
   }

@@ -88,6 +88,9 @@ final class ServedChannel {
   /// Its devices serve that memory already.
   func renew(_ channel: Channel) { self.channel = channel }
 
+  /// A buffer of it is, as the log has said.
+  var isDamaged: Bool { !losses.damagedCPUs.isEmpty }
+
   func path(cpu: Int) -> String { "\(pathPrefix)\(cpu)" }
 
   var isTemporary: Bool {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A configuration as TOML that a configuration file may hold: nothing is left to defaults.
 
+internal import LinuxIO
 internal import Relay
 internal import RelayControl
 
@@ -14,20 +15,19 @@ enum TOMLText {
       case "\\": result += "\\\\"
       case "\n": result += "\\n"
       case "\t": result += "\\t"
-      case "\0"..."\u{1F}", "\u{7F}"..."\u{9F}":
-        let hex = String(scalar.value, radix: 16, uppercase: true)
-        result += "\\u" + String(repeating: "0", count: 4 - hex.count) + hex
-      default: result.unicodeScalars.append(scalar)
+      default:
+        if scalar.isUnprintable {
+          result += scalar.escaped
+        } else {
+          result.unicodeScalars.append(scalar)
+        }
       }
     }
     return result + "\""
   }
 
-  /// As it stands, for a person; quoted where that would be more than one line.
-  static func line(_ text: String) -> String {
-    text.unicodeScalars.contains { $0.properties.generalCategory == .control }
-      ? string(text) : text
-  }
+  /// As it stands, for a person; quoted where that could not be shown.
+  static func line(_ text: String) -> String { text.isPrintable ? text : string(text) }
 
   static func key(_ text: String) -> String {
     text.utf8.allSatisfy(isBare) && !text.isEmpty ? text : string(text)

@@ -17,6 +17,8 @@ struct ReadOptions {
   var window = 0
   /// How often a device is read that does not tell of a few records, in milliseconds.
   var interval = 0
+  /// How long, in milliseconds, to wait for a relayd that is gone; nil: as long as it takes.
+  var patience: Int?
   var output = OutputOptions()
   /// The program was started with SIGPIPE's default action, and writes to standard output.
   var diesOfBrokenPipe = false

@@ -175,6 +175,9 @@ extension DeviceReader {
     return buffer.loadUnaligned(fromByteOffset: unread.lowerBound, as: relay_frame.self).time
   }
 
+  /// Of a `relay_loss` whose release does not number losses.
+  private static let shortLoss = MemoryLayout<relay_loss>.offset(of: \.full_before)!
+
   /// Takes what comes next; nil: nothing is left of the last read. Valid until the next `fill`.
   func take() throws -> Piece? {
     let rest = UnsafeRawBufferPointer(rebasing: buffer[unread])
@@ -192,8 +195,10 @@ extension DeviceReader {
     let payload = UnsafeRawBufferPointer(rebasing: rest[start..<end])
     switch frame.type {
     case UInt32(RELAY_FRAME_RECORD): return .record(frame, payload)
-    case UInt32(RELAY_FRAME_LOST) where payload.count >= MemoryLayout<relay_loss>.size:
-      return .loss(frame, payload.loadUnaligned(as: relay_loss.self))
+    case UInt32(RELAY_FRAME_LOST) where payload.count >= DeviceReader.shortLoss:
+      var loss = relay_loss()
+      withUnsafeMutableBytes(of: &loss) { $0.copyBytes(from: payload.prefix($0.count)) }
+      return .loss(frame, loss)
     default: return try take()
     }
   }

@@ -108,6 +108,7 @@ extension ChannelReader {
     try printHeld()
     var pause: CInt = 100
     var lastReason = ""
+    var absent: ContinuousClock.Instant?
     while !ending.isAsked {
       var reason = ""
       do {
@@ -120,6 +121,13 @@ extension ChannelReader {
         if try reopen(found) { break }
       } catch let error as ControlError {
         if case .protocolViolation = error { throw error }
+        // One that is there and does not answer was not stopped for good.
+        if case .noDaemon(let path) = error {
+          try checkPatience(since: absent ?? .now, path)
+          absent = absent ?? .now
+        } else {
+          absent = nil
+        }
         if case .notPermitted = error { reason = error.description }
       } catch let error as SystemError {
         // A node may need a moment to appear, and to get its owner.
@@ -134,6 +142,17 @@ extension ChannelReader {
         lastReason = reason
       }
     }
+  }
+
+  private func checkPatience(since start: ContinuousClock.Instant, _ path: String) throws {
+    guard let patience = options.patience, .now - start >= .milliseconds(patience) else { return }
+    throw CommandFailure(
+      status: EX_UNAVAILABLE,
+      message: """
+        relayd was stopped for good: nobody has served \(path) for \(TimeSpan.format(patience)) \
+        (--wait); what was not read of channel \(channel.name) may be kept for the next relayd: \
+        read it again once there is one
+        """)
   }
 
   /// False: not all that are needed are there.

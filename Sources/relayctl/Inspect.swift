@@ -17,15 +17,16 @@ struct ListCommand: ParsableCommand {
   func run() throws {
     try reporting {
       let channels = try ControlClient().list()
+      let damaged = try DamagedChannels()
       if json {
-        try printJSON(channels.map(ListedChannel.init))
+        try printJSON(channels.map { ListedChannel($0, isDamaged: damaged.contains($0)) })
         return
       }
       var rows = [["CHANNEL", "MODE", "READ", "WAKEUP", "STATE", "SUB-BUFFERS", "DEVICES"]]
       for channel in channels {
         rows.append([
           channel.name, channel.isOverwrite ? "overwrite" : "discard", channel.readMode,
-          channel.wakeup, state(channel), "\(channel.subbufCount) × \(channel.subbufSize)",
+          channel.wakeup, state(channel, damaged), "\(channel.subbufCount) × \(channel.subbufSize)",
           devices(channel),
         ])
       }
@@ -33,8 +34,9 @@ struct ListCommand: ParsableCommand {
     }
   }
 
-  private func state(_ channel: ChannelDescription) -> String {
-    channel.isClosed ? "closed" : channel.isTemporary ? "temporary" : "open"
+  private func state(_ channel: ChannelDescription, _ damaged: DamagedChannels) -> String {
+    if damaged.contains(channel) { return "damaged" }
+    return channel.isClosed ? "closed" : channel.isTemporary ? "temporary" : "open"
   }
 
   /// "/dev/relay0 … /dev/relay3", or each by name where the numbers have holes.
@@ -48,6 +50,23 @@ struct ListCommand: ParsableCommand {
   }
 }
 
+/// Which channels have a damaged buffer.
+private struct DamagedChannels {
+  private let serials: Set<Int>
+
+  /// Of a daemon that does not say, none.
+  init() throws(ControlError) {
+    do throws(ControlError) {
+      // Its own connection: one that is older closes that.
+      serials = Set(try ControlClient().listDamaged().map(\.serial))
+    } catch .refused(let refusal) where refusal.code == EOPNOTSUPP {
+      serials = []
+    }
+  }
+
+  func contains(_ channel: ChannelDescription) -> Bool { serials.contains(channel.serial) }
+}
+
 private struct ListedChannel: Encodable {
   let name: String
   let mode: String
@@ -59,10 +78,12 @@ private struct ListedChannel: Encodable {
   let wakeup: String
   let temporary: Bool
   let closed: Bool
+  let damaged: Bool
   let backend: String
   let devices: [String]
 
-  init(_ channel: ChannelDescription) {
+  init(_ channel: ChannelDescription, isDamaged: Bool) {
+    damaged = isDamaged
     name = channel.name
     mode = channel.isOverwrite ? "overwrite" : "discard"
     subbufSize = channel.subbufSize
@@ -218,12 +239,14 @@ func printJSON(_ value: some Encodable) throws {
   let encoder = JSONEncoder()
   encoder.keyEncodingStrategy = .convertToSnakeCase
   encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-  let text = String(decoding: try encoder.encode(value), as: UTF8.self)
+  // Of what is unprintable the encoder escapes C0 only. Outside of strings there are line ends.
+  let text = String(decoding: try encoder.encode(value), as: UTF8.self).printableLines
   try Stream.print(text + "\n", to: STDOUT_FILENO)
 }
 
 /// Columns as wide as their widest cell; all but the first and text ones to the right.
 func printTable(_ rows: [[String]]) throws {
+  let rows = rows.map { $0.map(\.printable) }
   var text = ""
   let widths = rows[0].indices.map { column in rows.map { $0[column].count }.max()! }
   for row in rows {

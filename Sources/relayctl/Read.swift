@@ -12,7 +12,8 @@ struct ReadCommand: ParsableCommand {
     discussion: """
       Reads all buffers, one after the other, until they are drained; what is read is consumed. \
       With --follow it waits for more, also from CPUs that come up meanwhile: it looks for them \
-      each 2 seconds. When relayd dies it waits for the next one, and prints no record twice. \
+      each 2 seconds. When relayd dies it waits for the next one, at most for --wait, and \
+      prints no record twice. \
       Records stay whole; their order across CPUs is kept with --time only. At the end it says on \
       standard error how many records were lost, if any were. SIGINT, SIGTERM and SIGHUP end it in \
       order: what it has read is written. Where its output fails, it says how many records it had \
@@ -46,6 +47,13 @@ struct ReadCommand: ParsableCommand {
       least this often (default: 200ms).
       """, valueName: "time"))
   var interval: String?
+  @Option(
+    help: ArgumentHelp(
+      """
+      With --follow: how long to wait for a relayd that is gone, such as 10s, or never to give up: \
+      never (default: 60s, twice the longest pause before a relayd that fails is started again).
+      """, valueName: "time"))
+  var wait: String?
   @Flag(
     help: """
       Say on standard error where records are missing, how many and why, and what came out of order.
@@ -89,10 +97,12 @@ struct ReadCommand: ParsableCommand {
       throw ValidationError("--window: with --per-cpu nothing is merged that could wait")
     }
     if interval != nil, !follow { throw ValidationError("--interval needs --follow") }
+    if wait != nil, !follow { throw ValidationError("--wait needs --follow") }
     return ReadOptions(
       cpu: cpu, follows: follow, merges: time && !perCPU,
-      window: try milliseconds(window, "--window", atLeast: 0),
-      interval: try milliseconds(interval, "--interval", atLeast: 1),
+      window: try milliseconds(window, "--window", atLeast: 0) ?? 200,
+      interval: try milliseconds(interval, "--interval", atLeast: 1) ?? 200,
+      patience: wait == "never" ? nil : try milliseconds(wait, "--wait", atLeast: 1) ?? 60_000,
       output: OutputOptions(
         path: output, rotation: try rotation(), isPerCPU: perCPU))
   }
@@ -108,8 +118,8 @@ struct ReadCommand: ParsableCommand {
 
   private func milliseconds(
     _ text: String?, _ name: String, atLeast least: Int
-  ) throws(ValidationError) -> Int {
-    guard let text else { return 200 }
+  ) throws(ValidationError) -> Int? {
+    guard let text else { return nil }
     guard let time = TimeSpan.parse(text), time >= least, time <= TimeSpan.longestTimeout else {
       throw ValidationError(
         "\(name) \"\(text)\" is not a time such as \"50ms\" or \"2s\", of \(least) ms to a day")

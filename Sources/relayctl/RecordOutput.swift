@@ -85,7 +85,7 @@ final class RecordOutput {
     switch piece {
     case .bytes(let bytes): buffer.file.append(bytes, continues: false, ending)
     case .loss(let frame, let loss):
-      guard frame.sequence >= device.progress.next else { return }
+      let loss = device.progress.take(frame, loss)
       buffer.account.add(loss)
       guard tellsLosses else { return }
       flushFiles()

@@ -51,7 +51,8 @@ struct Relayctl: ParsableCommand {
     let text = fullMessage(for: error)
     guard !text.isEmpty else { Glibc.exit(status.rawValue) }
     do throws(StreamError) {
-      try Stream.print(text + "\n", to: status.isSuccess ? STDOUT_FILENO : STDERR_FILENO)
+      try Stream.print(
+        text.printableLines + "\n", to: status.isSuccess ? STDOUT_FILENO : STDERR_FILENO)
     } catch {
       if status.isSuccess {
         complain("\(error)")
@@ -145,7 +146,7 @@ func limitText(_ code: CInt) -> String {
 
 /// Says what happened. A standard error that cannot be written has nobody to say that to.
 func complain(_ message: String) {
-  try? Stream.print("relayctl: \(message)\n", to: STDERR_FILENO)
+  try? Stream.print("relayctl: \(message.printableLines)\n", to: STDERR_FILENO)
 }
 
 /// Writes whose reader is gone fail from now on, instead of ending the process. False: they did so

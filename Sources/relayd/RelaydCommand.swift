@@ -14,7 +14,7 @@ enum Start {
       // First: what follows needs a stack and a heap.
       try ProcessLimits.prepare()
     } catch {
-      Logger(label: "relayd") { _ in SystemdLog() }.critical("\(error)")
+      Logger(label: "relayd") { _ in StandardErrorLog() }.critical("\(error)")
       exit(EXIT_FAILURE)
     }
     RelaydCommand.main()
@@ -105,7 +105,8 @@ struct RelaydCommand: ParsableCommand {
     let text = fullMessage(for: error)
     if !text.isEmpty {
       do throws(StreamError) {
-        try Stream.print(text + "\n", to: status.isSuccess ? STDOUT_FILENO : STDERR_FILENO)
+        try Stream.print(
+          text.printableLines + "\n", to: status.isSuccess ? STDOUT_FILENO : STDERR_FILENO)
       } catch {
         if status.isSuccess { status = complain(error) }
       }
@@ -130,9 +131,9 @@ struct RelaydCommand: ParsableCommand {
       "command line: \(mistake); correct the unit or script that starts relayd, and restart it"
     ]
     do {
-      try Daemon.run(sources, logger: Logger(label: "relayd") { _ in SystemdLog() })
+      try Daemon.run(sources, logger: Logger(label: "relayd") { _ in StandardErrorLog() })
     } catch {
-      Logger(label: "relayd") { _ in SystemdLog() }.critical("\(error)")
+      Logger(label: "relayd") { _ in StandardErrorLog() }.critical("\(error)")
       Glibc.exit(error is ConfigurationError ? EX_USAGE : EXIT_FAILURE)
     }
   }
@@ -141,7 +142,7 @@ struct RelaydCommand: ParsableCommand {
     let sources = ConfigurationSources(
       configPath: config, channelArguments: channels, backend: backend, mountPoint: mount,
       socketPath: socket, waitsForCUSE: waitForCUSE)
-    let logger = Logger(label: "relayd") { _ in SystemdLog() }
+    let logger = Logger(label: "relayd") { _ in StandardErrorLog() }
     do {
       if hold && !check {
         let status = try Holder.run(
@@ -165,7 +166,7 @@ struct RelaydCommand: ParsableCommand {
           continue
         }
         // Read by a person or an editor, which wants FILE:LINE first.
-        try? Stream.print("\(complaint)\n", to: STDERR_FILENO)
+        try? Stream.print("\(complaint.printableLines)\n", to: STDERR_FILENO)
       }
       throw ExitCode(EX_USAGE)
     } catch let error as OptionError {

@@ -64,6 +64,19 @@ extension OneAtATime {
             + "buffer delivers nothing more"
         ).count == 2, "said once: \(daemon.logText)")
       #expect(try daemon.statistic("corrupt", of: "bad") > 0)
+      // Also to those who write into it.
+      chmod(daemon.scratch.path, 0o755)
+      let user = ["setpriv", "--reuid=4007", "--regid=4007", "--clear-groups"]
+      func state(_ channel: String) throws -> Substring? {
+        let list = try daemon.relayctl(["list"], prefix: user).output
+        let line = list.split(separator: "\n").first { $0.hasPrefix(channel + " ") }
+        return line?.split(separator: " ").dropFirst(4).first
+      }
+      #expect(try state("bad") == "damaged" && state("relay") == "open")
+      let json = try daemon.relayctl("list", "--json").output
+      #expect(json.components(separatedBy: "\"damaged\" : true").count == 2, "\(json)")
+      try daemon.require("reset", "bad")
+      #expect(try state("bad") == "open")
       try daemon.write("fine\n")
       #expect(try run("cat", daemon.device("relay0")).output == "fine\n")
     }

@@ -33,6 +33,27 @@ extension OneAtATime {
       #expect(reader.error == gone + gone + gone)
     }
 
+    @Test(arguments: [SIGKILL, SIGTERM])
+    func followerOfADaemonThatStoppedForGoodSaysSo(_ signal: CInt) throws {
+      let held = try HeldDaemon("relay:global")
+      let daemon = held.daemon
+      let reader = try Follower(daemon, ["--wait", "300ms"])
+      try daemon.write("one\n")
+      try eventually("it reads") { reader.output == "one\n" }
+      // As systemd stops it: the holder goes first, and relayd leaves the channel as it is.
+      let child = try held.child()
+      daemon.end(SIGKILL)
+      kill(child, signal)
+      #expect(reader.wait() == 69)
+      #expect(
+        reader.error.hasSuffix(
+          """
+          relayctl: relayd was stopped for good: nobody has served \(daemon.socket) for 300ms \
+          (--wait); what was not read of channel relay may be kept for the next relayd: read it \
+          again once there is one\n
+          """), "\(reader.error)")
+    }
+
     @Test func eachCPUsDeviceIsOpenedAgain() throws {
       let first = try Daemon("relay")
       let reader = try Follower(first)

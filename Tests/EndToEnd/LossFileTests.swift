@@ -134,6 +134,47 @@ extension OneAtATime {
       #expect(try Daemon("relay:global", in: daemon.scratch).statistic("lost_restart") == 1)
     }
 
+    /// Two unread records are lost with the memory of a relayd that ended.
+    private func loseTwo() throws -> Scratch {
+      let first = try Daemon("relay:global")
+      try first.write("one\ntwo\n")
+      first.end(SIGTERM)
+      return first.scratch
+    }
+
+    /// As where it is killed after it counted them, and before the file says so.
+    @Test func lossesOfAFileThatStaysAreCountedOnce() throws {
+      let scratch = try loseTwo()
+      // What stands where the new file is made.
+      let obstacle = "\(scratch.path)/control.lost.part"
+      mkdir(obstacle, 0o755)
+      let held = try HeldDaemon("relay:global", in: scratch)
+      #expect(try held.daemon.statistic("lost_restart") == 2)
+      #expect(lost(held.daemon).hasSuffix(" 2\n"), "the file could not be changed")
+      try held.restart(SIGKILL) { rmdir(obstacle) }
+      #expect(try held.daemon.statistic("lost_restart") == 2)
+      #expect(lost(held.daemon) == "")
+      try held.restart(SIGKILL)
+      #expect(try held.daemon.statistic("lost_restart") == 2)
+    }
+
+    /// To a reader that is there, with no record behind it, and by a relayd that is then killed.
+    @Test func aFollowerIsToldOfALossOnce() throws {
+      let held = try HeldDaemon("relay:global", in: try loseTwo())
+      let follower = try Follower(held.daemon, ["--lost"])
+      let told = "2 records lost here: by relayd's restart"
+      try eventually("it is told") { follower.error.contains(told) }
+      for line in ["three\n", "four\n"] {
+        try held.restart(SIGKILL)
+        try held.daemon.write(line)
+        try eventually("it goes on: \(follower.error)") { follower.output.hasSuffix(line) }
+      }
+      #expect(follower.error.components(separatedBy: told).count == 2, "\(follower.error)")
+      try held.daemon.require("close", "relay")
+      #expect(follower.wait() == 0)
+      #expect(follower.error.contains("channel relay: 2 records read, 2 lost"))
+    }
+
     @Test func aFileOfAnotherUsersIsNotBelieved() throws {
       let scratch = try Scratch()
       let path = "\(scratch.path)/control.lost"

@@ -31,6 +31,7 @@ extension OneAtATime {
           ["read", "relay", "--output", "f", "--rotate-size", "1", "--rotate-count", "0"],
           "--rotate-count takes 1 file or more"
         ),
+        (["read", "relay", "--wait", "1s"], "--wait needs --follow"),
         (["read", "relay", "--follow", "--window", "1s"], "--window needs --follow and --time"),
         (
           [
@@ -71,8 +72,14 @@ extension OneAtATime {
         ),
         ("read relay >&-", "standard output is closed"),
         ("write relay <&-", "standard input is closed"),
-        ("close ''", "a channel's name has 1 to 255 bytes, and no control characters"),
-        ("create $'a\\nb'", "a channel's name has 1 to 255 bytes, and no control characters"),
+        (
+          "close ''",
+          "a channel's name has 1 to 255 bytes, and no control or bidirectional characters"
+        ),
+        (
+          "create $'a\\nb'",
+          "a channel's name has 1 to 255 bytes, and no control or bidirectional characters"
+        ),
         (
           "create x --owner $(head -c 2000 /dev/zero | tr '\\0' x)",
           "more than fits into a control message; use shorter texts"
@@ -198,7 +205,7 @@ extension OneAtATime {
         "write": "--block --drop --lines",
         "read": """
         --cpu --follow --interval --lost --output --per-cpu --rotate-count --rotate-size --time \
-        --window
+        --wait --window
         """, "flush": "", "reset": "", "close": "",
         "reload": "--pid",
         "create": """

@@ -9,10 +9,10 @@ import Testing
 struct HeldDaemon {
   let daemon: Daemon
 
-  init(_ channels: String..., configuration: String? = nil) throws {
+  init(_ channels: String..., configuration: String? = nil, in scratch: Scratch? = nil) throws {
     daemon =
       try configuration.map { try Daemon(configuration: $0, options: ["--hold"]) }
-      ?? Daemon(options: ["--hold"] + channels.flatMap { ["--channel", $0] })
+      ?? Daemon(options: ["--hold"] + channels.flatMap { ["--channel", $0] }, in: scratch)
   }
 
   /// The relayd that the holder started last.

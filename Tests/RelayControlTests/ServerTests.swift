@@ -304,6 +304,38 @@ import Testing
     #expect(channels.disconnected.withLock { $0.count } == channels.calls("attach").count)
   }
 
+  /// What of it is logged is the owner's business.
+  @Test func refusalsAndChangesAreReported() throws {
+    try start()
+    var reports: [String] = []
+    server.report = {
+      switch $0 {
+      case .exhausted: reports.append("exhausted")
+      case .refused(let request, let peer, let refusal):
+        reports.append("\(peer.pid) \(request?.summary ?? "-"): \(refusal.code)")
+      case .done(let request, let peer): reports.append("\(peer.pid) \(request.summary)")
+      }
+    }
+    let client = try RawClient(directory.socket)
+    for request: Request in [
+      .reset(channel: "relay"), .list(index: 0), .flush(channel: "relay"), .reload, .redeem,
+    ] {
+      try client.send(request)
+      try serve()
+      _ = try client.reply()
+    }
+    let other = try RawClient(directory.socket)
+    try other.send([4, 250, 0, 0, 0, 0, 0, 0])
+    try serve()
+    let pid = getpid()
+    #expect(
+      reports == [
+        "\(pid) reset channel relay", "\(pid) reload the configuration: \(EINVAL)",
+        "\(pid) redeem a token: \(EPERM)",
+        "\(pid) -: \(EOPNOTSUPP)",
+      ])
+  }
+
   // In a process of its own: the limit on descriptors is the whole process's.
   @Test func aServerWithoutDescriptorsNeitherSpinsNorForgets() async {
     await #expect(processExitsWith: .success) {
@@ -314,7 +346,7 @@ import Testing
       let server = try ControlServer(
         loop: loop, path: directory.socket, handler: try Channels(), limits: limits)
       var said: [String] = []
-      server.log = { said.append($0) }
+      server.report = { if case .exhausted(let error) = $0 { said.append("\(error)") } }
       let client = try RawClient(directory.socket)
       try client.send(.list(index: 0))
       var usual = rlimit()

@@ -70,6 +70,8 @@ final class Channels: ControlHandler, Sendable {
     return known.withLock { $0.first { $0.serial >= index } }
   }
 
+  func describeDamaged(index: Int, client: Client) -> ChannelDescription? { nil }
+
   func statistics(
     channel: String, bufferIndex: Int, client: Client
   ) throws(ControlRefusal) -> BufferStatistics? {

@@ -9,7 +9,9 @@ import Testing
 private let requests: [Request] = [
   .attach(channel: "relay"), .attach(channel: String(repeating: "x", count: 255)),
   .attach(channel: "spur-größe"), .list(index: 0), .list(index: Int(UInt32.max)),
-  .stat(channel: "relay", bufferIndex: 7), .flush(channel: "relay"), .reset(channel: "relay"),
+  .damaged(index: 7),
+  .stat(channel: "relay", bufferIndex: 7), .flush(channel: "relay"),
+  .reset(channel: "relay"),
   .create(channel: "relay", options: "", keep: false),
   .create(channel: "net/rx", options: "subbuf_size=4KiB,n_subbufs=4,global", keep: true),
   .create(
@@ -106,7 +108,7 @@ private let replies: [Reply] = [
   }
 
   @Test func whatIsOverItsLimitIsNotEncoded() {
-    for name in [String(repeating: "n", count: 256), "", "a\n", "\u{7f}"] {
+    for name in [String(repeating: "n", count: 256), "", "a\n", "\u{7f}", "a\u{9b}", "\u{202e}a"] {
       #expect(throws: WireError.unusableName) { try Request.attach(channel: name).encoded() }
     }
     #expect(throws: WireError.tooLong) { try Request.list(index: -1).encoded() }
@@ -120,6 +122,13 @@ private let replies: [Reply] = [
     var channel = someChannels[0]
     channel.cpus = [ControlLimits.cpus]
     #expect(throws: WireError.tooLong) { try Reply.channel(channel).encoded() }
+  }
+
+  @Test func refusalsAreShownAsTheyAre() throws {
+    let refusal = ControlRefusal(code: 1, message: "a\u{9B}1m\nb\u{2067}")
+    let bytes = try Reply.refused(refusal).encoded()
+    let shown = ControlRefusal(code: 1, message: "a\\u009B1m\nb\\u2067")
+    #expect(try Reply(decoding: bytes.span.bytes) == .refused(shown))
   }
 
   @Test func aLongRefusalIsCutAtACharacter() throws {

@@ -75,14 +75,4 @@ import Testing
     said = [episode.finish(0, at: 6000)]
     #expect(said == [.end(.max, seconds: 1)])
   }
-
-  @Test func manyChannelsTogetherFillNoLog() {
-    var budget = LossBudget()
-    let taken = (0..<1000).count { budget.take(at: 70_000 + $0) }
-    #expect(taken == LossBudget.messages)
-    let leftOut = [80_000, 130_000, 130_000].map { budget.takeLeftOut(at: $0) }
-    #expect(leftOut == [nil, 900, nil])
-    let isTaken = budget.take(at: 130_000)
-    #expect(isTaken)
-  }
 }

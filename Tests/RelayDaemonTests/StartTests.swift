@@ -25,8 +25,8 @@ import Testing
     let entry = LossEntry(channel: "net/rx", cpu: 3, incarnation: .max, records: 1 << 40)
     let other = LossEntry(channel: "audit", cpu: 0, incarnation: 1, records: 2)
     let none = LossEntry(channel: "none", cpu: 0, incarnation: 1, records: 0)
-    #expect(LossLedger(file) { log.append($1) }.store([entry, other, none]))
-    let next = LossLedger(file) { log.append($1) }
+    #expect(LossLedger(file) { log.append($0) }.store([entry, other, none]))
+    let next = LossLedger(file) { log.append($0) }
     #expect(next.pending == [entry, other] && log.isEmpty)
     next.dropHanded { $0.incarnation == 1 }
     let channel = try Channel.openShared(
@@ -34,14 +34,42 @@ import Testing
       Geometry(
         subbufSize: 4096, subbufCount: 2, isGlobal: true, online: CPUSet([0]),
         possible: CPUSet([0])))
-    next.count(in: channel)
+    next.count(in: channel) { _ in false }
     // Its CPU has no buffer now: the first one has the count.
     #expect(Reader(channel, channel.buffers[0]).statistics().lostRestart == 1 << 40)
-    next.count(in: channel)
+    next.count(in: channel) { _ in false }
     #expect(Reader(channel, channel.buffers[0]).statistics().lostRestart == 1 << 40)
     next.begin()
-    #expect(LossLedger(file) { log.append($1) }.wasKilled && log.count == 1)
+    #expect(LossLedger(file) { log.append($0) }.wasKilled && log.count == 1)
     #expect(next.end([]) && access(file.path, F_OK) != 0)
+  }
+
+  /// Killed between the count and the file, or between the file and the log.
+  @Test func lossesAreCountedOnceAndToldAtMostOnceOverAKill() throws {
+    let root = Root()
+    let file = RuntimeFile(path: root.path("lost"))
+    var log: [String] = []
+    let entry = LossEntry(channel: "audit", cpu: 0, incarnation: 7, records: 2)
+    #expect(LossLedger(file) { log.append($0) }.end([entry]))
+    let channel = try Channel.openShared(
+      "audit",
+      Geometry(
+        subbufSize: 4096, subbufCount: 2, isGlobal: true, online: CPUSet([0]),
+        possible: CPUSet([0])))
+    func lost() -> UInt64 { Reader(channel, channel.buffers[0]).statistics().lostRestart }
+    LossLedger(file) { log.append($0) }.count(in: channel) { _ in false }
+    #expect(lost() == 2 && log.isEmpty)
+    // The next one is handed the memory, and finds the file as it was.
+    let next = LossLedger(file) { log.append($0) }
+    next.count(in: channel) { _ in false }
+    #expect(lost() == 2)
+    next.begin()
+    #expect(log.count == 1 && log[0].hasPrefix("channel audit: 2 records that nobody had read"))
+    let last = LossLedger(file) { log.append($0) }
+    last.count(in: channel) { _ in false }
+    last.begin()
+    #expect(lost() == 2 && log.count == 1)
+    file.remove()
   }
 
   /// What a relayd leaves is written however many buffers it has; what never comes again is let go
@@ -54,8 +82,8 @@ import Testing
     let entries = (0..<count).map {
       LossEntry(channel: "c\($0 / 1024)x", cpu: $0 % 1024, incarnation: .max, records: 2)
     }
-    #expect(LossLedger(file) { log.append($1) }.end(entries))
-    let next = LossLedger(file) { log.append($1) }
+    #expect(LossLedger(file) { log.append($0) }.end(entries))
+    let next = LossLedger(file) { log.append($0) }
     #expect(next.pending == entries && log.isEmpty)
     #expect(next.end([]))
     #expect(next.pending == Array(entries.dropFirst(10)))
@@ -70,7 +98,7 @@ import Testing
     let root = Root()
     let file = RuntimeFile(path: root.write("lost", "# heading\n\(line)\naudit 0 1f 2\n"))
     var log: [String] = []
-    let ledger = LossLedger(file) { log.append($1) }
+    let ledger = LossLedger(file) { log.append($0) }
     #expect(ledger.pending == [LossEntry(channel: "audit", cpu: 0, incarnation: 0x1f, records: 2)])
     #expect(log.count == 1 && log[0].hasSuffix(line))
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A channel whose opener died: another one goes on with its memory where the readers were.
 
+import CRelayIoctl
 import Glibc
 import LinuxIO
 import Synchronization
@@ -52,6 +53,34 @@ import Testing
     #expect(reader.drain() == "")
     let s = reader.statistics()
     #expect(s.recordsRead == 4 && s.bytesRead == 15 && s.recordsWritten == 4)
+  }
+
+  /// The numbers of one loss that is read alone: by a restart, and before that one.
+  private func toldLoss(_ reader: Reader, isSaved: Bool) -> [UInt64] {
+    withUnsafeTemporaryAllocation(byteCount: 256, alignment: 8) { bytes in
+      let count = reader.claimFrames(into: bytes)
+      guard count == 88 else { return [] }
+      let loss = bytes.loadUnaligned(fromByteOffset: 40, as: relay_loss.self)
+      if isSaved { reader.consume() }
+      return [loss.restart, loss.restart_before]
+    }
+  }
+
+  @Test func lossThatWasToldAloneIsNotToldAgain() throws {
+    let before = mortal(channel)
+    channel.countLostByRestart(3, cpu: 0)
+    #expect(toldLoss(before, isSaved: true) == [3, 0])
+    let reader = try adopt().reader
+    #expect(!reader.hasFrames)
+    channel.countLostByRestart(1, cpu: 0)
+    #expect(toldLoss(reader, isSaved: true) == [1, 3])
+  }
+
+  @Test func lossIsKnownAgainWhereItsTellerWasKilled() throws {
+    channel.countLostByRestart(3, cpu: 0)
+    #expect(toldLoss(mortal(channel), isSaved: false) == [3, 0])
+    channel.countLostByRestart(2, cpu: 0)
+    #expect(toldLoss(try adopt().reader, isSaved: true) == [5, 0])
   }
 
   @Test func aLongRecordGoesOnInTheMiddle() throws {

@@ -63,8 +63,9 @@ private func parse(_ bytes: UnsafeRawBufferPointer) -> [Frame] {
           header.sequence, String(decoding: payload, as: UTF8.self), offset: Int(header.offset),
           of: isWhole ? nil : Int(header.record_length)))
     } else {
-      #expect(header.type == RELAY_FRAME_LOST && header.length == 32)
-      let loss = bytes.loadUnaligned(fromByteOffset: start, as: relay_loss.self)
+      #expect(header.type == RELAY_FRAME_LOST && [32, 48].contains(header.length))
+      var loss = relay_loss()
+      withUnsafeMutableBytes(of: &loss) { $0.copyBytes(from: payload.prefix($0.count)) }
       frames.append(
         .lost(
           before: header.sequence, overwritten: loss.overwritten, full: loss.full,

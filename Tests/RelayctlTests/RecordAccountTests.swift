@@ -7,6 +7,14 @@ import Testing
 @testable import relayctl
 
 @Suite struct RecordAccountTests {
+  private func loss(
+    _ overwritten: UInt64, _ full: UInt64, _ stalled: UInt64, _ restart: UInt64
+  ) -> relay_loss {
+    relay_loss(
+      overwritten: overwritten, full: full, stalled: stalled, restart: restart, full_before: 0,
+      restart_before: 0)
+  }
+
   @Test(
     arguments: [
       (0, 0, "0 records read, none lost"), (1000, 0, "1000 records read, none lost"),
@@ -17,17 +25,17 @@ import Testing
     ] as [(UInt64, UInt64, String)])
   func theText(_ read: UInt64, _ lost: UInt64, _ text: String) {
     var account = RecordAccount(read: read)
-    account.add(relay_loss(overwritten: lost, full: 0, stalled: 0, restart: 0))
+    account.add(loss(lost, 0, 0, 0))
     #expect(account.text == text)
   }
 
   @Test func everyCauseCounts() {
     var account = RecordAccount()
-    account.add(relay_loss(overwritten: 1, full: 2, stalled: 4, restart: 8))
-    account.add(relay_loss(overwritten: 16, full: 0, stalled: 0, restart: 0))
+    account.add(loss(1, 2, 4, 8))
+    account.add(loss(16, 0, 0, 0))
     #expect((account + account).lost == 62)
     // From memory that somebody scribbled over.
-    account.add(relay_loss(overwritten: .max, full: .max, stalled: .max, restart: .max))
+    account.add(loss(.max, .max, .max, .max))
   }
 
   @Test func disorderIsMeasuredAgainstTheLatest() {

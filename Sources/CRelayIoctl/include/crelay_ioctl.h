@@ -20,6 +20,6 @@ int crelay_ioctl(int fd, uint32_t command, void *argument);
 _Static_assert(sizeof(struct relay_geometry) == 288, "the same for every compiler");
 _Static_assert(sizeof(struct relay_buffer_statistics) == 144, "the same for every compiler");
 _Static_assert(sizeof(struct relay_frame) == 40, "the same for every compiler");
-_Static_assert(sizeof(struct relay_loss) == 32, "the same for every compiler");
+_Static_assert(sizeof(struct relay_loss) == 48, "the same for every compiler");
 
 #endif

@@ -115,10 +115,15 @@ struct relay_loss {
   uint64_t full;        /* refused, until the next sub-buffer was begun */
   uint64_t stalled;     /* passed because their writer had stopped */
   uint64_t restart;     /* written into memory that a restarted relayd did not go on with */
+  /* How many of these two causes were told before this frame, in this incarnation: by that a reader
+   * knows a loss that comes again, because relayd died while it told it. Left out (length is 32) by
+   * relayd 0.1, and where the read has no room for them. */
+  uint64_t full_before;
+  uint64_t restart_before;
 };
 
-/* The frame of a loss. */
-#define RELAY_FRAME_MIN (sizeof(struct relay_frame) + sizeof(struct relay_loss))
+/* The frame of a loss without the last two. */
+#define RELAY_FRAME_MIN (sizeof(struct relay_frame) + 32)
 
 #ifdef __cplusplus
 }

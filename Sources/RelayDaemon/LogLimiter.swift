@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+// Log lines that other users can cause, as many of them and as fast as they like. Each kind of line
+// has an allowance; of what is beyond it, one line a second and kind says how many there were.
+
+internal import LinuxIO
+internal import Logging
+internal import Relay
+internal import Synchronization
+
+/// What a line is about.
+enum LimitedKind: Int, CaseIterable {
+  /// A process died inside a record.
+  case death
+  /// A process leaves a record open.
+  case openRecord
+  case loss
+  /// A buffer is damaged, or has fresh memory because it was.
+  case damage
+  /// A channel was created, closed or reset at run time; what was unread in it.
+  case channel
+  /// A connection or a request was refused.
+  case refusal
+  /// What the files' side says: too many are open, a consumer is too slow.
+  case file
+  /// Something cannot be kept for the next relayd.
+  case kept
+
+  /// Lines at once. Some events make one for each buffer of the machine.
+  var burst: Int {
+    switch self {
+    case .death, .openRecord, .refusal, .file: 10
+    case .loss, .damage, .channel: 100
+    case .kept: 1000
+    }
+  }
+
+  var level: Logger.Level {
+    switch self {
+    case .death, .channel: .notice
+    case .openRecord, .loss, .damage, .refusal, .file, .kept: .warning
+    }
+  }
+
+  /// What many lines are about. `amount`: of all of them together.
+  fileprivate func subject(_ amount: UInt64) -> String {
+    switch self {
+    case .death:
+      "processes that died while they wrote: \(amount) unfinished "
+        + "record\(amount == 1 ? "" : "s") discarded"
+    case .openRecord: "records left open: see relayctl producers"
+    case .loss: "losses: see relayctl stat"
+    case .damage: "damaged channels: see relayctl list"
+    case .channel: "channels created, closed or reset at run time"
+    case .refusal: "refused connections and requests"
+    case .file: "open and mapped devices"
+    case .kept: "what cannot be kept for the next relayd"
+    }
+  }
+}
+
+/// The allowance of one kind, in milliseconds of any clock: `burst` lines at once, and then as many
+/// a minute.
+struct LineAllowance {
+  static let period = 60_000
+  private let burst: Int
+  /// What may still be logged, in lines times `period`.
+  private var credit: Int
+  private var lastRefill = 0
+  private(set) var leftOut = 0
+  private(set) var amountLeftOut: UInt64 = 0
+
+  init(burst: Int) {
+    self.burst = burst
+    credit = burst * LineAllowance.period
+  }
+
+  /// Whether a line may be logged now. While there is something to sum up none may.
+  mutating func take(at now: Int, amount: UInt64 = 0) -> Bool {
+    let most = burst * LineAllowance.period
+    let age = min(max(0, now - lastRefill), LineAllowance.period)
+    credit = min(most, credit + age * burst)
+    lastRefill = now
+    guard leftOut == 0, credit >= LineAllowance.period else {
+      leftOut += 1
+      amountLeftOut &+= amount
+      return false
+    }
+    credit -= LineAllowance.period
+    return true
+  }
+
+  /// What was left out since the last call; nil: nothing.
+  mutating func takeLeftOut() -> (count: Int, amount: UInt64)? {
+    guard leftOut > 0 else { return nil }
+    defer { (leftOut, amountLeftOut) = (0, 0) }
+    return (leftOut, amountLeftOut)
+  }
+}
+
+/// Logs what the allowances let through. Any thread may log; the sums come from the loop's.
+final class LogLimiter: EventHandler, Sendable {
+  private struct State {
+    var allowances = LimitedKind.allCases.map { LineAllowance(burst: $0.burst) }
+    var isArmed = false
+  }
+
+  private let write: @Sendable (Logger.Level, String) -> Void
+  private let timer: TimerFD
+  private let state = Mutex(State())
+
+  private static let pause = 1000
+
+  init(
+    loop: EventLoop, write: @escaping @Sendable (Logger.Level, String) -> Void
+  ) throws(SystemError) {
+    self.write = write
+    timer = try TimerFD()
+    try loop.add(timer.raw, .read, self)
+  }
+
+  /// Logs the message, which is made only then, or counts it.
+  /// - Parameter amount: what the message counts.
+  func log(_ kind: LimitedKind, amount: UInt64 = 0, _ message: @autoclosure () -> String) {
+    let isTaken = state.withLock { state in
+      let isTaken = state.allowances[kind.rawValue].take(at: Clock.milliseconds(), amount: amount)
+      if !isTaken, !state.isArmed {
+        state.isArmed = true
+        timer.arm(onceAfterMilliseconds: LogLimiter.pause)
+      }
+      return isTaken
+    }
+    if isTaken { write(kind.level, message()) }
+  }
+
+  func handle(_ events: Events, from fd: CInt) {
+    timer.drain()
+    sumUp()
+  }
+
+  /// Says now what was left out.
+  func sumUp() {
+    let sums = state.withLock { state in
+      state.isArmed = false
+      return LimitedKind.allCases.compactMap { kind in
+        state.allowances[kind.rawValue].takeLeftOut().map { (kind, $0.count, $0.amount) }
+      }
+    }
+    for (kind, count, amount) in sums {
+      let messages = "\(count) more message\(count == 1 ? "" : "s")"
+      write(
+        kind.level,
+        "\(messages) left out in the last second, about \(kind.subject(amount))")
+    }
+  }
+}
