@@ -25,25 +25,33 @@ extension OneAtATime {
     static let atDevice = ["open", "poll", "ioctl", "map", "die"]
 
     /// A storm that runs until it is let go of.
-    private struct Storm: ~Copyable {
+    private final class Storm {
       let process: ChildProcess
-      let error: FileDescriptor
+      private let error: FileDescriptor
 
-      init(_ arguments: [String], _ environment: [String: String]) throws {
+      private init(_ process: ChildProcess, _ error: consuming FileDescriptor) {
+        self.process = process
+        self.error = error
+      }
+
+      /// Of somebody who may write into the channel and read it, and is not root.
+      static func start(_ arguments: [String], _ environment: [String: String]) throws -> Storm {
         let output = try Pipe()
-        error = try MemoryFile.create(name: "storm", count: 0)
-        // Somebody who may write into the channel and read it, and is not root.
-        process = try ChildProcess(
+        let error = try MemoryFile.create(name: "storm", count: 0)
+        let process = try ChildProcess(
           PermissionTests.writer + arguments, output: output.write.raw, error: error.raw,
           environment: environment)
+        let storm = Storm(process, error)
         let ready = Readiness.wait(output.read.raw, .read, timeoutMilliseconds: 30_000)
-        guard ready.contains(.read) else { throw Failure("no storm: \(text(of: error.raw))") }
+        guard ready.contains(.read) else { throw Failure("no storm: \(storm.complaint)") }
         kill(-process.pid, SIGSTOP)
+        return storm
       }
+
+      private var complaint: String { text(of: error.raw) }
 
       func checkThatItLasts() {
         let lasts = kill(process.pid, 0) == 0
-        let complaint = text(of: error.raw)
         #expect(lasts && complaint == "")
       }
 
@@ -87,14 +95,14 @@ extension OneAtATime {
             try library.program("storm", Library.c + ["-O2"], "storm.c"), kind,
             daemon.device("storm0"), "storm",
           ]
-        return try Storm(
+        return try Storm.start(
           arguments, ["RELAY_SOCKET": daemon.socket, "LD_LIBRARY_PATH": library.libraries])
       }
 
       /// In nanoseconds: the 99th percentile of reads of the calm channel in one and the other
       /// storm, and the longest list in the first one.
       func latency(
-        in storm: borrowing Storm, and other: borrowing Storm
+        in storm: Storm, and other: Storm
       ) throws -> (inStorm: Int, elsewhere: Int, list: Int) {
         let finished = try daemon.shell(
           """
