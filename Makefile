@@ -82,10 +82,10 @@ test-native:
 	  $(SWIFT) test --scratch-path $(BUILD) --skip-build --disable-xctest
 
 # What the tests do for a second or two, for a minute or two.
-stress: deps build ## kill writers by the ten thousand, and let some spoil their memory for a minute
+stress: deps build ## kill writers by the ten thousand, let some spoil their memory for a minute, let users storm
 	$(SWIFT) build --scratch-path $(BUILD) --build-tests
 	RELAY_STRESS=1 RELAY_BIN=$(RELEASE) RELAY_TEST_BACKEND=fuse $(SWIFT) test --scratch-path $(BUILD) \
-	  --skip-build --disable-xctest --filter 'StressTests|ScribblerTests'
+	  --skip-build --disable-xctest --filter 'StressTests|ScribblerTests|StormTests'
 
 # Seconds for each target. Inputs that reach something new are kept for the next run.
 FUZZ_SECONDS ?= 60

@@ -65,7 +65,9 @@ extension Channel {
     for buffer in buffers {
       readerStore(cpu: buffer.cpu)?.takeMarkBack()
       buffer.dropPins()
-      _ = buffer.sweep(owner: Channel.openerOwner)
+      _ = finishedRecords.withLock {
+        buffer.sweep(owner: Channel.openerOwner, &$0[buffer.cpu, default: []])
+      }
     }
     isClosed.withLock { $0 = buffers.contains { $0.loadCurrent().isClosed } }
   }

@@ -43,6 +43,8 @@ public final class Channel: @unchecked Sendable {
   let isOpener: Bool
   /// Held while buffers are closed or added, so that a closed channel gets no open one.
   let isClosed = Mutex(false)
+  /// What the sweeps found, by the buffer's CPU.
+  let finishedRecords = Mutex<[Int: [FinishedRecords]]>([:])
   private let files: Files?
   /// The files to send to a producer; nil where this side did not open the channel in memory files.
   /// Borrowed. The first one is open for reading only.

@@ -36,6 +36,8 @@ public struct OpenRecord: Equatable, Sendable {
 public final class OpenRecordScan {
   private let channel: Channel
   private var buffers: [Int: Buffer] = [:]
+  /// What each process held at the last look, by owner id and CPU.
+  public private(set) lazy var held = sumUp()
   // Where the next look begins, in case the budget does not suffice for all.
   private var nextCPU = 0
   private var nextSubbuf = 0
@@ -62,6 +64,7 @@ public final class OpenRecordScan {
     var cpuIndex = cpus.firstIndex { $0 >= nextCPU } ?? 0
     var subbuf = cpus[cpuIndex] == nextCPU ? nextSubbuf : 0
     let count = channel.geometry.subbufCount
+    defer { held = sumUp() }
     for _ in 0..<(cpus.count * count) {
       guard budget > 0 else { break }
       look(cpus[cpuIndex], subbuf, &budget)
@@ -73,8 +76,7 @@ public final class OpenRecordScan {
     (nextCPU, nextSubbuf) = (cpus[cpuIndex], subbuf)
   }
 
-  /// What each process held at the last look, by owner id and CPU.
-  public var held: [UInt16: [Int: HeldSubbufs]] {
+  private func sumUp() -> [UInt16: [Int: HeldSubbufs]] {
     var held: [UInt16: [Int: HeldSubbufs]] = [:]
     for (cpu, buffer) in buffers {
       for subbuf in buffer.open.values {

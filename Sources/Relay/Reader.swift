@@ -42,6 +42,8 @@ public final class Reader {
   var pendingGap = Gap()
   /// Sub-buffers behind the position wait for a stopped writer, or for another pin.
   var mayReclaim = false
+  /// Of those with a stopped writer.
+  var finished: [Int: FinishedRecords] = [:]
   var lappedRecords: UInt64 = 0
   var stall = Stall()
   var paceSample = ChannelBuffer.PaceSample()
@@ -355,25 +357,6 @@ extension Reader {
   func unpinLast() {
     pinCount -= 1
     _ = unpin(pinned[pinCount])
-  }
-
-  /// Frees what is behind the position and that no writer is inside of any more.
-  func reclaim() {
-    mayReclaim = false
-    guard !isPeeking else { return }
-    var freed = false
-    for subbuf in 0..<buffer.layout.subbufCount {
-      let state = buffer.loadState(subbuf)
-      guard state.isHeld, state.seq < position.seq else { continue }
-      if state.pins == 0, !buffer.holdsBusy(subbuf, seq: state.seq),
-        buffer.exchangeState(subbuf, state, SubbufState(.free, seq: state.seq))
-      {
-        freed = true
-      } else {
-        mayReclaim = true
-      }
-    }
-    if freed { Wake.writers(buffer) }
   }
 
   func markCorrupt() {

@@ -6,13 +6,17 @@ internal import Synchronization
 
 extension ChannelBuffer {
   /// Ends everything `owner` left unfinished in this buffer; returns the number of records.
+  /// - Parameter finished: what earlier sweeps of the buffer found, by sub-buffer.
   /// - Precondition: no process writes with this owner id any more.
-  package func sweep(owner: UInt16) -> Int {
+  package func sweep(owner: UInt16, _ finished: inout [FinishedRecords]) -> Int {
+    if finished.isEmpty {
+      finished = [FinishedRecords](repeating: FinishedRecords(), count: layout.subbufCount)
+    }
     var discarded = 0
     for subbuf in 0..<layout.subbufCount {
       settleClaim(subbuf, owner: owner)
       // After the claim is settled: its owner may have written into it.
-      discarded += discardBusy(subbuf, owner: owner)
+      discarded += discardBusy(subbuf, owner: owner, &finished[subbuf])
     }
     unname(owner)
     if discarded > 0 { count(aborted, UInt64(discarded)) }
@@ -44,16 +48,26 @@ extension ChannelBuffer {
   }
 
   /// BUSY → DISCARDED. Stops at the first entry not used in this lap, so it touches no memory
-  /// that writers did not.
-  private func discardBusy(_ subbuf: Int, owner: UInt16) -> Int {
+  /// that writers did not. Begins behind the records that are known to be finished: none of them
+  /// becomes BUSY again in its lap, and so the sweeps after many deaths look once at each.
+  private func discardBusy(
+    _ subbuf: Int, owner: UInt16, _ finished: inout FinishedRecords
+  ) -> Int {
     let index = index(subbuf)
     let state = loadState(subbuf)
     guard state.seq != 0, state.phase != .free else { return 0 }
     var discarded = 0
-    for i in 0..<layout.entryCount {
+    let first = finished.seq == state.seq ? finished.count : 0
+    var firstBusy: Int?
+    var end = first
+    for i in first..<layout.entryCount {
+      end = i
       let entry = loadEntry(index, i)
       if entry.isBusy {
-        guard entry.owner == owner else { continue }
+        guard entry.owner == owner else {
+          firstBusy = firstBusy ?? i
+          continue
+        }
         // While it is BUSY the sub-buffer is not recycled, so the state's seq is the entry's lap.
         // Release: pairs with the entry loads of the reader and of the claim scan.
         (index + i).pointee.store(
@@ -63,7 +77,23 @@ extension ChannelBuffer {
         break
       }
     }
+    // Of one lap from the first to the last; else the next sweep looks again.
+    if loadState(subbuf).seq == state.seq {
+      finished = FinishedRecords(seq: state.seq, count: firstBusy ?? end)
+    }
     return discarded
+  }
+}
+
+/// How many records at the start of a sub-buffer are committed, cancelled or discarded, for the
+/// sequence number for which they were looked at.
+package struct FinishedRecords {
+  var seq: UInt64 = 0
+  var count = 0
+  package init() {}
+  init(seq: UInt64, count: Int) {
+    self.seq = seq
+    self.count = count
   }
 }
 
@@ -74,7 +104,9 @@ extension Channel {
   public func sweep(owner: UInt16) -> Int {
     var discarded = 0
     for buffer in buffers {
-      discarded += buffer.sweep(owner: owner)
+      discarded += finishedRecords.withLock {
+        buffer.sweep(owner: owner, &$0[buffer.cpu, default: []])
+      }
       // Relaxed, both: a wish lost here costs one coarse tick.
       buffer.waiters.pointee.bitwiseAnd(~Wish.wake, ordering: .relaxed)
       buffer.switchWaiters.pointee.bitwiseAnd(~Wish.wake, ordering: .relaxed)

@@ -17,8 +17,10 @@ public struct Statistics: Equatable, Sendable {
   /// Records committed or being written; those refused are in the losses.
   public var recordsWritten: UInt64 = 0
   public var recordsRead: UInt64 = 0
+  /// In a buffer of which something was overwritten, with cancelled and aborted ones among them.
   public var recordsUnread: UInt64 = 0
-  /// Payload bytes reserved by writers (cancelled records included), delivered, and waiting.
+  /// Payload bytes reserved by writers, delivered, and reserved but not passed yet; the first and the
+  /// last with those of cancelled and aborted records.
   public var bytesWritten: UInt64 = 0
   public var bytesRead: UInt64 = 0
   public var bytesUnread: UInt64 = 0

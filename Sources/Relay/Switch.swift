@@ -147,12 +147,16 @@ extension ChannelBuffer {
   }
 
   /// Whether a writer is still inside; also true for what is not a sealed sub-buffer of `seq`.
-  func holdsBusy(_ subbuf: Int, seq: UInt64) -> Bool {
+  func holdsBusy(_ subbuf: Int, seq: UInt64) -> Bool { firstUnfinished(subbuf, seq: seq) != nil }
+
+  /// The first record from `start` on that somebody is still writing, or the end of what is not a
+  /// sealed sub-buffer of `seq`; nil: neither.
+  func firstUnfinished(_ subbuf: Int, seq: UInt64, from start: Int = 0) -> Int? {
     let index = index(subbuf)
     let seal = Entry.prefix(.seal, seq)
     let committed = Entry(.committed, seq: seq, end: 0)
     let count = layout.entryCount
-    var i = 0
+    var i = start
     while i < count {
       // Eight committed entries at a time, which is nearly all of them: in overwrite mode this
       // scan is a tenth of the cost of a short record.
@@ -165,11 +169,11 @@ extension ChannelBuffer {
         }
       }
       let entry = loadEntry(index, i)
-      if entry.prefix == seal { return false }
-      if entry.isBusy || entry.isEmpty(seq) { return true }
+      if entry.prefix == seal { return nil }
+      if entry.isBusy || entry.isEmpty(seq) { return i }
       i += 1
     }
-    return true
+    return count
   }
 
   /// Sets up a claimed sub-buffer before it is published.

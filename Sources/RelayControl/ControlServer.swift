@@ -43,13 +43,15 @@ public final class ControlServer: EventHandler {
     var connectedBy: Int32 = 0
     // The process that redeemed it: from then on the connection is that one's, with its rights.
     var child: PeerCredentials?
-    var isPrivileged: Bool { RelayControl.isPrivileged(uid) }
+    // Known once: admission looks at all connections.
+    let isPrivileged: Bool
     // In the order of their latest requests.
     var lastUse: UInt64 = 0
 
     init(id: ConnectionID, uid: UInt32, socket: consuming FileDescriptor, deadline: Int) {
       self.id = id
       self.uid = uid
+      isPrivileged = RelayControl.isPrivileged(uid)
       self.socket = socket
       self.deadline = deadline
     }

@@ -17,6 +17,10 @@ final class ControlRequests: ControlHandler {
   /// Reads the configuration again; returns what could not be done.
   private let reloadConfiguration: () -> [String]
   var access: Access
+  /// Whether users see only their own processes, as last looked at, and when.
+  private var hidesProcesses: (is: Bool, at: Int)?
+  /// Milliseconds between two looks: there may be many mounts, and requests.
+  private static let restPerLook = 100
 
   init(
     table: ChannelTable, host: DeviceHost, producers: Producers, openRecords: OpenRecordWatch,
@@ -115,7 +119,7 @@ final class ControlRequests: ControlHandler {
   func producer(
     serial: Int, index: Int, client: Client
   ) throws(ControlRefusal) -> ProducerDescription? {
-    let hidesOthers = Access.hidesProcesses(from: client.peer)
+    let hidesOthers = hidesProcesses(from: client.peer)
     var (serial, index) = (serial, index)
     while let producer = producers.first(
       from: serial, where: { !hidesOthers || $0.uid == client.peer.uid })
@@ -126,6 +130,15 @@ final class ControlRequests: ControlHandler {
       (serial, index) = (producer.serial + 1, 0)
     }
     return nil
+  }
+
+  private func hidesProcesses(from peer: PeerCredentials) -> Bool {
+    guard !Access.isAdministrator(peer) else { return false }
+    let now = Clock.milliseconds()
+    if let known = hidesProcesses, now - known.at < ControlRequests.restPerLook { return known.is }
+    let hides = Access.hidesProcesses()
+    hidesProcesses = (hides, now)
+    return hides
   }
 
   private func describe(_ producer: Producer, _ index: Int) -> ProducerDescription {

@@ -18,6 +18,8 @@ final class OpenRecordWatch: EventHandler {
   private var lastLook = Int.min / 2
   private var turn = 0
   private var pause = OpenRecordWatch.firstPause
+  /// When the timer ends, milliseconds; nil: it is not armed.
+  private var due: Int?
   // What writers have done, at the last look.
   private var activity: UInt64 = 0
 
@@ -44,20 +46,17 @@ final class OpenRecordWatch: EventHandler {
     try loop.add(timer.raw, .read, self)
   }
 
-  /// A process may write from now on.
+  /// A process may write from now on. However often that is so, the look comes.
   func expect() {
     pause = firstPause
-    arm()
+    if due ?? .max > now() + pause { arm() }
   }
 
   /// A reader has met a record that is not finished, or another loss.
-  func hurry() {
-    guard pause > firstPause else { return }
-    pause = firstPause
-    arm()
-  }
+  func hurry() { if due != nil { expect() } }
 
   private func arm() {
+    due = now() + pause
     timer.arm(onceAfterMilliseconds: pause)
   }
 
@@ -116,7 +115,12 @@ final class OpenRecordWatch: EventHandler {
     let isIdle = activity == self.activity && !isAnyOpen
     self.activity = activity
     pause = isIdle ? min(2 * pause, OpenRecordWatch.longestPause) : firstPause
-    if channels.isEmpty { timer.disarm() } else { arm() }
+    if channels.isEmpty {
+      due = nil
+      timer.disarm()
+    } else {
+      arm()
+    }
   }
 
   /// Names a process whose record stays open for longer than the channel's stall_timeout.

@@ -10,6 +10,7 @@
 #include <relay.h>
 #include <relay_ioctl.h>
 #include <relay_map.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +20,7 @@
 #include <unistd.h>
 
 // Requests of one kind that wait at the same time.
-enum { THREADS = 4, CHILDREN = 4 };
+enum { THREADS = 2, CHILDREN = 2 };
 
 static const char *device, *channel;
 static atomic_int turns;
@@ -109,7 +110,8 @@ int main(int argc, char **argv) {
   } kinds[] = {
       {"open", open_and_close}, {"poll", polls}, {"ioctl", asks}, {"map", maps}, {"die", NULL}};
   if (argc != 4) return 2;
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  // Stopped and killed with its children.
+  if (setpgid(0, 0) != 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) fail("storm");
   device = argv[2];
   channel = argv[3];
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {

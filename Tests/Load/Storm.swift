@@ -22,6 +22,8 @@ struct Storm: ParsableCommand {
   @Argument(help: "A channel.") var channel: String
 
   func run() throws {
+    // As in storm.c.
+    setpgid(0, 0)
     let packet = UnsafeMutableRawBufferPointer.allocate(
       byteCount: ControlLimits.packetBytes, alignment: 8)
     let request =
@@ -65,11 +67,22 @@ struct Storm: ParsableCommand {
 
 struct Latency: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Prints how long reads of a device with data take, and root's list, in nanoseconds.",
-    discussion: "One line: the 99th percentile of the reads, the longest list.")
+    abstract:
+      "Measures reads of a device with data, and root's list, while one or another storm runs.",
+    discussion: """
+      Prints in nanoseconds: the 99th percentile of the reads in the storm, the same in the other \
+      storm, and the longest list in the storm.
+      """)
 
   @OptionGroup var attachment: Attachment
   @Option(help: "The channel's device.") var device: String
+  @Option(help: "The process group of the storm.") var storm: Int32
+  @Option(help: "That of the other storm.") var otherStorm: Int32
+
+  /// As short as lets both storms meet the same of what else the machine does.
+  private static let turnMilliseconds = 25
+  /// What a storm left in queues is worked off.
+  private static let pauseMicroseconds: UInt32 = 3000
 
   func run() throws {
     let client = try ControlClient()
@@ -78,29 +91,38 @@ struct Latency: ParsableCommand {
     guard fd >= 0 else { throw ValidationError("\(device): \(String(cString: strerror(errno)))") }
     let record = [UInt8](repeating: 0x78, count: 64)
     var buffer = [UInt8](repeating: 0, count: 4096)
-    var reads: [Int] = []
+    var reads: [Bool: [Int]] = [true: [], false: []]
     var longestList = 0
+    var isStorm = true
     let deadline = attachment.deadline
     while now(CLOCK_MONOTONIC) < deadline {
-      guard record.withUnsafeBytes({ writer.write($0) }) == .written else {
-        throw ValidationError("the channel takes no record")
+      kill(-otherStorm, isStorm ? SIGSTOP : SIGCONT)
+      kill(-storm, isStorm ? SIGCONT : SIGSTOP)
+      usleep(Latency.pauseMicroseconds)
+      let end = now(CLOCK_MONOTONIC) + Latency.turnMilliseconds
+      while now(CLOCK_MONOTONIC) < end {
+        guard record.withUnsafeBytes({ writer.write($0) }) == .written else {
+          throw ValidationError("the channel takes no record")
+        }
+        let start = nanoseconds()
+        guard read(fd, &buffer, buffer.count) == record.count else {
+          throw ValidationError("not the record was read")
+        }
+        reads[isStorm]!.append(nanoseconds() - start)
+        // Its pace, which leaves the machine to others; nothing waits for anything here.
+        usleep(100)
       }
-      let start = nanoseconds()
-      guard read(fd, &buffer, buffer.count) == record.count else {
-        throw ValidationError("not the record was read")
-      }
-      reads.append(nanoseconds() - start)
-      if reads.count % 100 == 1 {
+      if isStorm {
         let start = nanoseconds()
         _ = try client.list()
         longestList = max(longestList, nanoseconds() - start)
       }
-      // Its pace, which leaves the machine to others; nothing waits for anything here.
-      usleep(100)
+      isStorm.toggle()
     }
-    reads.sort()
-    print(reads[reads.count * 99 / 100], longestList)
+    print(percentile(reads[true]!), percentile(reads[false]!), longestList)
   }
+
+  private func percentile(_ reads: [Int]) -> Int { reads.sorted()[reads.count * 99 / 100] }
 
   private func nanoseconds() -> Int {
     var now = timespec()

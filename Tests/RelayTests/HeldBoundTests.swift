@@ -88,7 +88,7 @@ import Testing
     // A third process may write.
     #expect(test.write(7) == nil)
     // Its death ends it.
-    #expect(test.buffer.sweep(owner: Self.leaver) == limit)
+    #expect(test.channel.sweep(owner: Self.leaver) == limit)
     #expect(test.write(Self.leaver) == nil)
     let hint = Hint(raw: test.buffer.hint.pointee.load(ordering: .relaxed))
     #expect(hint.end <= 256, "the fast path is open again")

@@ -37,7 +37,7 @@ struct relay_geometry {
 };
 
 /* The account of this buffer since the channel's start or the last reset. Exact while nobody is in
- * the middle of a record. */
+ * the middle of a record. Asking moves nothing, and costs the same however much is unread. */
 struct relay_buffer_statistics {
   uint64_t subbufs_produced; /* left by writers */
   uint64_t subbufs_consumed; /* passed by readers */
@@ -53,8 +53,9 @@ struct relay_buffer_statistics {
   uint64_t lost_restart;     /* lost when relayd was restarted */
   uint64_t aborted;          /* being written when their writer died */
   uint64_t cancelled;        /* given up by their writer */
-  uint64_t records_unread;
-  uint64_t bytes_unread;
+  uint64_t records_unread;   /* where some were overwritten, with records given up since then: which
+                              * of the two became of those is not known before readers pass them */
+  uint64_t bytes_unread;     /* reserved and not passed: those of records given up included */
   uint64_t corrupt;          /* damage found in the buffer's memory */
   uint64_t backlog_max;      /* the most sub-buffers at one moment that writers had left and readers
                               * not passed; as many as there are: the buffer was full */
