@@ -24,7 +24,7 @@ extension Reader {
     claimInRounds {
       beginClaim()
       planFrames(&output)
-      if output.used == 0 { consume() }
+      if output.used == 0 { passNothing() }
       return output.used > 0
     }
     return output.used
@@ -50,7 +50,7 @@ extension Reader {
       output.put(header, UnsafeRawPointer(rest.baseAddress!))
     }
     guard plan.restTaken == rest.count, !isCorrupt else { return }
-    while pinCount < Reader.vectorLimit, enterSubbuf(), walk(&output) {}
+    while pinCount < pinLimit, enterSubbuf(), walk(&output) {}
     // Losses are told though nothing may come behind them.
     _ = putLoss(&output)
   }

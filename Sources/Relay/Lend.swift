@@ -49,20 +49,29 @@ extension Reader {
   /// A claim that is neither consumed nor given back yet, put aside.
   struct Loan {
     var plan: Plan
-    var pins: [Pin]
+    /// nil: the rest of a record, which is kept elsewhere.
+    var pin: Pin?
   }
 
   /// What was lent and not taken back.
   public var loanCount: Int { loans.count }
 
-  /// Whether one more may be lent: as many as leave writers that overwrite the room that they need,
-  /// and few of one sub-buffer.
+  /// Whether one more may be lent: of so many sub-buffers as leave writers that overwrite the room
+  /// that they need, and few of one sub-buffer.
   public var mayLend: Bool {
-    let limit =
-      buffer.layout.overwrites
-      ? max(1, buffer.layout.subbufCount - 2) : buffer.layout.subbufCount + Reader.partLimit
-    let parts = loans.reversed().prefix { $0.pins.last?.seq == loans.last?.pins.last?.seq }.count
-    return loans.count < min(limit, Reader.loanLimit) && parts < Reader.partLimit
+    let parts = loans.reversed().prefix { $0.pin?.seq == loans.last?.pin?.seq }.count
+    return loans.count < Reader.loanLimit && parts < Reader.partLimit && lentSubbufs < pinLimit
+  }
+
+  /// How many sub-buffers are pinned by what is lent. Their numbers ascend.
+  private var lentSubbufs: Int {
+    var count = 0
+    var last: UInt64 = 0
+    for case .some(let pin) in loans.map(\.pin) where pin.seq != last {
+      count += 1
+      last = pin.seq
+    }
+    return count
   }
 
   /// Whether writers that overwrite would have nowhere to go while one is lent.
@@ -84,7 +93,7 @@ extension Reader {
       claimInRounds {
         beginClaim()
         lent = planLoan(unfinished)
-        if lent == nil { consume() }
+        if lent == nil { passNothing() }
         return lent != nil
       }
     } else {
@@ -94,7 +103,7 @@ extension Reader {
     }
     guard lent != nil else { return nil }
     plan.gap = Gap()
-    loans.append(Loan(plan: plan, pins: (0..<pinCount).map { pinned[$0] }))
+    loans.append(Loan(plan: plan, pin: pinCount > 0 ? pinned[0] : nil))
     pinCount = 0
     hasClaim = false
     return lent
@@ -122,6 +131,7 @@ extension Reader {
       consume()
     }
     loans.removeFirst(count)
+    if mayReclaim { reclaim() }
   }
 
   /// All that was lent comes again.
@@ -142,8 +152,11 @@ extension Reader {
   private func resume(_ loan: Loan) {
     precondition(!hasClaim)
     plan = loan.plan
-    pinCount = loan.pins.count
-    for (index, pin) in loan.pins.enumerated() { pinned[index] = pin }
+    pinCount = 0
+    if let pin = loan.pin {
+      pinned[0] = pin
+      pinCount = 1
+    }
     hasClaim = true
   }
 
@@ -160,15 +173,17 @@ extension Reader {
     if loans.isEmpty, !rest.isEmpty { return planRest() }
     // More than there is: no record is cut.
     var room = 1 << 40
-    while !isCorrupt, pinCount < Reader.vectorLimit, enterSubbuf(),
-      unfinished || isLeft(plan.position.seq)
-    {
+    for _ in 0..<Reader.vectorLimit {
+      guard !isCorrupt, enterSubbuf(), unfinished || isLeft(plan.position.seq) else { return nil }
       plan.firstRecord = nil
       let seq = plan.position.seq
       let recordsBefore = plan.totals.records
       let paddingBefore = plan.totals.padding
       let isAtNext = walk(&room)
-      if plan.bytes == 0, isAtNext { continue }
+      if plan.bytes == 0, isAtNext {
+        letGo()
+        continue
+      }
       guard plan.bytes > 0 else { return nil }
       var lent = LentSubbuf()
       lent.seq = seq
@@ -189,6 +204,14 @@ extension Reader {
       return told(lent)
     }
     return nil
+  }
+
+  /// Of the sub-buffer just passed, which held nothing: it is not lent, so it is not kept from
+  /// writers either.
+  private func letGo() {
+    pinned[pinCount - 1].isFinished = false
+    unpinLast()
+    plan.leavesUnpinned = true
   }
 
   private func planRest() -> LentSubbuf {

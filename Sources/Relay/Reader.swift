@@ -150,6 +150,8 @@ public final class Reader {
     var lapped: UInt64 = 0
     /// Losses stand in the stream as frames do, also behind bytes.
     var isFramed = false
+    /// A sub-buffer that held nothing was passed and is not pinned any more.
+    var leavesUnpinned = false
     /// Records gone past while somebody was writing them.
     var passed: [Stall.Passed] = []
   }
@@ -187,7 +189,8 @@ public final class Reader {
 
 extension Reader {
   /// Claims up to `limit` bytes and pins where they lie; `byteCount` 0 when there are none, and
-  /// then nothing has to be given back. Ends early before a gap and after 64 pieces.
+  /// then nothing has to be given back. Ends early before a gap, after 64 pieces and after
+  /// `pinLimit` sub-buffers.
   public func claim(limit: Int) -> Claim {
     precondition(limit >= 0)
     // No claim is longer, and the sum with an offset cannot overflow.
@@ -196,7 +199,7 @@ extension Reader {
     claimInRounds {
       planBytes(limit)
       gap = plan.gap
-      if plan.bytes > 0 { plan.gap = Gap() } else { consume() }
+      if plan.bytes > 0 { plan.gap = Gap() } else { passNothing() }
       return plan.bytes > 0
     }
     return Claim(
@@ -211,9 +214,9 @@ extension Reader {
     settle()
     let first = position.seq
     var isFound = once()
-    // Each round passes `vectorLimit` sub-buffers or is the last but one; more of them than there
-    // are means that somebody plays with the words, and the next claim goes on from there.
-    var roundsLeft = buffer.layout.subbufCount / Reader.vectorLimit + 2
+    // Each round passes `pinLimit` sub-buffers or is the last but one; more of them than there are
+    // means that somebody plays with the words, and the next claim goes on from there.
+    var roundsLeft = buffer.layout.subbufCount / pinLimit + 2
     while !isFound, hasAdvanced, roundsLeft > 0 {
       isFound = once()
       roundsLeft -= 1
@@ -251,8 +254,8 @@ extension Reader {
       room -= plan.restTaken
     }
     guard plan.restTaken == rest.count, !isCorrupt else { return }
-    while room > 0, vectorCount < Reader.vectorLimit, pinCount < Reader.vectorLimit,
-      enterSubbuf(), walk(&room)
+    while room > 0, vectorCount < Reader.vectorLimit, pinCount < pinLimit, enterSubbuf(),
+      walk(&room)
     {}
   }
 
@@ -281,12 +284,21 @@ extension Reader {
     lappedRecords &+= plan.lapped
     stall.note(plan.passed)
     lastTime = teller.last
+    if plan.leavesUnpinned { mayReclaim = true }
     totals.bytes &+= UInt64(plan.bytes)
     if hasAdvanced || plan.bytes > 0 || plan.tellsLoss || pendingGap != gapBefore { save() }
     var freed = false
     for i in 0..<pinCount where unpin(pinned[i]) { freed = true }
     pinCount = 0
     if freed { Wake.writers(buffer) }
+  }
+
+  /// Ends a claim that brought nothing to deliver. The position moves past what it passed, but not
+  /// while something is lent: taking that back moves it.
+  func passNothing() {
+    if loans.isEmpty { return consume() }
+    hasAdvanced = false
+    giveBack()
   }
 
   /// The claimed bytes were not delivered: they come again with the next claim.
@@ -320,43 +332,6 @@ extension Reader {
       iov_base: UnsafeMutableRawPointer(mutating: bytes), iov_len: count)
     vectorCount += 1
     plan.bytes += count
-  }
-
-  /// Pins a held sub-buffer of `seq`: while pinned it is never recycled, so what is being sent
-  /// cannot be torn.
-  func pin(_ subbuf: Int, seq: UInt64) -> Bool {
-    for _ in 0..<ChannelBuffer.stateAttempts {
-      let state = buffer.loadState(subbuf)
-      guard state.isHeld, state.seq == seq, state.pins < 15 else { return false }
-      if buffer.exchangeState(subbuf, state, state.with(pins: state.pins + 1)) {
-        pinned[pinCount] = Pin(subbuf: subbuf, seq: seq, isFinished: false)
-        pinCount += 1
-        return true
-      }
-    }
-    return false
-  }
-
-  /// Drops a pin; true when the sub-buffer became free with it.
-  func unpin(_ pin: Pin) -> Bool {
-    for _ in 0..<ChannelBuffer.stateAttempts {
-      let state = buffer.loadState(pin.subbuf)
-      guard state.isHeld, state.seq == pin.seq, state.pins > 0 else { break }
-      let free = pin.isFinished && !isPeeking && state.pins == 1
-      let next = free ? SubbufState(.free, seq: pin.seq) : state.with(pins: state.pins - 1)
-      if buffer.exchangeState(pin.subbuf, state, next) {
-        if pin.isFinished, !free, !isPeeking { mayReclaim = true }
-        return free
-      }
-    }
-    // A pinned sub-buffer keeps its seq: only hostile memory gets here.
-    markCorrupt()
-    return false
-  }
-
-  func unpinLast() {
-    pinCount -= 1
-    _ = unpin(pinned[pinCount])
   }
 
   func markCorrupt() {

@@ -89,7 +89,7 @@ extension Reader {
     claimInRounds {
       beginClaim()
       found = findRecord()
-      if found == nil { consume() }
+      if found == nil { passNothing() }
       return found != nil
     }
     return found
@@ -97,7 +97,7 @@ extension Reader {
 
   /// Moves the plan to the next committed entry.
   private func findRecord() -> Entry? {
-    while !isCorrupt, pinCount < Reader.vectorLimit, enterSubbuf() {
+    while !isCorrupt, pinCount < pinLimit, enterSubbuf() {
       switch nextRecord(pinned[pinCount - 1].subbuf) {
       case .record(let entry): return entry
       case .left: continue

@@ -112,13 +112,35 @@ extension ChannelBuffer {
   /// A FREE sub-buffer, next in turn; else, in overwrite mode, the oldest one that nobody has
   /// pinned and nobody is still writing to.
   func chooseNext(after current: Current, _ patience: inout Patience) -> (Int, SubbufState)? {
+    for _ in 0..<ChannelBuffer.looksForRoom {
+      if let free = nextFree(after: current) { return free }
+      guard layout.overwrites else { return nil }
+      if let oldest = oldestToOverwrite(before: current, &patience) { return oldest }
+    }
+    return nil
+  }
+
+  /// How often a writer that overwrites looks at all states before it is refused. One look reads
+  /// them one after the other, so it can miss a sub-buffer although at each moment one may be
+  /// taken: while the writer is between two states, the reader frees those that were pinned and
+  /// pins those that were not. What was freed stays free, so the next look finds it; the other
+  /// looks are for several cursors, whose pins come and go without anything becoming free. In
+  /// discard mode one look is enough: FREE is all that counts, and ends only by a switch.
+  static var looksForRoom: Int { 4 }
+
+  private func nextFree(after current: Current) -> (Int, SubbufState)? {
     let first = current.seq == 0 ? 0 : current.subbuf + 1
     for i in 0..<layout.subbufCount {
       let subbuf = (first + i) % layout.subbufCount
       let state = loadState(subbuf)
       if state.phase == .free { return (subbuf, state) }
     }
-    guard layout.overwrites else { return nil }
+    return nil
+  }
+
+  private func oldestToOverwrite(
+    before current: Current, _ patience: inout Patience
+  ) -> (Int, SubbufState)? {
     var newerThan: UInt64 = 0
     // Each stopped writer costs a look at all states.
     while patience.lasts(),

@@ -197,7 +197,8 @@ extension Reader {
       return true
     }
     guard hasFrames else { return false }
-    // One round: bytes behind 64 sub-buffers without any wait for the reader of whole records.
+    // One round: bytes behind `pinLimit` sub-buffers without any wait for the reader of whole
+    // records.
     planBytes(1)
     let isThere = plan.bytes > 0
     giveBack()

@@ -40,6 +40,8 @@ extension Request {
     case .producer: "list the producers"
     case .token(let channel): "make a token for channel \(channel)"
     case .redeem: "redeem a token"
+    case .reader: "list the readers"
+    case .evict(let serial): "evict reader \(serial)"
     }
   }
 }

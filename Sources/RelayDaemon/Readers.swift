@@ -32,8 +32,8 @@ extension ControlRequests {
     let process = OpeningProcess(entry)
     let kind = entry.kind
     guard host.evict(entry) else { return }
-    table.log(
-      .info,
+    table.limiter.log(
+      .file,
       """
       \(entry.deviceName): user \(client.peer.uid) evicted reader \(serial): \(kind.name), \
       process \(process.pid) (\(process.command)) of user \(entry.uid)

@@ -46,7 +46,7 @@ extension OneAtATime {
       let received = output.split(separator: "\n").reduce(0) { sum, line in
         sum + Int(line.split(separator: " ")[3])!
       }
-      // Overwrite mode refuses, too, when all sub-buffers are pinned or being written to.
+      // Overwrite mode refuses, too: four sub-buffers are too few for three writers.
       let refused = try daemon.statistic("lost_full")
       let overwritten = try daemon.statistic("lost_overwritten")
       #expect(received + refused + overwritten == 3 * blocks, "\(refused) + \(overwritten)")

@@ -11,7 +11,7 @@ struct RelayLoad: ParsableCommand {
     commandName: "relay-load", abstract: "Makes, awaits and checks the records of the tests.",
     subcommands: [
       Generate.self, Verify.self, Wait.self, Reader.self, Scribble.self, Insist.self, Persist.self,
-      Count.self, Storm.self, Latency.self,
+      Count.self, Storm.self, Latency.self, Overwrite.self,
     ])
 }
 

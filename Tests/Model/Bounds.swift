@@ -28,7 +28,7 @@ struct Bounds {
   var overwrites = false
   /// One process may hold all sub-buffers but two, by records that it has not ended.
   var isBounded = false
-  /// N, M and S; N × M is at most 9, N × S at most 8.
+  /// N, M and S; N is at most 5, N × M at most 10, N × S at most 8.
   var subbufs = 2
   var entries = 2
   var size = 1
@@ -62,6 +62,18 @@ struct Bounds {
   var stops: [Stop] = []
   /// After how many lost races the reader takes the current sub-buffer (12 in the code).
   var patience = 3
+
+  /// How many sub-buffers one claim may pin, as `Reader.pinLimit`.
+  var pinLimit: Int { overwrites ? max(1, subbufs - 3) : subbufs }
+
+  /// Whether each record must find room: writers overwrite, and beside the current sub-buffer, what
+  /// the reader pins and the one that each other writer may hold, stopped, there is one more. The
+  /// reader writes, too, where it resets; who leaves records open holds more.
+  var refusesNothing: Bool {
+    guard overwrites, !programs.joined().contains(.leave) else { return false }
+    let writers = programs.count { $0 != [.close] } + (resets > 0 ? 1 : 0)
+    return pinLimit + writers + 1 <= subbufs
+  }
 
   static func writes(_ count: Int) -> [Operation] { Array(repeating: .write, count: count) }
   var records: Int { programs.joined().count { $0.isRecord } }

@@ -313,6 +313,7 @@ extension World {
     if !isFinished { s.reader.mayReclaim = true }
     s.reader.plan = Position(
       seq: old.seq + 1, subbuf: (old.subbuf + 1) % subbufCount, record: old.record)
-    enter()
+    let pinned = (0..<Int(subbufCount)).count { s.reader.pinned[$0] != 0 }
+    if pinned < pinLimit { enter() } else { endClaim() }
   }
 }

@@ -33,6 +33,9 @@ enum Rule: String, CaseIterable {
   /// The sub-buffer to leave is opened if its claimer stopped before that.
   case leftUnopened
   case claimsPinned
+  /// None is to be had only if several looks in turn say so: what is freed or pinned between two
+  /// words of one look is missed by that one.
+  case refusesAtFirstLook
   case claimsCurrent
   /// No writer is inside of what is overwritten.
   case noBusyScan
@@ -71,6 +74,8 @@ enum Rule: String, CaseIterable {
   case jumpsAhead
   /// It holds what it sends until that is sent.
   case unpinsBeforeSending
+  /// What it pins in a channel that overwrites leaves room for two writers.
+  case pinsOneMore
   /// It leaves a sub-buffer only when writers have.
   case leavesCurrent
   /// What it did not walk through from the start is not freed at its end.

@@ -15,14 +15,14 @@ struct Memory {
   var look = false
   /// The writers' wish for a wake when there is space.
   var spaceWaiters = false
-  var states: InlineArray<4, SubbufState> = .init(repeating: SubbufState())
-  var recordBase: InlineArray<4, UInt8> = .init(repeating: 0)
+  var states: InlineArray<5, SubbufState> = .init(repeating: SubbufState())
+  var recordBase: InlineArray<5, UInt8> = .init(repeating: 0)
   /// For each sub-buffer, of which lap the notes of open entries are; and a bit for each of these.
-  var noteSeq: InlineArray<4, UInt8> = .init(repeating: 0)
-  var notes: InlineArray<4, UInt8> = .init(repeating: 0)
+  var noteSeq: InlineArray<5, UInt8> = .init(repeating: 0)
+  var notes: InlineArray<5, UInt8> = .init(repeating: 0)
   /// Which owners may reserve nothing: a bit for each.
   var named: UInt8 = 0
-  var index: InlineArray<9, Entry> = .init(repeating: Entry())
+  var index: InlineArray<10, Entry> = .init(repeating: Entry())
   /// Whose bytes stand where: record numbers, 0 for none.
   var payload: InlineArray<8, UInt8> = .init(repeating: 0)
 }
@@ -46,6 +46,8 @@ struct Thread {
   /// In the search for the oldest sub-buffer.
   var k: UInt8 = 0
   var newerThan: UInt8 = 0
+  /// How many times it has looked at all sub-buffers and found none.
+  var looks: UInt8 = 0
   /// Entries sealed; then the record base of the next sub-buffer.
   var entries: UInt8 = 0
   /// Behind its record a hint says that nothing fits.
@@ -84,8 +86,8 @@ struct ReaderState {
   var seq: UInt8 = 0
   var state = SubbufState()
   /// The seq each sub-buffer is pinned for, 0 if it is not; and whether it is finished.
-  var pinned: InlineArray<4, UInt8> = .init(repeating: 0)
-  var isFinished: InlineArray<4, Bool> = .init(repeating: false)
+  var pinned: InlineArray<5, UInt8> = .init(repeating: 0)
+  var isFinished: InlineArray<5, Bool> = .init(repeating: false)
   /// Which payload bytes it has claimed: a bit for each.
   var claimed: UInt8 = 0
   /// The last claim brought nothing and moved nothing.

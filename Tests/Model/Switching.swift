@@ -121,11 +121,18 @@ extension World {
     t.state = state
     t.k = 0
     t.newerThan = 0
+    t.looks = 0
     t.step = broken == .noLookBeforeClaim ? .claim : .lookAgain
   }
 
+  /// This look found none.
   private mutating func full(_ t: inout Thread) {
     search(&t, after: 0)
+    t.looks += 1
+    if bounds.overwrites, t.looks < World.looks, broken != .refusesAtFirstLook {
+      return chooseNext(&t)
+    }
+    t.looks = 0
     t.entries = 0
     t.step = .confirmFull
   }

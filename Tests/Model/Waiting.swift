@@ -6,6 +6,9 @@
 extension World {
   /// No sub-buffer can be had.
   mutating func refuse(_ t: inout Thread) {
+    if bounds.refusesNothing, t.record != World.freshRecord {
+      return fail("a writer that overwrites is refused")
+    }
     if bounds.waits, t.operation.isRecord, t.record != World.freshRecord {
       t.step = .wishForSpace
     } else {

@@ -14,6 +14,8 @@ struct World {
   let subbufCount: UInt8
   let entryCount: UInt8
   let size: UInt8
+  /// How many sub-buffers the reader may have pinned at one moment.
+  let pinLimit: Int
   let lapBits: Int
   private let lapMask: UInt8
   private let hintMask: UInt8
@@ -24,12 +26,15 @@ struct World {
   /// A writer that comes later, and its only record.
   static let freshOwner: UInt8 = 4
   static let freshRecord: UInt8 = 8
+  /// How often a writer looks at all sub-buffers. Two are enough for the one cursor that there is
+  /// here; `ChannelBuffer.looksForRoom` is more, for several.
+  static let looks: UInt8 = 2
   /// Where the reader's thread uses the writers' steps.
   static let handsOwner: UInt8 = 5
 
   init(_ bounds: Bounds, breaking broken: Rule? = nil) {
     precondition(bounds.programs.count <= State.writerCount && bounds.records <= 7)
-    precondition(bounds.subbufs * bounds.entries <= 9 && bounds.subbufs * bounds.size <= 8)
+    precondition(bounds.subbufs * bounds.entries <= 10 && bounds.subbufs * bounds.size <= 8)
     precondition(bounds.restarts == 0 || bounds.resets + bounds.passes == 0)
     precondition(bounds.passes == 0 || !bounds.failures)
     self.bounds = bounds
@@ -37,6 +42,7 @@ struct World {
     subbufCount = UInt8(bounds.subbufs)
     entryCount = UInt8(bounds.entries)
     size = UInt8(bounds.size)
+    pinLimit = bounds.pinLimit + (broken == .pinsOneMore ? 1 : 0)
     lapBits = broken == .fewLapBits ? bounds.lapBits - 1 : bounds.lapBits
     lapMask = 1 << lapBits - 1
     hintMask = 1 << bounds.hintBits - 1

@@ -7,7 +7,8 @@
 
 extension Bounds {
   /// In each of them everything must go well.
-  static let all = alone + together + threes + flushing + waiting + wrapping + holding
+  static let all =
+    alone + together + threes + flushing + waiting + wrapping + holding + neverRefusing
 
   /// One writer against the reader: every step of both.
   private static let alone = [
@@ -128,6 +129,36 @@ extension Bounds {
       subbufs: 3, entries: 3, size: 2, kills: 0, passes: 2, isCoarse: true),
   ]
 
+  /// There is always room, whatever the reader has pinned and wherever another writer stands still.
+  private static let neverRefusing = [
+    Bounds(name: "6 N=3", programs: [writes(6)], overwrites: true, subbufs: 3, kills: 0),
+    Bounds(name: "7 N=5", programs: [writes(7)], overwrites: true, subbufs: 5, kills: 0),
+    Bounds(
+      name: "1+5 N=4", programs: [writes(1), writes(5)], overwrites: true, subbufs: 4, kills: 0,
+      isCoarse: true,
+      stops: [
+        Stop(writer: 1, operation: 3, step: .start), Stop(writer: 0, operation: 1, step: .copy),
+      ]),
+    Bounds(
+      name: "1+5 N=4 claimed", programs: [writes(1), writes(5)], overwrites: true, subbufs: 4,
+      kills: 0, isCoarse: true,
+      stops: [
+        Stop(writer: 1, operation: 5, step: .start), Stop(writer: 0, operation: 1, step: .publish),
+      ]),
+    Bounds(
+      name: "2+4 N=4", programs: [writes(2), writes(4)], overwrites: true, subbufs: 4, kills: 0,
+      isCoarse: true,
+      stops: [
+        Stop(writer: 1, operation: 4, step: .start), Stop(writer: 0, operation: 1, step: .copy),
+      ]),
+    Bounds(
+      name: "1+6 N=5", programs: [writes(1), writes(6)], overwrites: true, subbufs: 5, kills: 0,
+      isCoarse: true,
+      stops: [
+        Stop(writer: 1, operation: 4, step: .start), Stop(writer: 0, operation: 1, step: .copy),
+      ]),
+  ]
+
   /// The lap comes round.
   private static let wrapping = [
     Bounds(
@@ -155,6 +186,8 @@ extension Rule {
     case .claimsPinned, .claimsCurrent, .leavesCurrent, .consumesFailedReply,
       .descriptorsBeforeCurrent, .jumpsAhead:
       "4 overwriting"
+    case .refusesAtFirstLook: "6 N=3"
+    case .pinsOneMore: "1+6 N=5"
     case .recordInLastEntry: "3 S=2"
     case .hintTrusted: "mixed"
     case .noRereadBeforeReserving, .noRereadBeforeSeal, .inexactSwap: "1+3"

@@ -35,8 +35,8 @@ import Testing
     for i in 0..<20 { #expect(channel.write(String(i % 10)) == .written) }
     let claim = reader.claim(limit: 100)
     #expect(claim.lostBefore.overwritten == 8)
-    #expect(claim.byteCount == 12)
     reader.consume()
+    #expect(reader.drain().count == 12 - claim.byteCount)
     let s = reader.statistics()
     #expect(s.lostOverwritten == 8)
     #expect(s.recordsRead == 12)
@@ -53,7 +53,7 @@ import Testing
     let claim = reader.claim(limit: 100)
     #expect(claim.lostBefore.overwritten == 4)
     reader.giveBack()
-    #expect(reader.read() == "456789012345")
+    #expect(reader.drain() == "456789012345")
   }
 
   @Test func aGapRightBeforeAnUnfinishedRecordGoesBeforeItsBytes() throws {
@@ -72,8 +72,9 @@ import Testing
     reservation.commit()
     let claim = reader.claim(limit: 100)
     #expect(claim.lostBefore.overwritten == 1)
-    #expect(claim.byteCount == 5)
+    #expect(claim.byteCount == 1)
     reader.consume()
+    #expect(reader.read() == "ijkl")
   }
 
   @Test func aPinnedSubbufferIsNeverOverwritten() throws {

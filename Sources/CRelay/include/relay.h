@@ -297,9 +297,10 @@ int relay_buf_empty(relay_buf *buf);
 int relay_subbufs_consumed(relay_chan *chan, unsigned cpu, size_t n);
 
 /* Own channels. What read(2) on a device would give: committed bytes in order, across sub-buffers,
- * without padding, also from one that is not full; consumed by this. At most `size`; may end inside
- * a record, the rest comes first next time. 0: nothing now, or closed and drained (relay_poll
- * tells). -EIO: damaged. One copy; readers of one buffer take turns. */
+ * without padding, also from one that is not full; consumed by this. At most `size`; or less than
+ * there is: 64 pieces, and with RELAY_OVERWRITE n_subbufs - 3 sub-buffers, but one at least. May
+ * end inside a record, the rest comes first next time. 0: nothing now, or closed and drained
+ * (relay_poll tells). -EIO: damaged. One copy; readers of one buffer take turns. */
 ssize_t relay_read(relay_buf *buf, void *data, size_t size);
 
 /* What is known about a record beside its bytes. */

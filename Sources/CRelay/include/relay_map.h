@@ -76,7 +76,8 @@ struct relay_subbuf {
 
 /* Hands out what comes next, after all that was handed out before: 0, and the first `size` bytes
  * (sizeof(struct relay_subbuf)) of what is known about it. -EAGAIN: nothing now. -EPIPE: closed and
- * drained. -ESTALE, -EBUSY: as said above. -ENOBUFS: too much is in hand; report some. -ENOENT:
+ * drained. -ESTALE, -EBUSY: as said above. -ENOBUFS: too much is in hand (64 parts; in overwrite
+ * mode parts of n_subbufs - 3 sub-buffers, but of one at least); report some. -ENOENT:
  * closed and gone, or a reset replaced its memory: map again. -EIO: damaged. -ECONNRESET: the
  * daemon is gone. -ETIMEDOUT, -EPROTO: as relay_attach. -EDEADLK: from inside subbuf_start. One
  * request to the daemon, of some 20 us; in an own channel a lock. */
