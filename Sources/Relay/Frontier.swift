@@ -6,7 +6,7 @@ internal import Synchronization
 
 extension ChannelBuffer {
   /// The first entry not used in this lap: where the hint says, or behind it, found in steps that
-  /// double and then by halves. So a hint that is far behind costs some dozens of looks, and touches
+  /// double, then by halves. So a hint that is far behind costs some dozens of looks, and touches
   /// few pages that writers have not touched.
   func frontier(_ current: Current) -> Frontier {
     let index = index(current.subbuf)

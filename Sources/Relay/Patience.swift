@@ -9,7 +9,7 @@ internal import Glibc
 ///
 /// In all, one operation on a buffer of N sub-buffers with M index words each then costs at most
 /// these 100 ms of the thread's time and a few attempts, each of them O(N + M); what looks at every
-/// sub-buffer (a sweep, a reader's way over sub-buffers without data) O(N × M), and statistics O(N).
+/// sub-buffer (a sweep, a reader's way over sub-buffers without data) O(N × M), statistics O(N).
 struct Patience {
   private var attempts = 0
   private var start = 0

@@ -19,8 +19,8 @@ public struct Statistics: Equatable, Sendable {
   public var recordsRead: UInt64 = 0
   /// In a buffer of which something was overwritten, with cancelled and aborted ones among them.
   public var recordsUnread: UInt64 = 0
-  /// Payload bytes reserved by writers, delivered, and reserved but not passed yet; the first and the
-  /// last with those of cancelled and aborted records.
+  /// Payload bytes reserved by writers, delivered, and reserved and not passed yet; the first and
+  /// the last with those of cancelled and aborted records.
   public var bytesWritten: UInt64 = 0
   public var bytesRead: UInt64 = 0
   public var bytesUnread: UInt64 = 0
@@ -272,7 +272,7 @@ extension ChannelBuffer {
           (subbuf, seq) = (held, state.seq)
         }
       }
-      // Relaxed, both: published by OPEN or by the CAS of `current`, which the loads above acquired.
+      // Relaxed, both: published by OPEN or by the CAS of `current`, which the loads acquired.
       let record = recordBase(subbuf).pointee.load(ordering: .relaxed)
       let bytes = byteBase(subbuf).pointee.load(ordering: .relaxed)
       // Overwritten meanwhile: these are another lap's.

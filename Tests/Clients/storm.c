@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// usage: storm KIND DEVICE CHANNEL    does one thing to a channel as often as it can, until it is killed
+// usage: storm KIND DEVICE CHANNEL    does one thing to a channel again and again, until killed
 //
-// What an ordinary user does who wants to disturb others, or has made a mistake. Says "storming" once
-// it has done it. The storms at the control socket alone are relay-load's.
+// What an ordinary user does who wants to disturb others, or has made a mistake. Says
+// "storming" once it has done it. The storms at the control socket alone are relay-load's.
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>

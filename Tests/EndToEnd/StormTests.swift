@@ -4,9 +4,9 @@
 //
 // A storm takes processor time from everybody on the machine, whatever it is aimed at. So the calm
 // that it is compared with is the same storm, as strong, aimed at a second relayd of the same
-// configuration: what is left of the difference goes through the relayd that storm and reader share.
-// The two storms take turns of 25 ms, in which they are stopped and continued, so that both meet the
-// same of what else the machine does; the median of five rounds decides.
+// configuration: what is left of the difference goes through the relayd that they share.
+// The two storms take turns of 25 ms, in which they are stopped and continued, so that both meet
+// the same of what else the machine does; the median of five rounds decides.
 
 import Glibc
 import LinuxIO
@@ -106,11 +106,13 @@ extension OneAtATime {
       ) throws -> (inStorm: Int, elsewhere: Int, list: Int) {
         let finished = try daemon.shell(
           """
-          $BIN/relay-load latency --milliseconds \(milliseconds) --device \(daemon.device("calm0")) \
-            --storm \(storm.process.pid) --other-storm \(other.process.pid) calm
+          $BIN/relay-load latency --milliseconds \(milliseconds) \
+            --device \(daemon.device("calm0")) --storm \(storm.process.pid) \
+            --other-storm \(other.process.pid) calm
           """)
+        guard finished.status == 0 else { throw Failure("\(finished.status) \(finished.error)") }
         let words = finished.output.split { $0 == " " || $0 == "\n" }.compactMap { Int($0) }
-        guard finished.status == 0, words.count == 3 else { throw Failure(finished.error) }
+        guard words.count == 3 else { throw Failure(finished.output) }
         storm.checkThatItLasts()
         other.checkThatItLasts()
         return (words[0], words[1], words[2])

@@ -116,7 +116,7 @@ import Testing
     let reader = Reader(channel)
     #expect(reader.savedStatistics(isDamaged: false) == Statistics())
     for step in 0..<50 {
-      channel.write("xyz")
+      _ = channel.buffer.writeStepped("xyz", owner: 7)
       if step % 5 == 0 { _ = reader.read(step % 4) }
       #expect(reader.savedStatistics(isDamaged: false) == reader.statistics())
     }
