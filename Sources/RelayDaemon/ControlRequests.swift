@@ -132,7 +132,7 @@ final class ControlRequests: ControlHandler {
     return nil
   }
 
-  private func hidesProcesses(from peer: PeerCredentials) -> Bool {
+  func hidesProcesses(from peer: PeerCredentials) -> Bool {
     guard !Access.isAdministrator(peer) else { return false }
     let now = Clock.milliseconds()
     if let known = hidesProcesses, now - known.at < ControlRequests.restPerLook { return known.is }

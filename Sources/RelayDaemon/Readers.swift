@@ -15,7 +15,7 @@ extension ControlRequests {
   }
 
   private func describe(_ entry: ReaderEntry, for peer: PeerCredentials) -> ReaderDescription {
-    let isHidden = entry.uid != peer.uid && Access.hidesProcesses(from: peer)
+    let isHidden = entry.uid != peer.uid && hidesProcesses(from: peer)
     let process = isHidden ? OpeningProcess() : OpeningProcess(entry)
     return ReaderDescription(
       serial: entry.serial, path: host.pathPrefix + entry.deviceName, kind: entry.kind.name,
