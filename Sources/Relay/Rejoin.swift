@@ -11,42 +11,53 @@ internal import Synchronization
 extension Lifeline {
   /// Of a writer whose memory was left by others, before it is refused.
   private static var waitMilliseconds: Int { 300 }
+  /// Of one that finds another thread trying.
+  private static var otherThreadMilliseconds: Int { 20 }
 
-  /// Looks for the next daemon's memory where nobody serves this one's, not too often, and not
-  /// while another thread does. Returns whether there is another memory now than `seen`.
+  /// Looks for the next daemon's memory where nobody serves this one's, not too often. Returns
+  /// whether there is another memory now than `seen`.
   func rejoin(from seen: UnsafeMutablePointer<Era>, _ urgency: Urgency) -> Bool {
     let saved = errno
     defer { errno = saved }
     let start = Clock.milliseconds()
-    let wait = urgency == .left ? Lifeline.waitMilliseconds : 0
+    var wait = urgency == .left ? Lifeline.waitMilliseconds : 0
     while true {
       guard era == seen else { return true }
-      let hasTried = tryOnce(from: seen, urgency)
+      let attempt = tryOnce(from: seen, urgency)
       guard era == seen else { return true }
+      if attempt == .byAnother { wait = min(wait, Lifeline.otherThreadMilliseconds) }
       // Relaxed: all that can be missed is a turn.
       let isOver =
-        !hasTried || outage.wasRefused.load(ordering: .relaxed)
+        attempt == .vain || outage.wasRefused.load(ordering: .relaxed)
         || outage.isReplaced.load(ordering: .relaxed)
       if isOver || Clock.milliseconds() >= start + wait {
-        if urgency == .left, hasTried { outage.backOff() }
+        if urgency == .left, attempt == .made { outage.backOff() }
         return false
       }
       _ = poll(nil, 0, 5)
     }
   }
 
-  /// False: it is too early, or another thread tries, or this one does and was interrupted.
-  private func tryOnce(from seen: UnsafeMutablePointer<Era>, _ urgency: Urgency) -> Bool {
+  private enum Attempt {
+    case made
+    /// Another thread makes one.
+    case byAnother
+    /// Not now: too early, or not from inside the one that this thread makes.
+    case vain
+  }
+
+  private func tryOnce(from seen: UnsafeMutablePointer<Era>, _ urgency: Urgency) -> Attempt {
     let thread = UInt32(truncatingIfNeeded: clinux_thread())
     // Acquire, with the release at the end: a holder sees what the one before did.
-    guard
-      outage.holder.compareExchange(expected: 0, desired: thread, ordering: .acquiring).exchanged
-    else { return false }
+    let (isMine, other) = outage.holder.compareExchange(
+      expected: 0, desired: thread, ordering: .acquiring)
+    // Where this interrupted the holder itself, waiting would be for ever.
+    guard isMine else { return other == thread ? .vain : .byAnother }
     defer { outage.holder.store(0, ordering: .releasing) }
-    guard era == seen, seen.pointee.isOrphaned, !outage.isTooEarly(urgency) else { return false }
+    guard era == seen, seen.pointee.isOrphaned, !outage.isTooEarly(urgency) else { return .vain }
     outage.lastTry.value = Clock.milliseconds()
     ask(from: seen)
-    return true
+    return .made
   }
 
   private func ask(from old: UnsafeMutablePointer<Era>) {
@@ -67,7 +78,7 @@ extension Lifeline {
     let owner = UInt16(littleEndian: reply.owner)
     let isReply =
       count == 10 && reply.header == replyHeader && (1...Channel.highestOwner).contains(owner)
-    // Relaxed: a thread that misses it refuses one record later.
+    // Relaxed: read by the holder, and by threads that wait for it.
     outage.wasRefused.store(count >= 0 && !isReply, ordering: .relaxed)
     // Where many ask at once the socket says EAGAIN, but that takes no time.
     if count == -Int(ETIMEDOUT) { outage.backOff() }
@@ -89,7 +100,7 @@ extension Lifeline {
   /// The channel has other sizes now, whatever its length in all: this one is closed for good. What
   /// is lost in it is counted in this process, until it meets memory of the next daemon's.
   private func leave(_ era: UnsafeMutablePointer<Era>) {
-    // Relaxed: a thread that misses it refuses one record later.
+    // Relaxed: read by the holder, and by threads that wait for it.
     outage.isReplaced.store(true, ordering: .relaxed)
     for cpu in 0..<slots.count where era.pointee.layout.present.contains(cpu) {
       if let lost = giveUp(era.buffer(cpu), era.pointee.store(cpu)) {

@@ -201,15 +201,18 @@ final class Handle {
   func name(of buffer: OwnBuffer) -> OpaquePointer { OpaquePointer(buffers + buffer.madeFor) }
 
   /// In a forked child that uses a daemon's channel for the first time: attaches in its own name.
-  /// While another thread does, fails with EAGAIN at once.
+  /// While another thread does, fails with EAGAIN after a moment.
   func makeReady() throws(Failure) {
     guard case .daemon(let attachment) = kind, isForked else { return }
     crelay_thread_is_new()
     try requireMemory()
-    let attempt = hot.lock.lockedIfFree { attachInChild(attachment) }
-    if let attempt { return try attempt.get() }
-    // It may have ended just now.
-    if isForked { throw Failure(EAGAIN) }
+    for _ in 0..<Handle.turnsOfAnother {
+      let attempt = hot.lock.lockedIfFree { attachInChild(attachment) }
+      if let attempt { return try attempt.get() }
+      guard isForked else { return }
+      _ = poll(nil, 0, 1)
+    }
+    throw Failure(EAGAIN)
   }
 
   /// Counts in the channel what was refused before this process was attached.
@@ -228,6 +231,9 @@ final class Handle {
       throw error
     }
   }
+
+  /// Of a millisecond each.
+  private static let turnsOfAnother = 20
 
   private func attachInChild(_ attachment: Attachment) -> Result<Void, Failure> {
     guard isForked else { return .success(()) }

@@ -73,25 +73,6 @@ import Testing
     #expect(counts(new).lostRestart == 3 && producers[1].refusedUnserved == 0)
   }
 
-  /// Where the memory is closed and another thread looks for the next daemon.
-  @Test func otherThreadsGetAnAnswerAtOnce() throws {
-    let old = try FakeDaemon()
-    let producers = try (5...6).map { try old.attach(socket, owner: $0) }
-    old.die()
-    let new = try FakeDaemon()
-    let answers = try new.listen(socket)
-    #expect(producers[0].rejoin())
-    try answers.join()
-    producers[1].lifeline!.pointee.outage.holder.store(.max, ordering: .relaxed)
-    // The machine may be busy at some of these moments.
-    let fastest = (0..<10).map { _ in
-      let start = ContinuousClock.now
-      #expect(producers[1].write("x") == .unserved)
-      return ContinuousClock.now - start
-    }.min()!
-    #expect(fastest < .milliseconds(10))
-  }
-
   /// No commit looks: only each 512th record does.
   @Test func eachOutageHasItsOwnGrace() throws {
     let old = try FakeDaemon(subbufSize: 4096)

@@ -20,13 +20,13 @@
 //
 // fork: a child has no daemon channel's memory. Its first call on such a channel attaches anew, in
 // its own name, and may therefore return what relay_attach sets errno to; it is not for signal
-// handlers. It waits for at most 0.3 s; another thread's call meanwhile returns -EAGAIN at once.
-// After a failure calls fail at once for 100 ms, then for 200, 400, up to 5 s. Records refused so
-// are counted as lost_restart once the child is attached. For a child that may not attach by then:
-// relay_attach_for_child. A record that the parent had reserved stays the parent's: committing it
-// in the child does nothing. An own channel is copied with its process: parent and child each have
-// their own from then on, and only one of them may go on using descriptors from relay_poll_fd; fork
-// while no other thread is inside a call on it.
+// handlers. It waits for at most 0.3 s; another thread's call meanwhile returns -EAGAIN after 20
+// ms. After a failure calls fail at once for 100 ms, then for 200, 400, up to 5 s. Records refused
+// so are counted as lost_restart once the child is attached. For a child that may not attach by
+// then: relay_attach_for_child. A record that the parent had reserved stays the parent's:
+// committing it in the child does nothing. An own channel is copied with its process: parent and
+// child each have their own from then on, and only one of them may go on using descriptors from
+// relay_poll_fd; fork while no other thread is inside a call on it.
 //
 // exec: the new program has nothing of the old one's channels. A record that another thread was
 // writing is passed after stall_timeout and ends with the process; until then it holds one
@@ -358,8 +358,7 @@ struct relay_stat {
  * caller knows beyond this library is 0. A daemon's channel: requests to the daemon, whose errors
  * are relay_attach's. While no daemon serves it, this process's own view: nothing of what was read
  * or overwritten, and counts since the memory began. lost_restart holds this process's refused
- * records, too, that no daemon knows of yet, and what was lost with a channel that came back with
- * other sizes. Costs a look at every record that is not yet read. */
+ * records, too, that no daemon knows of yet. Costs a look at every record that is not yet read. */
 int relay_statistics(relay_buf *buf, struct relay_stat *stat, size_t size);
 
 #ifdef __cplusplus
