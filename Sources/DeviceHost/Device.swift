@@ -307,7 +307,7 @@ extension Device {
 
   /// The account of its buffer, as of the last read. For the host's owner: it costs the device's
   /// thread nothing.
-  public var statistics: Statistics {
+  var statistics: Statistics {
     // Relaxed: as above.
     reader.savedStatistics(isDamaged: isDamaged.load(ordering: .relaxed))
   }

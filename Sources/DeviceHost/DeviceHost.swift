@@ -78,11 +78,13 @@ public final class DeviceHost {
   ///   - mountPoint: for relayfs; an existing directory.
   ///   - threadCount: at most; relayfs has one session and so one thread.
   ///   - readers: files open and buffers mapped at once, over all devices.
-  ///   - log: gets notices worth a warning, on any thread.
+  ///   - log: gets notices worth a warning, of what was done to its files, on any thread.
+  ///   - logUse: those of what users do with them, as often as they like.
   public init(
     backend: HostBackend, mountPoint: String, threadCount: Int,
     readers share: Share = Share(of: 4096, perUser: nil),
-    log: @escaping @Sendable (String) -> Void
+    log: @escaping @Sendable (String) -> Void,
+    logUse: @escaping @Sendable (String) -> Void
   ) throws {
     self.backend = backend
     let readers = ReaderCount(share)
@@ -94,7 +96,7 @@ public final class DeviceHost {
     case .fuse: frontEnd = RelayfsFrontEnd(mountPoint: mountPoint, log: log)
     }
     threads = try (0..<(backend == .fuse ? 1 : max(1, threadCount))).map { _ in
-      try ServingThread(readers: readers, changes: changes.raw, log: log)
+      try ServingThread(readers: readers, changes: changes.raw, log: log, logUse: logUse)
     }
     self.changes = changes
   }
@@ -230,6 +232,13 @@ public final class DeviceHost {
       defer { device.wake() }
       return body(device.reader)
     }
+  }
+
+  /// The account of a device's buffer, as of the last read. It costs the device's thread nothing,
+  /// unless records of writers that have stopped were passed.
+  public func statistics(of device: Device) -> Statistics {
+    if !device.reader.hasSettled { run(device) { $0.reader.settlePassed(all: true) } }
+    return device.statistics
   }
 
   func run<R>(_ device: Device, _ body: (Device) -> R) -> R {

@@ -264,7 +264,7 @@ extension Device {
 
   private func recall(_ lease: Lease) {
     if lease.complains() {
-      keeper?.log(
+      keeper?.logUse(
         "\(name): a mapped consumer took too long (consumer_timeout): others may read now")
     }
     if lease.isContested { putBehindOthers(lease.uid) }

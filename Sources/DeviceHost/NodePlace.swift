@@ -32,8 +32,8 @@ final class NodePlace {
   /// Looks what is there now, and has `onChange` called when something happens to that.
   func look(onChange: @escaping () -> Void) {
     // First: what happens after the look is reported.
-    let next = watch?.add(path, onChange: onChange)
-    if let watched, watched != next { watch?.remove(watched) }
+    let next = watch?.add(path, for: self, onChange: onChange)
+    if let watched, watched != next { watch?.remove(watched, for: self) }
     watched = next
     var status = stat()
     if lstat(path, &status) != 0 {
@@ -53,7 +53,7 @@ final class NodePlace {
   }
 
   func stop() {
-    if let watched { watch?.remove(watched) }
+    if let watched { watch?.remove(watched, for: self) }
     watched = nil
   }
 }

@@ -8,7 +8,8 @@ internal import LinuxIO
 final class NodeWatch: EventHandler {
   private let loop: EventLoop
   private let files: FileWatch
-  private var onChange: [FileWatch.Number: () -> Void] = [:]
+  /// Of each file by who watches it: two paths may lead to one file.
+  private var onChange: [FileWatch.Number: [ObjectIdentifier: () -> Void]] = [:]
 
   init(on loop: EventLoop) throws(SystemError) {
     self.loop = loop
@@ -17,21 +18,28 @@ final class NodeWatch: EventHandler {
   }
 
   /// Watches what is at the path now, whatever it is; nil where nothing is.
-  func add(_ path: String, onChange: @escaping () -> Void) -> FileWatch.Number? {
+  func add(
+    _ path: String, for watcher: AnyObject, onChange: @escaping () -> Void
+  ) -> FileWatch.Number? {
     guard let number = try? files.add(path) else { return nil }
-    self.onChange[number] = onChange
+    self.onChange[number, default: [:]][ObjectIdentifier(watcher)] = onChange
     return number
   }
 
-  func remove(_ number: FileWatch.Number) {
-    if onChange.removeValue(forKey: number) != nil { files.remove(number) }
+  func remove(_ number: FileWatch.Number, for watcher: AnyObject) {
+    guard onChange[number]?.removeValue(forKey: ObjectIdentifier(watcher)) != nil,
+      onChange[number]!.isEmpty
+    else { return }
+    onChange[number] = nil
+    files.remove(number)
   }
 
   func stop() { loop.remove(files.raw) }
 
   func handle(_ events: Events, from fd: CInt) {
     do throws(SystemError) {
-      for number in try files.changes() ?? Set(onChange.keys) { onChange[number]?() }
+      let changed = try files.changes() ?? Set(onChange.keys)
+      for look in changed.flatMap({ onChange[$0].map { Array($0.values) } ?? [] }) { look() }
     } catch {
       // Nothing is learned from it any more.
       stop()

@@ -13,7 +13,8 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
   let loop: EventLoop
   private let readers: ReaderCount
   private let changes: CInt
-  private let logMessage: @Sendable (String) -> Void
+  let log: @Sendable (String) -> Void
+  private let logUseMessage: @Sendable (String) -> Void
   private let tick: TimerFD
   // Rung for a job, or for channels in `signalled`.
   private let bell: EventFD
@@ -52,11 +53,13 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
 
   /// - Parameter changes: an eventfd, signalled when a device may be collected.
   init(
-    readers: ReaderCount, changes: CInt, log: @escaping @Sendable (String) -> Void
+    readers: ReaderCount, changes: CInt, log: @escaping @Sendable (String) -> Void,
+    logUse: @escaping @Sendable (String) -> Void
   ) throws(SystemError) {
     self.readers = readers
     self.changes = changes
-    logMessage = log
+    self.log = log
+    logUseMessage = logUse
     loop = try EventLoop()
     tick = try TimerFD()
     bell = try EventFD()
@@ -218,7 +221,7 @@ extension ServingThread {
     _ device: Device, uid: UInt32, pid: Int32, _ kind: ReaderEntry.Kind
   ) -> Result<ReaderEntry, ReaderRefusal> {
     let result = readers.add(device, uid: uid, pid: pid, kind)
-    if case .failure(let refusal) = result { log(refusal.line) }
+    if case .failure(let refusal) = result { logUse(refusal.line) }
     return result
   }
 
@@ -241,7 +244,7 @@ extension ServingThread {
     EventFD.signal(changes)
   }
 
-  func log(_ message: String) { logMessage(message) }
+  func logUse(_ message: String) { logUseMessage(message) }
 
   /// The owner is to look which of the front end's files are not there any more.
   func filesWentAway() { EventFD.signal(changes) }

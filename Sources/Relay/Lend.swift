@@ -206,9 +206,9 @@ extension Reader {
     return nil
   }
 
-  /// Of the sub-buffer just passed, which held nothing: it is not lent, so it is not kept from
-  /// writers either.
-  private func letGo() {
+  /// Of the sub-buffer just passed, which held nothing: it is not lent, or only looked at, so it is
+  /// not kept from writers either.
+  func letGo() {
     pinned[pinCount - 1].isFinished = false
     unpinLast()
     plan.leavesUnpinned = true

@@ -3,6 +3,7 @@
 // or give them back. The walk over the entries is in Walk.swift, the counts in Statistics.swift.
 
 public import Glibc
+internal import Synchronization
 
 /// Committed bytes, gathered straight from the ring; valid until `consume` or `giveBack`.
 public struct Claim {
@@ -46,6 +47,7 @@ public final class Reader {
   var finished: [Int: FinishedRecords] = [:]
   var lappedRecords: UInt64 = 0
   var stall = Stall()
+  let isSettled = Atomic(true)
   var paceSample = ChannelBuffer.PaceSample()
   var teller = TimeTeller()
   /// The time told of the last record that was consumed.
@@ -282,7 +284,7 @@ extension Reader {
     position = plan.position
     totals.add(plan.totals)
     lappedRecords &+= plan.lapped
-    stall.note(plan.passed)
+    notePassed(plan.passed)
     lastTime = teller.last
     if plan.leavesUnpinned { mayReclaim = true }
     totals.bytes &+= UInt64(plan.bytes)

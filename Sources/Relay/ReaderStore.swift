@@ -201,15 +201,23 @@ extension Reader {
 }
 
 extension ReaderStore {
-  /// What was saved last; from any thread, while the reader saves again and again.
-  var progress: Reader.Progress {
+  /// What `body` makes of what was saved last; from any thread, while the reader saves again and
+  /// again. Where it has meanwhile, what `body` saw in the ring was of another time.
+  func withProgress<R>(_ body: (Reader.Progress) -> R) -> R {
+    var result: R?
     // A save spoils one copy at a time: two of them within one look are rare, and many in a row
     // are not the reader's doing.
     for _ in 0..<1000 {
-      guard let newest = try? newest() else { continue }
-      return newest.values.progress
+      guard case .success(let newest) = look() else { continue }
+      guard let newest else { return body(Reader.Progress()) }
+      result = body(newest.values.progress)
+      if case .success(.some(let now)) = look(), now.generation == newest.generation { break }
     }
-    return Reader.Progress()
+    return result ?? body(Reader.Progress())
+  }
+
+  private func look() -> Result<(values: Values, generation: UInt64)?, ChannelError> {
+    do { return .success(try newest()) } catch { return .failure(error) }
   }
 }
 

@@ -11,9 +11,12 @@ extension Reader {
     for subbuf in 0..<buffer.layout.subbufCount {
       let state = buffer.loadState(subbuf)
       guard state.isHeld, state.seq < position.seq else { continue }
-      if state.pins == 0, isFinished(subbuf, state.seq),
-        buffer.exchangeState(subbuf, state, SubbufState(.free, seq: state.seq))
-      {
+      guard state.pins == 0, isFinished(subbuf, state.seq) else {
+        mayReclaim = true
+        continue
+      }
+      settlePassed(in: subbuf)
+      if buffer.exchangeState(subbuf, state, SubbufState(.free, seq: state.seq)) {
         freed = true
       } else {
         mayReclaim = true

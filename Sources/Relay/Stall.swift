@@ -2,6 +2,8 @@
 // Going past a record whose writer lives and does not go on: stopped by a signal, or holding a
 // reservation. Its sub-buffer stays as it is until the writer is done, so that it may still be.
 
+internal import Synchronization
+
 /// Keeps the time of one reader's wait for a record that is being written.
 struct Stall {
   /// Milliseconds; nil: for ever.
@@ -31,6 +33,8 @@ struct Stall {
   struct Passed {
     let subbuf: Int
     let place: Place
+    /// By a reset: it counts where it is given up later, and only then.
+    var isForgotten = false
   }
 
   /// Milliseconds until the wait at `place` is over; nil: there is none, or it is for ever.
@@ -61,12 +65,12 @@ struct Stall {
     if !passed.isEmpty { self.passed += passed.prefix(Stall.passedLimit - self.passed.count) }
   }
 
-  /// As many are looked at at once, so that a look costs the same however many there are.
-  private static let looks = 256
+  /// As many are looked at in a turn, so that it costs the same however many there are.
+  static let looks = 256
 
-  /// Keeps those of which it is so; looks at some, in turn.
-  mutating func filterSome(_ isKept: (Passed) -> Bool) {
-    for _ in 0..<min(Stall.looks, passed.count) {
+  /// Keeps those of which it is so; looks at `count` of them at most, in turn.
+  mutating func filter(_ count: Int, _ isKept: (Passed) -> Bool) {
+    for _ in 0..<min(count, passed.count) {
       if next >= passed.count { next = 0 }
       if isKept(passed[next]) {
         next += 1
@@ -127,24 +131,69 @@ extension Reader {
     plan.gap.stalled &+= 1
   }
 
-  /// Looks again at what was passed. A record whose writer died since then counts as aborted, not
-  /// as stalled.
-  public func settlePassed() {
+  /// Looks again at some of what was passed, or at all of it. A record that was given up since then
+  /// counts as aborted or cancelled, not as stalled.
+  public func settlePassed(all: Bool = false) {
     guard !stall.passed.isEmpty else { return }
-    let before = totals.stalled
-    stall.filterSome { passed in
+    settlePassed(atMost: all ? Int.max : Stall.looks) { _ in true }
+  }
+
+  /// The same of one sub-buffer, before it is freed: later its records are gone.
+  func settlePassed(in subbuf: Int) {
+    guard !stall.passed.isEmpty else { return }
+    settlePassed(atMost: Int.max) { $0.subbuf == subbuf }
+  }
+
+  private func settlePassed(atMost count: Int, _ isMeant: (Stall.Passed) -> Bool) {
+    var hasChanged = false
+    stall.filter(count) { passed in
+      guard isMeant(passed) else { return true }
       let seq = passed.place.seq
       guard buffer.loadState(passed.subbuf).seq == seq else { return false }
       let entry = buffer.loadEntry(buffer.index(passed.subbuf), passed.place.entry)
       if entry.isBusy { return true }
-      if entry.prefix == Entry.prefix(.discarded, seq)
-        || entry.prefix == Entry.prefix(.cancelled, seq)
-      {
-        totals.stalled &-= 1
-        totals.dead &+= 1
-      }
+      guard
+        entry.prefix == Entry.prefix(.discarded, seq)
+          || entry.prefix == Entry.prefix(.cancelled, seq)
+      else { return false }
+      hasChanged = true
+      totals.dead &+= 1
+      if passed.isForgotten { origin.records &-= 1 } else { totals.stalled &-= 1 }
       return false
     }
-    if totals.stalled != before { save() }
+    // Relaxed: a hint for the account.
+    if stall.passed.isEmpty { isSettled.store(true, ordering: .relaxed) }
+    if hasChanged { save() }
+  }
+
+  func notePassed(_ passed: [Stall.Passed]) {
+    guard !passed.isEmpty else { return }
+    stall.note(passed)
+    // Relaxed: as above.
+    isSettled.store(false, ordering: .relaxed)
+  }
+
+  /// Whether nothing was passed of which `settlePassed` may still change the account; from any
+  /// thread.
+  // Relaxed: as above.
+  public var hasSettled: Bool { isSettled.load(ordering: .relaxed) }
+
+  /// After a reset: the records that somebody is still writing behind the position.
+  func noteForgotten() {
+    var forgotten: [Stall.Passed] = []
+    for subbuf in 0..<buffer.layout.subbufCount {
+      let state = buffer.loadState(subbuf)
+      guard state.isHeld, state.seq <= position.seq else { continue }
+      let end = state.seq == position.seq ? position.entry : buffer.layout.entryCount
+      var next = buffer.firstUnfinished(subbuf, seq: state.seq)
+      while let entry = next, entry < end, forgotten.count < Stall.passedLimit,
+        buffer.loadEntry(buffer.index(subbuf), entry).isBusy
+      {
+        let place = Stall.Place(seq: state.seq, entry: entry)
+        forgotten.append(Stall.Passed(subbuf: subbuf, place: place, isForgotten: true))
+        next = buffer.firstUnfinished(subbuf, seq: state.seq, from: entry + 1)
+      }
+    }
+    notePassed(forgotten)
   }
 }

@@ -134,7 +134,7 @@ extension Reader {
   /// The account. Looks at no record, pins and moves nothing: it costs the same however much is
   /// unread.
   public func statistics() -> Statistics {
-    settlePassed()
+    settlePassed(all: true)
     return buffer.statistics(
       Progress(
         position: position, totals: totals, origin: origin, backlogMax: backlogMax,
@@ -146,7 +146,7 @@ extension Reader {
   /// - Parameter isDamaged: whether this reader has met damage.
   /// - Precondition: the channel has an opener's file, where this reader saves its position.
   public func savedStatistics(isDamaged: Bool) -> Statistics {
-    buffer.statistics(store!.progress, isDamaged: isDamaged)
+    store!.withProgress { buffer.statistics($0, isDamaged: isDamaged) }
   }
 
   func reservedNow() -> Reserved { buffer.reservedNow() }
@@ -183,6 +183,7 @@ extension Reader {
     origin = Origin(
       records: position.record, bytes: bytesBefore(position), seq: reserved.seq,
       padding: reserved.padding, counters: Counters(buffer))
+    noteForgotten()
     save()
   }
 
@@ -232,8 +233,8 @@ extension ChannelBuffer {
     s.lostTooBig = counters.tooBig &- origin.counters.tooBig
     s.lostStalled = totals.stalled
     s.lostRestart = counters.restart &- origin.counters.restart
-    s.aborted = counters.aborted &- origin.counters.aborted
-    s.cancelled = counters.cancelled &- origin.counters.cancelled
+    s.aborted = counters.aborted.less(origin.counters.aborted)
+    s.cancelled = counters.cancelled.less(origin.counters.cancelled)
     // The counter stands in the same memory.
     s.corrupt = max(counters.corrupt &- origin.counters.corrupt, isDamaged ? 1 : 0)
     s.recordsRead = totals.records
@@ -278,7 +279,8 @@ extension ChannelBuffer {
       // Overwritten meanwhile: these are another lap's.
       guard loadState(subbuf).seq == seq else { continue }
       guard seq == position.seq else { return (seq, record, bytes) }
-      let isPassed = seq < current.seq && isAtSeal(subbuf, position)
+      // Read to its end; one that is empty is passed by the read that goes on behind it.
+      let isPassed = seq < current.seq && position.entry > 0 && isAtSeal(subbuf, position)
       return (
         isPassed ? seq + 1 : seq, position.record, bytes &+ UInt64(position.offset)
       )
@@ -307,9 +309,22 @@ extension ChannelBuffer {
   }
 
   func reservedNow() -> Reader.Reserved {
-    let current = loadCurrent()
-    guard current.seq != 0, current.subbuf < layout.subbufCount else { return Reader.Reserved() }
-    // Relaxed, both: published by the CAS of `current` that the load above acquired.
+    var current = loadCurrent()
+    var reserved = Reader.Reserved()
+    // Few: in hostile memory it may change at each look.
+    for _ in 0..<8 {
+      guard current.seq != 0, current.subbuf < layout.subbufCount else { break }
+      reserved = reservedIn(current)
+      let now = loadCurrent()
+      // Where writers went around the ring meanwhile, the numbers were of two laps.
+      if now.seq == current.seq { break }
+      current = now
+    }
+    return reserved
+  }
+
+  private func reservedIn(_ current: Current) -> Reader.Reserved {
+    // Relaxed, both: published by the CAS of `current`, which its load acquired.
     var records = recordBase(current.subbuf).pointee.load(ordering: .relaxed)
     var bytes = byteBase(current.subbuf).pointee.load(ordering: .relaxed)
     let padding = (current.seq &- 1) &* UInt64(layout.subbufSize) &- bytes

@@ -197,12 +197,22 @@ extension Reader {
       return true
     }
     guard hasFrames else { return false }
-    // One round: bytes behind `pinLimit` sub-buffers without any wait for the reader of whole
-    // records.
-    planBytes(1)
-    let isThere = plan.bytes > 0
-    giveBack()
-    return isThere
+    return hasBytes
+  }
+
+  /// A look that passes nothing: records without any bytes are for the reader of whole records.
+  private var hasBytes: Bool {
+    beginClaim()
+    defer { giveBack() }
+    var room = 1
+    guard rest.isEmpty else { return true }
+    // Bytes behind as many sub-buffers without any wait for that reader, too.
+    for _ in 0..<Reader.vectorLimit where !isCorrupt && enterSubbuf() {
+      let isAtNext = walk(&room)
+      guard plan.bytes == 0, isAtNext else { break }
+      letGo()
+    }
+    return plan.bytes > 0
   }
 
   /// Whether the channel takes no more records.

@@ -316,13 +316,14 @@ extension ChannelTable {
   /// What nobody read is said before it is lost, and what could not be written.
   private func reportLosses(_ served: ServedChannel) {
     for (cpu, device) in served.devices {
-      let statistics = device.statistics
+      let statistics = host.statistics(of: device)
       reportTooBig(statistics.lostTooBig, served, cpu)
       let unread = statistics.recordsUnread
       guard unread > 0 || statistics.bytesUnread > 0 else { continue }
       // One that was begun counts as read.
       let what = unread == 0 ? "the rest of a record" : "\(unread) record\(unread == 1 ? "" : "s")"
-      limiter.log(.loss, "nobody read \(what) of \(served.path(cpu: cpu)), now lost")
+      limiter.log(
+        .ended, amount: unread, "nobody read \(what) of \(served.path(cpu: cpu)), now lost")
     }
   }
 
@@ -331,7 +332,7 @@ extension ChannelTable {
     guard count > 0 else { return }
     let what = count == 1 ? "1 record was" : "\(count) records were"
     limiter.log(
-      .loss,
+      .ended, amount: count,
       "\(what) longer than a sub-buffer of \(served.path(cpu: cpu)), which is "
         + "\(served.channel.geometry.subbufSize) bytes, and refused")
   }
@@ -354,7 +355,7 @@ extension ChannelTable {
   /// Records that the next relayd will have.
   var unreadCount: UInt64 {
     channels.filter { kept.isKept($0.channel) }.reduce(0) { sum, served in
-      served.devices.reduce(sum) { $0 + $1.device.statistics.recordsUnread }
+      served.devices.reduce(sum) { $0 + host.statistics(of: $1.device).recordsUnread }
     }
   }
 

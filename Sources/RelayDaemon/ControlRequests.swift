@@ -113,7 +113,8 @@ final class ControlRequests: ControlHandler {
     let served = if let counted = table.counted(channel) { counted } else { try find(channel) }
     guard served.devices.indices.contains(bufferIndex) else { return nil }
     let (cpu, device) = served.devices[bufferIndex]
-    return BufferStatistics(cpu: cpu, path: served.path(cpu: cpu), counts: device.statistics)
+    return BufferStatistics(
+      cpu: cpu, path: served.path(cpu: cpu), counts: host.statistics(of: device))
   }
 
   func producer(

@@ -102,7 +102,8 @@ public final class Daemon {
     host = try DeviceHost(
       backend: backend, mountPoint: resolved(configuration.mountPoint),
       threadCount: min(try Processors.online().cpus.count, 16),
-      readers: configuration.limits.readerShare, log: { [limiter] in limiter.log(.file, $0) })
+      readers: configuration.limits.readerShare, log: { [limiter] in limiter.log(.place, $0) },
+      logUse: { [limiter] in limiter.log(.file, $0) })
     let log: (ChannelTable.Level, String) -> Void = { [logger] level, message in
       logger.log(level: level == .info ? .info : .warning, "\(message)")
     }

@@ -16,12 +16,16 @@ enum LimitedKind: Int, CaseIterable {
   case loss
   /// A buffer is damaged, or has fresh memory because it was.
   case damage
-  /// A channel was created, closed or reset at run time; what was unread in it.
+  /// A channel was created, closed or reset at run time.
   case channel
+  /// Records that nobody read of a channel that is gone, or that it refused.
+  case ended
   /// A connection or a request was refused.
   case refusal
-  /// What the files' side says: too many are open, a consumer is too slow.
+  /// What users do with devices: too many are open, a consumer is too slow, one was evicted.
   case file
+  /// What was done to device files, or to the mount.
+  case place
   /// Something cannot be kept for the next relayd.
   case kept
 
@@ -29,15 +33,15 @@ enum LimitedKind: Int, CaseIterable {
   var burst: Int {
     switch self {
     case .death, .openRecord, .refusal, .file: 10
-    case .loss, .damage, .channel: 100
-    case .kept: 1000
+    case .loss, .damage, .channel, .place: 100
+    case .kept, .ended: 1000
     }
   }
 
   var level: Logger.Level {
     switch self {
     case .death, .channel: .notice
-    case .openRecord, .loss, .damage, .refusal, .file, .kept: .warning
+    case .openRecord, .loss, .ended, .damage, .refusal, .file, .place, .kept: .warning
     }
   }
 
@@ -52,7 +56,10 @@ enum LimitedKind: Int, CaseIterable {
     case .damage: "damaged channels: see relayctl list"
     case .channel: "channels created, closed or reset at run time"
     case .refusal: "refused connections and requests"
+    case .ended:
+      "channels that are gone: \(amount) record\(amount == 1 ? "" : "s") lost with them"
     case .file: "open and mapped devices"
+    case .place: "device files: see relayctl list"
     case .kept: "what cannot be kept for the next relayd"
     }
   }

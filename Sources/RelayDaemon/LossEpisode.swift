@@ -11,6 +11,12 @@ struct LossEpisode {
     case more(UInt64, seconds: Int)
     /// All of them, and within how many seconds.
     case end(UInt64, seconds: Int)
+
+    var count: UInt64 {
+      switch self {
+      case .begin(let count), .more(let count, _), .end(let count, _): count
+      }
+    }
   }
 
   static let pause = 60_000

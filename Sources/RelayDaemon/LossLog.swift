@@ -181,8 +181,9 @@ final class LossLog: EventHandler {
           &served.losses.episodes[key]![cause.rawValue], counts[cause.rawValue], now)
         if case .end = message, cause == .full { served.losses.bounded.remove(key) }
         guard let message else { continue }
+        // At the end of all there is no later message.
         limiter.log(
-          .loss,
+          why == nil ? .loss : .ended, amount: message.count,
           text(message, cause, served, cpu, isBounded: isBounded) + (why.map { "; \($0)" } ?? ""))
       }
     }

@@ -42,7 +42,7 @@ extension ChannelTable {
     defer { for (_, device) in served.devices { served.losses.begin(device) } }
     var reason: String?
     for (_, device) in served.devices {
-      let damagesBefore = device.statistics.corrupt
+      let damagesBefore = host.statistics(of: device).corrupt
       let found = host.use(device) { reader in
         reader.reset()
         return reader.damage(owners: owners)

@@ -118,6 +118,7 @@ extension ChannelReader {
           throw CommandFailure.failed(
             "relayd is there again, but channel \(channel.name) is not")
         }
+        absent = nil
         if try reopen(found) { break }
       } catch let error as ControlError {
         if case .protocolViolation = error { throw error }

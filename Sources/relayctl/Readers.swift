@@ -34,7 +34,7 @@ struct ReadersCommand: ParsableCommand {
     try reporting {
       let client = try ControlClient()
       guard evicted.isEmpty else {
-        for number in evicted { try client.evict(reader: number) }
+        try evict(client)
         return
       }
       let readers = try client.readers().map(ListedReader.init)
@@ -52,6 +52,21 @@ struct ReadersCommand: ParsableCommand {
       }
       try printTable(rows)
     }
+  }
+
+  /// Each of them, also where another one is gone already.
+  private func evict(_ client: ControlClient) throws {
+    var refused: ControlError?
+    for number in evicted {
+      do throws(ControlError) {
+        try client.evict(reader: number)
+      } catch {
+        guard case .refused = error else { throw error }
+        if let refused { complain("\(refused)") }
+        refused = error
+      }
+    }
+    if let refused { throw refused }
   }
 
   /// Such as "2026-11-30 21:11:46".

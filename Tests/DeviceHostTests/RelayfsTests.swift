@@ -80,9 +80,9 @@ import Testing
     #expect(stat(mountPoint.path, &status) == -1 && errno == ENOTCONN)
 
     let notices = Mutex<[String]>([])
-    let host = try DeviceHost(backend: .fuse, mountPoint: mountPoint.path, threadCount: 1) { line in
-      notices.withLock { $0.append(line) }
-    }
+    let host = try DeviceHost(
+      backend: .fuse, mountPoint: mountPoint.path, threadCount: 1,
+      log: { line in notices.withLock { $0.append(line) } }, logUse: { _ in })
     try host.start()
     #expect(notices.withLock { $0.count == 1 && $0[0].contains(mountPoint.path) })
     host.stop()

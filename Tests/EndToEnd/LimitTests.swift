@@ -78,15 +78,13 @@ extension OneAtATime {
       func refusals() -> Int {
         daemon.logText.components(separatedBy: "2 files are open already").count - 1
       }
-      let start = ContinuousClock.now
       for _ in 1...2 {
         let first = try FileDescriptor.open(daemon.device("a0"), O_RDONLY)
         let second = try FileDescriptor.open(daemon.device("b0"), O_RDONLY)
-        for _ in 0..<5 {
+        for _ in 0..<20 {
           #expect(open(daemon.device("a0"), O_RDONLY) == -1 && errno == EMFILE)
         }
-        let seconds = Int((ContinuousClock.now - start).components.seconds)
-        #expect((1...(seconds + 1)).contains(refusals()), "once a second: \(daemon.logText)")
+        #expect((1...10).contains(refusals()), "in bounds: \(daemon.logText)")
         #expect(daemon.logText.contains("(max_readers)"))
         close(first.take())
         #expect(try run("cat", daemon.device("a0")).status == 0)

@@ -130,4 +130,18 @@ import Testing
     #expect(joiner.join() == 0)
     #expect(reader.statistics().lostFull == 0)
   }
+
+  @Test func bytesBehindAnEmptyRecordAreThereBesideAReaderOfFrames() throws {
+    let channel = try makeChannel(subbufSize: 8, subbufCount: 4, mode: .overwrite)
+    let reader = Reader(channel)
+    reader.keepsEmptyRecords = true
+    channel.write("1234567")
+    #expect(reader.read() == "1234567")
+    channel.write("")
+    #expect(!reader.hasData)
+    channel.write("abc")
+    #expect(reader.hasData)
+    #expect((0..<4).allSatisfy { channel.buffer.loadState($0).pins == 0 })
+    #expect(reader.read() == "abc")
+  }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Counting a buffer: exact, at the same cost however much is unread, and without a trace.
 
+import Glibc
 import Synchronization
 import Testing
 
@@ -138,5 +139,72 @@ import Testing
     #expect(channel.sweep(owner: 7) == 1)
     #expect(finished() == 5)
     #expect(channel.sweep(owner: 7) == 0)
+  }
+
+  @Test func recordsGivenUpAfterAResetTakeNothingFromThoseBehind() throws {
+    let channel = try makeChannel(subbufSize: 8, subbufCount: 4)
+    let reader = Reader(channel)
+    for owner in [UInt16(7), 9] {
+      let reserved = channel.buffer.reserve(1, owner: owner, wakeFD: -1, NoTestPoints.self)
+      _ = consume reserved
+    }
+    reader.reset()
+    #expect(channel.sweep(owner: 7) == 1)
+    channel.write("xy")
+    #expect(reader.statistics().recordsUnread == 1 && reader.statistics().aborted == 1)
+    #expect(channel.sweep(owner: 9) == 1)
+    let s = reader.statistics()
+    #expect(s.recordsUnread == 1 && s.recordsWritten == 1 && s.aborted == 2 && isBalanced(s))
+  }
+
+  @Test func passedRecordsThatAreGivenUpAreSettledBeforeTheirPlaceIsUsedAgain() throws {
+    let count = 600
+    let channel = try makeChannel(subbufSize: 1024, subbufCount: 3, entryCount: 1026)
+    let reader = Reader(channel)
+    reader.stallTimeout = 0
+    for _ in 0..<count {
+      let reserved = channel.buffer.reserve(1, owner: 7, wakeFD: -1, NoTestPoints.self)
+      _ = consume reserved
+    }
+    channel.write("x")
+    #expect(reader.drain() + reader.drain() == "x" && reader.statistics().lostStalled == count)
+    #expect(!reader.hasSettled)
+    #expect(channel.sweep(owner: 7) == count)
+    // Its sub-buffer is freed and used again.
+    for _ in 0..<3 {
+      channel.write(String(repeating: "y", count: 1000))
+      _ = reader.drain()
+    }
+    channel.write("z")
+    let s = reader.statistics()
+    #expect(s.lostStalled == 0 && s.aborted == count && s.recordsUnread == 1 && isBalanced(s))
+    #expect(reader.hasSettled)
+  }
+
+  @Test func anotherThreadSeesNoLossWhereNoneIs() throws {
+    let channel = try Channel.openShared(
+      "test", Geometry(subbufSize: 64, subbufCount: 3, entryCount: nil))
+    let reader = Reader(channel)
+    final class Shared: @unchecked Sendable {
+      let reader: Reader
+      let looks = Atomic(0)
+
+      init(_ reader: Reader) { self.reader = reader }
+    }
+    let shared = Shared(reader)
+    let looker = Thread {
+      for _ in 0..<20_000 {
+        let s = shared.reader.savedStatistics(isDamaged: false)
+        #expect(s.lostOverwritten == 0 && s.padding < 1 << 40)
+        // Relaxed: a count of its own.
+        shared.looks.wrappingAdd(1, ordering: .relaxed)
+      }
+    }
+    // Relaxed: as above.
+    while shared.looks.load(ordering: .relaxed) < 20_000 {
+      for _ in 0..<20 { _ = channel.buffer.writeStepped("12345678", owner: 7) }
+      _ = reader.read()
+    }
+    looker.join()
   }
 }
