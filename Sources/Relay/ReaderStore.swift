@@ -209,11 +209,23 @@ extension ReaderStore {
     // are not the reader's doing.
     for _ in 0..<1000 {
       guard case .success(let newest) = look() else { continue }
-      guard let newest else { return body(Reader.Progress()) }
-      result = body(newest.values.progress)
-      if case .success(.some(let now)) = look(), now.generation == newest.generation { break }
+      result = body(newest?.values.progress ?? Reader.Progress())
+      if isNewest(newest?.generation ?? 0) { break }
     }
     return result ?? body(Reader.Progress())
+  }
+
+  /// Whether no save after that of `generation` (0: none) was completed.
+  private func isNewest(_ generation: UInt64) -> Bool {
+    func stored(_ generation: UInt64) -> UInt64 {
+      // Acquire: pairs with the release in `save`.
+      (base + Int(generation & 1) * ReaderStore.copyWords).pointee.load(ordering: .acquiring)
+    }
+    // The next one's copy first: 0 is the next save under way, or a later one, and that comes after
+    // one in this copy.
+    let next = stored(generation &+ 1)
+    guard next == 0 || next == generation &- 1 else { return false }
+    return stored(generation) == generation
   }
 
   private func look() -> Result<(values: Values, generation: UInt64)?, ChannelError> {
