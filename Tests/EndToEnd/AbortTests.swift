@@ -62,7 +62,7 @@ extension OneAtATime {
           + "p = select.poll(); f = os.open(sys.argv[1], 0); p.register(f, 1); "
           + "print(p.poll()[0][1])' $0",
       ].map { script in
-        let output = try MemoryFile.create(name: "output", count: 0)
+        let output = try outputFile("output")
         let child = try ChildProcess(
           ["bash", "-c", script, daemon.device("relay0")], output: output.raw)
         try eventually("it waits") {

@@ -65,8 +65,8 @@ final class Application {
     directory = "\(scratch.path)/\(daemon == nil ? "without" : "with")"
     mkdir(directory, 0o777)
     chmod(directory, 0o777)
-    output = try MemoryFile.create(name: "output", count: 0)
-    error = try MemoryFile.create(name: "error", count: 0)
+    output = try outputFile("output")
+    error = try outputFile("error")
     let null = try FileDescriptor.open("/dev/null", O_RDONLY)
     // Both have the same arguments: the kernel puts their names on the stack.
     process = try ChildProcess(

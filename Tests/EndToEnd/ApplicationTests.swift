@@ -33,7 +33,7 @@ extension OneAtATime {
       let daemons = try Daemons(
         Self.channel + (meanwhile == .wakeUp ? ",read=block" : ""), "mapped:global")
       var reader: ChildProcess?
-      let output = try MemoryFile.create(name: "output", count: 0)
+      let output = try outputFile("output")
       let trace = try daemons.compare(
         ["reuse", end],
         rests: [

@@ -39,7 +39,7 @@ extension OneAtATime {
     func whoWantsSomeBytesWaitsForThem(_ command: [String]) throws {
       let daemon = try Daemon("relay:global,read=block")
       let device = try FileDescriptor.open(daemon.device("relay0"), O_RDONLY)
-      let out = try MemoryFile.create(name: "out", count: 0)
+      let out = try outputFile("out")
       let reader = try ChildProcess(
         ["timeout", "20"] + command, input: device.raw, output: out.raw)
       try daemon.write("a\n")
@@ -51,7 +51,7 @@ extension OneAtATime {
 
     @Test func catFollowsUntilTheChannelIsClosed() throws {
       let daemon = try Daemon("relay:global,read=block")
-      let out = try MemoryFile.create(name: "out", count: 0)
+      let out = try outputFile("out")
       let cat = try ChildProcess(
         ["timeout", "60", "cat", daemon.device("relay0")], output: out.raw)
       var expected = ""

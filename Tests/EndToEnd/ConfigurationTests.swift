@@ -91,7 +91,7 @@ extension OneAtATime {
         global = true
         """)
       try run("bash", "-c", "printf '[channel.audit]\\nn_subbufs = 4\\n' > '\(path).d/1.toml'")
-      let log = try MemoryFile.create(name: "log", count: 0)
+      let log = try outputFile("log")
       let daemon = try ChildProcess(
         [program("relayd"), "--config", path, "--channel", "extra:global"], error: log.raw)
       defer {

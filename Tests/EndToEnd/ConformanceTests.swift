@@ -37,7 +37,7 @@ extension OneAtATime {
       let daemon = try Daemon("relay:subbuf_size=16KiB,n_subbufs=4,wakeup=\(wakeup)")
       let directory = daemon.scratch.path
       let loop = try Library.get().program("kernel_loop", Library.c, "kernel_loop.c")
-      let out = try MemoryFile.create(name: "out", count: 0)
+      let out = try outputFile("out")
       let reader = try ChildProcess(
         ["timeout", "60", loop, daemon.device("relay"), "\(directory)/out"], output: out.raw)
       try eventually("it reads") { text(of: out.raw) == "ready\n" }

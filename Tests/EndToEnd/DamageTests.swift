@@ -37,7 +37,7 @@ extension OneAtATime {
     @Test func aDamagedChannelIsSaidToBeSoAndTheOthersGoOn() throws {
       let daemon = try Daemon("bad:global,subbuf_size=4096,n_subbufs=2", "relay:global")
       let input = try Pipe()
-      let error = try MemoryFile.create(name: "error", count: 0)
+      let error = try outputFile("error")
       let writer = try ChildProcess(
         [program("relayctl"), "write", "bad"], input: input.read.raw, error: error.raw,
         environment: ["RELAY_SOCKET": daemon.socket])
@@ -107,7 +107,7 @@ extension OneAtATime {
       }
       daemon.process.signal(SIGSTOP)
       daemon.process.signal(signal)
-      let error = try MemoryFile.create(name: "error", count: 0)
+      let error = try outputFile("error")
       let late = try ChildProcess(
         [program("relayctl"), "flush", "relay"], error: error.raw,
         environment: ["RELAY_SOCKET": daemon.socket])

@@ -154,7 +154,7 @@ extension OneAtATime {
 
     @Test func theCloseWakesWhoPollsForRoom() throws {
       let device = try WrittenDevice.small()
-      let out = try MemoryFile.create(name: "out", count: 0)
+      let out = try outputFile("out")
       let poller = try ChildProcess(
         [
           "python3", "-c",

@@ -148,7 +148,7 @@ extension OneAtATime {
 
     @Test func manyWritersAtOnceLoseNothing() throws {
       let device = try WrittenDevice(",subbuf_size=4KiB,n_subbufs=4,read=block")
-      let out = try MemoryFile.create(name: "out", count: 0)
+      let out = try outputFile("out")
       let reader = try ChildProcess(["timeout", "120", "cat", device.path], output: out.raw)
       let written = try run(
         "timeout", "100", "bash", "-c",
@@ -188,7 +188,7 @@ extension OneAtATime {
 
     @Test func aPipelineThroughADeviceIsWhole() throws {
       let device = try WrittenDevice.small(",read=block")
-      let out = try MemoryFile.create(name: "out", count: 0)
+      let out = try outputFile("out")
       let reader = try ChildProcess(["timeout", "60", "cat", device.path], output: out.raw)
       let copied = try device.daemon.shell(
         "seq 200000 | timeout 50 dd of=\(device.path) bs=4000 iflag=fullblock status=none")

@@ -33,7 +33,7 @@ extension OneAtATime {
             if not data: break
         print(count)
         """
-      let out = try MemoryFile.create(name: "out", count: 0)
+      let out = try outputFile("out")
       let reader = try ChildProcess(["python3", "-c", slow], output: out.raw)
       try eventually("it waits") { text(of: out.raw) == "ready\n" }
       // As fast as they can, until there is no relayd.

@@ -96,7 +96,7 @@ extension OneAtATime {
       }
       // Two waiters of one open file. A close by either is a FLUSH, the last one a RELEASE.
       let shared = Glibc.open(device, O_RDONLY | O_CLOEXEC)
-      let out = try MemoryFile.create(name: "out", count: 0)
+      let out = try outputFile("out")
       let cats = try (0..<2).map { _ in try ChildProcess(["cat"], input: shared, output: out.raw) }
       try eventually("both wait") {
         try cats.allSatisfy {

@@ -13,8 +13,8 @@ final class Follower {
   private var status: Int?
 
   init(_ daemon: Daemon, _ options: [String] = [], prefix: [String] = []) throws {
-    out = try MemoryFile.create(name: "out", count: 0)
-    err = try MemoryFile.create(name: "error", count: 0)
+    out = try outputFile("out")
+    err = try outputFile("error")
     process = try ChildProcess(
       prefix + [program("relayctl"), "read", "relay", "--follow"] + options, output: out.raw,
       error: err.raw, environment: ["RELAY_SOCKET": daemon.socket])

@@ -23,8 +23,8 @@ extension OneAtATime {
 
       init(_ arguments: [String], _ daemon: Daemon) throws {
         input = try Pipe()
-        output = try MemoryFile.create(name: "output", count: 0)
-        error = try MemoryFile.create(name: "error", count: 0)
+        output = try outputFile("output")
+        error = try outputFile("error")
         process = try ChildProcess(
           ["timeout", "60"] + arguments, input: input.read.raw, output: output.raw,
           error: error.raw,

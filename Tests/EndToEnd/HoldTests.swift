@@ -244,7 +244,7 @@ extension OneAtATime {
       let scratch = try Scratch()
       let report = "\(scratch.path)/report"
       try write(HolderTests.relayd, to: "\(scratch.path)/relayd")
-      let log = try MemoryFile.create(name: "log", count: 0)
+      let log = try outputFile("log")
       let holder = try ChildProcess(
         [
           "bash", "-c",

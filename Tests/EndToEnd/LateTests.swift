@@ -13,7 +13,7 @@ extension OneAtATime {
     ) {
       let library = try Library.get()
       let program = try library.program("late", Library.c, "test.c", "late.c")
-      let error = try MemoryFile.create(name: "error", count: 0)
+      let error = try outputFile("error")
       let raw = error.raw
       let process = try ChildProcess(
         [program, test], output: output, error: raw,
@@ -71,7 +71,7 @@ extension OneAtATime {
     /// Of relayds that end in each way, and one that is there again at once.
     @Test func attachingGoesOnThroughRestarts() throws {
       let held = try HeldDaemon("relay:global")
-      let output = try MemoryFile.create(name: "output", count: 0)
+      let output = try outputFile("output")
       let (process, error) = try start(
         "attaching_goes_on_through_restarts", held.daemon.socket, output: output.raw)
       defer {

@@ -157,7 +157,7 @@ extension OneAtATime {
     @Test func commandNamesAreEscaped() throws {
       let daemon = try Daemon("relay:global,subbuf_size=4KiB,stall_timeout=100ms")
       let library = try Library.get()
-      let output = try MemoryFile.create(name: "output", count: 0)
+      let output = try outputFile("output")
       let input = try Pipe()
       let script = """
         import ctypes, os, sys

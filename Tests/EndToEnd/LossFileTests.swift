@@ -199,7 +199,7 @@ extension OneAtATime {
     @Test func aRelaydOfSystemdsThatKeepsDyingWaitsBeforeItBegins() throws {
       let scratch = try Scratch()
       func start() throws -> Started {
-        let log = try MemoryFile.create(name: "log", count: 0)
+        let log = try outputFile("log")
         mkdir("\(scratch.path)/mount", 0o755)
         let command = "SYSTEMD_EXEC_PID=$$ RUNTIME_DIRECTORY=\(scratch.path) exec \"$@\""
         let process = try ChildProcess(

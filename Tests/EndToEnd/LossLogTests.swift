@@ -127,7 +127,7 @@ extension OneAtATime {
     @Test func aStoppedWritersRecordThatIsPassedIsSaid() throws {
       let daemon = try Daemon("relay:global,subbuf_size=4KiB,stall_timeout=10ms")
       let library = try Library.get()
-      let output = try MemoryFile.create(name: "output", count: 0)
+      let output = try outputFile("output")
       let pipe = try Pipe()
       let writer = try ChildProcess(
         [try library.program("straggler", Library.c, "straggler.c")], input: pipe.read.raw,

@@ -208,7 +208,7 @@ extension OneAtATime {
                 time.sleep(0.005)
         """
       let pipe = try Pipe()
-      let output = try MemoryFile.create(name: "output", count: 0)
+      let output = try outputFile("output")
       let user = ["setpriv", "--reuid=4005", "--regid=4005", "--clear-groups"]
       let consumers = try ChildProcess(
         user + ["/usr/bin/python3", "-c", script], input: pipe.read.raw, output: output.raw)
@@ -296,7 +296,7 @@ final class Holding {
   /// Waits until it says that it has what it wanted.
   init(_ test: String, _ daemon: Daemon) throws {
     let pipe = try Pipe()
-    output = try MemoryFile.create(name: "output", count: 0)
+    output = try outputFile("output")
     process = try ChildProcess(
       [try OneAtATime.MappedTests.program(), test],
       input: pipe.read.raw, output: output.raw,

@@ -76,7 +76,7 @@ extension OneAtATime {
 
     @Test func secondSignalWithinASecondLosesNothing() throws {
       let pipe = try Pipe()
-      let error = try MemoryFile.create(name: "error", count: 0)
+      let error = try outputFile("error")
       try fill()
       let reader = try start(
         ["read", "relay", "--follow"], output: pipe.write.raw, error: error.raw)
@@ -99,7 +99,7 @@ extension OneAtATime {
 
     @Test func laterSignalEndsWhoCannotEndInOrderAndSaysTheLoss() throws {
       let pipe = try Pipe()
-      let error = try MemoryFile.create(name: "error", count: 0)
+      let error = try outputFile("error")
       try fill()
       let reader = try start(
         ["read", "relay", "--follow"], output: pipe.write.raw, error: error.raw)
@@ -124,7 +124,7 @@ extension OneAtATime {
     @Test func interruptedWriterCountsTheInputItCouldNotWrite() throws {
       let small = try Daemon("small:global,subbuf_size=4096,n_subbufs=2")
       let pipe = try Pipe()
-      let error = try MemoryFile.create(name: "error", count: 0)
+      let error = try outputFile("error")
       let input = [UInt8](repeating: 0, count: 10_000)
       #expect(Glibc.write(pipe.write.raw, input, input.count) == input.count)
       let writer = try ChildProcess(

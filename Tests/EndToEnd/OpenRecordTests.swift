@@ -18,7 +18,7 @@ extension OneAtATime {
         let library = try Library.get()
         let program = try library.program("open", Library.c, "open.c")
         input = try Pipe()
-        output = try MemoryFile.create(name: "output", count: 0)
+        output = try outputFile("output")
         process = try ChildProcess(
           prefix + [program] + how, input: input.read.raw, output: output.raw,
           environment: ["LD_LIBRARY_PATH": library.libraries, "RELAY_SOCKET": daemon.socket])
@@ -126,7 +126,7 @@ extension OneAtATime {
       #expect(try line(daemon, pid).suffix(2) == ["6", "6"])
       let library = try Library.get()
       let input = try Pipe()
-      let output = try MemoryFile.create(name: "output", count: 0)
+      let output = try outputFile("output")
       let writer = try ChildProcess(
         [library.program("open", Library.c, "open.c"), "write", "relay"], input: input.read.raw,
         output: output.raw,

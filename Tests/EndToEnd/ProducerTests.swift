@@ -12,7 +12,7 @@ extension OneAtATime {
       let daemon = try Daemon("relay:global")
       // A socket, because its end can be said without closing it.
       let input = try UnixSocket.pair()
-      let error = try MemoryFile.create(name: "error", count: 0)
+      let error = try outputFile("error")
       let writer = try ChildProcess(
         [program("relayctl"), "write", "relay"], input: input.second.raw, error: error.raw,
         environment: ["RELAY_SOCKET": daemon.socket])
@@ -34,7 +34,7 @@ extension OneAtATime {
     func writerOfAChannelThatComesBackWithOtherSizesSaysWhatIsLost() throws {
       let daemon = try Daemon("relay:global")
       let input = try Pipe()
-      let error = try MemoryFile.create(name: "error", count: 0)
+      let error = try outputFile("error")
       let writer = try ChildProcess(
         [program("relayctl"), "write", "relay"], input: input.read.raw, error: error.raw,
         environment: ["RELAY_SOCKET": daemon.socket])

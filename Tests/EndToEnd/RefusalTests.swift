@@ -141,7 +141,7 @@ extension OneAtATime {
     @Test func autoTakesWhatThereIsAndSaysWhich() throws {
       let scratch = try Scratch()
       mkdir("\(scratch.path)/mount", 0o755)
-      let log = try MemoryFile.create(name: "log", count: 0)
+      let log = try outputFile("log")
       let daemon = try ChildProcess(
         [
           program("relayd"), "--socket", "\(scratch.path)/control", "--mount",

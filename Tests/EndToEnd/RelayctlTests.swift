@@ -115,7 +115,7 @@ extension OneAtATime {
 
     @Test(.onceIsEnough) func whoFollowsOrWaitsForADaemonThatDiesIsToldSo() throws {
       let daemon = try Daemon("relay:global,subbuf_size=4096,n_subbufs=2", "idle:global")
-      let errors = try (0..<2).map { try MemoryFile.create(name: "error\($0)", count: 0).take() }
+      let errors = try (0..<2).map { try outputFile("error\($0)").take() }
       defer { for error in errors { close(error) } }
       let zero = try FileDescriptor.open("/dev/zero", O_RDONLY)
       let writer = try ChildProcess(
@@ -181,7 +181,7 @@ extension OneAtATime {
 
     @Test(.onceIsEnough) func onATerminalAWriterShowsHowFarItIsAndWhatItWaitsFor() throws {
       let daemon = try Daemon("relay:global,subbuf_size=4096,n_subbufs=2")
-      let out = try MemoryFile.create(name: "out", count: 0)
+      let out = try outputFile("out")
       let null = try FileDescriptor.open("/dev/null", O_RDONLY)
       let command = "head -c 8256 /dev/zero | \(program("relayctl")) write relay --block 64"
       // script(1) is the terminal.

@@ -169,7 +169,7 @@ extension OneAtATime {
     @Test func recordsThatAreNeverFinishedDoNotOutliveAReset() throws {
       let daemon = try Daemon("relay:global,subbuf_size=4KiB,n_subbufs=2,stall_timeout=never")
       let library = try Library.get()
-      let output = try MemoryFile.create(name: "output", count: 0)
+      let output = try outputFile("output")
       let pipe = try Pipe()
       let writer = try ChildProcess(
         [try library.program("straggler", Library.c, "straggler.c")], input: pipe.read.raw,

@@ -79,8 +79,8 @@ func run(_ arguments: String..., environment: [String: String] = [:]) throws -> 
 }
 
 func run(_ arguments: [String], environment: [String: String] = [:]) throws -> Finished {
-  let output = try MemoryFile.create(name: "output", count: 0)
-  let error = try MemoryFile.create(name: "error", count: 0)
+  let output = try outputFile("output")
+  let error = try outputFile("error")
   let null = try FileDescriptor.open("/dev/null", O_RDONLY)
   let child = try ChildProcess(
     arguments, input: null.raw, output: output.raw, error: error.raw, environment: environment)
@@ -99,9 +99,17 @@ func text(of fd: CInt) -> String {
   }
 }
 
+/// A memory file for what programs print. Each print is appended: the kernel does not lock the
+/// offset that processes share in a memory file, so they would overwrite each other's lines.
+func outputFile(_ name: String) throws -> FileDescriptor {
+  let file = try MemoryFile.create(name: name, count: 0)
+  #expect(fcntl(file.raw, F_SETFL, O_APPEND) == 0)
+  return file
+}
+
 /// Looks again and again until it is so; a test that waits longer has failed.
 func eventually(
-  _ what: String, within seconds: Double = 30, _ condition: () throws -> Bool
+  _ what: @autoclosure () -> String, within seconds: Double = 30, _ condition: () throws -> Bool
 ) throws {
   var now = timespec()
   clock_gettime(CLOCK_MONOTONIC, &now)
@@ -109,7 +117,7 @@ func eventually(
   while !(try condition()) {
     clock_gettime(CLOCK_MONOTONIC, &now)
     guard Double(now.tv_sec) + Double(now.tv_nsec) / 1e9 < deadline else {
-      throw Failure("still not so after \(seconds) s: \(what)")
+      throw Failure("still not so after \(seconds) s: \(what())")
     }
     sched_yield()
     poll(nil, 0, 5)
@@ -138,7 +146,7 @@ final class Daemon {
     socket = "\(scratch.path)/control"
     mount = "\(scratch.path)/mount"
     mkdir(mount, 0o755)
-    log = try MemoryFile.create(name: "log", count: 0)
+    log = try outputFile("log")
     var arguments = Daemon.arguments(socket, mount)
     if let configuration {
       arguments = ["--config", "\(scratch.path)/relayd.toml"]

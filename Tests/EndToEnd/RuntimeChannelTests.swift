@@ -78,7 +78,7 @@ extension OneAtATime {
     @Test func whoFollowsATemporaryChannelGetsAllOfItAndTheEnd() throws {
       let daemon = try Daemon("relay:global")
       try daemon.require("create", "job", "--global", "--read", "block")
-      let out = try MemoryFile.create(name: "out", count: 0)
+      let out = try outputFile("out")
       let reader = try ChildProcess(
         ["cat", daemon.device("job0")], output: out.raw)
       try eventually("it has the device open") {
@@ -170,7 +170,7 @@ extension OneAtATime {
     @Test func closingRefusesWhoWrites() throws {
       let daemon = try Daemon("relay:global", "full:global,subbuf_size=4096,n_subbufs=2")
       let zero = try FileDescriptor.open("/dev/zero", O_RDONLY)
-      let error = try MemoryFile.create(name: "error", count: 0)
+      let error = try outputFile("error")
       let writer = try ChildProcess(
         [program("relayctl"), "write", "full", "--block", "64"], input: zero.raw, error: error.raw,
         environment: ["RELAY_SOCKET": daemon.socket])

@@ -29,7 +29,7 @@ extension OneAtATime {
       let library = try Library.get()
       let straggler = try library.program("straggler", Library.c, "straggler.c")
       let go = try Pipe()
-      let said = try MemoryFile.create(name: "said", count: 0)
+      let said = try outputFile("said")
       let writer = try ChildProcess(
         ["taskset", "-c", "\(cpus[0])", straggler], input: go.read.raw, output: said.raw,
         environment: ["LD_LIBRARY_PATH": library.libraries, "RELAY_SOCKET": daemon.socket])

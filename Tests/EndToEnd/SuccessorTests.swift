@@ -16,7 +16,7 @@ extension OneAtATime {
 
       init(_ arguments: [String], _ daemon: Daemon, _ library: Library) throws {
         input = try Pipe()
-        output = try MemoryFile.create(name: "output", count: 0)
+        output = try outputFile("output")
         process = try ChildProcess(
           arguments, input: input.read.raw, output: output.raw,
           environment: ["RELAY_SOCKET": daemon.socket, "LD_LIBRARY_PATH": library.libraries])

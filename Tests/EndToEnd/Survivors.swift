@@ -34,7 +34,7 @@ final class Survivors {
     let scratch = try Scratch()
     self.scratch = scratch
     self.environment = environment
-    followerError = try MemoryFile.create(name: "error", count: 0)
+    followerError = try outputFile("error")
     let stream = try FileDescriptor.open(
       "\(scratch.path)/stream", O_WRONLY | O_CREAT | O_APPEND, mode: 0o600)
     follower = try ChildProcess(

@@ -18,8 +18,8 @@ extension OneAtATime {
     ) throws -> String {
       let library = try Library.get()
       let program = try library.program("unserved", Library.c, "test.c", "unserved.c")
-      let output = try MemoryFile.create(name: "output", count: 0)
-      let error = try MemoryFile.create(name: "error", count: 0)
+      let output = try outputFile("output")
+      let error = try outputFile("error")
       let child = try ChildProcess(
         ["env", "-C", directory ?? "/", program, test], output: output.raw, error: error.raw,
         environment: [

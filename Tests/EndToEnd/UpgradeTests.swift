@@ -41,7 +41,7 @@ private final class Echo {
   init(_ daemon: Daemon, _ library: Release, reader command: [String]) throws {
     input = try Pipe()
     output = try Pipe()
-    error = try MemoryFile.create(name: "error", count: 0)
+    error = try outputFile("error")
     let program = try Library.get().program("echo", Library.c, "echo.c")
     producer = try ChildProcess(
       [program, "relay"], input: input.read.raw, error: error.raw,

@@ -18,7 +18,7 @@ final class Taking {
 
   init(_ test: String, _ daemon: Daemon, as uid: Int) throws {
     let pipe = try Pipe()
-    output = try MemoryFile.create(name: "output", count: 0)
+    output = try outputFile("output")
     process = try ChildProcess(
       Taking.user(uid) + [Taking.program(), test], input: pipe.read.raw, output: output.raw,
       environment: [

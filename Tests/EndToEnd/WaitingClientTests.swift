@@ -16,7 +16,7 @@ extension OneAtATime {
 
       /// - Parameter command: for bash, which becomes the program; $NODE is the device.
       init(_ command: String, _ daemon: Daemon) throws {
-        out = try MemoryFile.create(name: "out", count: 0)
+        out = try outputFile("out")
         process = try ChildProcess(
           ["bash", "-c", "exec \(command)"], output: out.raw, error: out.raw,
           environment: ["NODE": daemon.device("relay0")])

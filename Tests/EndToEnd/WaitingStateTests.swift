@@ -37,7 +37,7 @@ extension OneAtATime {
       init(_ state: State, _ daemon: Daemon, handles: Bool = false) throws {
         self.state = state
         let pipe = try Pipe()
-        out = try MemoryFile.create(name: "out", count: 0)
+        out = try outputFile("out")
         process = try ChildProcess(
           [program("relay-load"), "reader", "--state", state.rawValue]
             + (handles ? ["--handler"] : []) + [daemon.device("wait0")],
@@ -200,7 +200,7 @@ extension OneAtATime {
     @Test func catAndDdSurviveAStop() throws {
       let daemon = try start()
       for command in [["cat"], ["dd", "bs=64", "status=none"]] {
-        let out = try MemoryFile.create(name: "out", count: 0)
+        let out = try outputFile("out")
         let device = try FileDescriptor.open(daemon.device("wait0"), O_RDONLY)
         let reader = try ChildProcess(command, input: device.raw, output: out.raw)
         defer {

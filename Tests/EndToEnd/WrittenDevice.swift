@@ -58,7 +58,7 @@ final class WaitingWriter {
   private let out: FileDescriptor
 
   init(_ device: WrittenDevice, _ text: String, handles: Bool = false) throws {
-    out = try MemoryFile.create(name: "out", count: 0)
+    out = try outputFile("out")
     process = try ChildProcess(
       [
         "python3", "-c",
