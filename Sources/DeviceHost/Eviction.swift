@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who may have a buffer that others want, too: its readers can be evicted, and a user who lost it,
-// by eviction or by a consumer's timeout while another user asked for it, comes behind all others.
+// Takes a buffer from a reader that others wait for: readers can be evicted. A user whose reader
+// lost a buffer, by eviction or by a consumer's timeout while another user asked for it, comes
+// behind all other users.
 //
 // 1. Behind others means: for `Device.waitMilliseconds`, each of the user's opens for reading,
 //    mappings and RELAY_IOC_EXCLs of this buffer fails. Files that the user has open read on.

@@ -8,7 +8,8 @@ internal import Relay
 internal import Synchronization
 
 /// One open file, or one mapped consumer, of one device.
-// Sendable: but for the kind, nothing changes once it is made.
+// Unchecked: `device` is of a class that only its own thread uses, and here it is only compared and
+// handed on. All else is constant or atomic.
 public final class ReaderEntry: @unchecked Sendable {
   /// What it does to the buffer.
   public enum Kind: UInt8, Sendable {

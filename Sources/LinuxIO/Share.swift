@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How much of something limited each user may have, so that nobody takes what others need: what is
-// counted, and what happens to who asks for too much, is the caller's.
+// How much of something limited each user may have, so that no user takes what others need. The
+// caller decides what is counted, and how it refuses a user that asks for too much.
 
 import Glibc
 

@@ -99,7 +99,7 @@ extension Reader {
   private func putLoss(_ output: inout Frames) -> Bool {
     guard !plan.gap.isEmpty else { return true }
     var loss = relay_loss(plan.gap)
-    // All that was found so far, but for what is told now.
+    // All losses found so far, without those that this frame reports.
     loss.full_before = plan.position.lostBase &- plan.gap.full
     loss.restart_before = totals.restart &+ plan.totals.restart &- plan.gap.restart
     var header = relay_frame(CutRecord(number: plan.position.record), offset: 0, length: 0)

@@ -9,7 +9,7 @@ extension Reader {
   /// takes nothing from them: what was not read is kept from them anyway.
   ///
   /// One claim or one lease is all that one buffer's readers hold at a time: they share a thread,
-  /// and who has lent reads nothing else meanwhile.
+  /// and a reader that has lent something claims nothing else meanwhile.
   var pinLimit: Int {
     guard buffer.layout.overwrites else { return Reader.vectorLimit }
     return min(Reader.vectorLimit, max(1, buffer.layout.subbufCount - 3))

@@ -4,6 +4,7 @@
 
 internal import Glibc
 public import LinuxIO
+internal import Relay
 
 /// Which failures of an attach may be over in a moment, and for how long that is waited for.
 public struct AttachWait: Sendable {
@@ -27,25 +28,20 @@ public struct AttachWait: Sendable {
 
   /// For a relayd and its channel, from now on; nil: without limit.
   public static func forChannel(milliseconds: Int?) -> AttachWait {
-    AttachWait(goal: .channel, deadline: milliseconds.map { now() + max(0, $0) })
-  }
-
-  private static func now() -> Int {
-    var now = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+    AttachWait(goal: .channel, deadline: milliseconds.map { Clock.milliseconds() + max(0, $0) })
   }
 
   /// How long one step of a try may take: to connect, to be answered.
   fileprivate var stepMilliseconds: Int {
     let usual = ControlClient.defaultTimeoutMilliseconds
-    return deadline.map { min(max(AttachWait.shortestStep, $0 - AttachWait.now()), usual) } ?? usual
+    return deadline.map { min(max(AttachWait.shortestStep, $0 - Clock.milliseconds()), usual) }
+      ?? usual
   }
 
   /// After a try that failed: sleeps until the next one is due. False: there is to be none.
   fileprivate mutating func isWorthAnotherTry(after error: ControlError) -> Bool {
     guard isForNow(error) else { return false }
-    let now = AttachWait.now()
+    let now = Clock.milliseconds()
     if goal == .nextDaemon, deadline == nil { deadline = now + AttachWait.changeoverMilliseconds }
     let left = deadline.map { $0 - now } ?? .max
     guard left > 0 else { return false }

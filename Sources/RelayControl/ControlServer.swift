@@ -4,6 +4,7 @@
 
 internal import Glibc
 public import LinuxIO
+internal import Relay
 
 /// Serves a control socket on an event loop. Every reply is sent at once or the client dropped,
 /// so nothing is ever queued. All calls on the loop's thread.
@@ -159,7 +160,7 @@ public final class ControlServer: EventHandler {
           report(.exhausted(error))
         }
         try? loop.modify(listenerRaw, [])
-        resumeAccepting = now() + limits.acceptRetryMilliseconds
+        resumeAccepting = Clock.milliseconds() + limits.acceptRetryMilliseconds
         schedule()
         return
       }
@@ -177,7 +178,7 @@ public final class ControlServer: EventHandler {
       return
     }
     let raw = socket.raw
-    let deadline = now() + limits.firstRequestMilliseconds
+    let deadline = Clock.milliseconds() + limits.firstRequestMilliseconds
     let connection = Connection(
       id: ConnectionID(nextID), uid: uid, socket: socket, deadline: deadline)
     guard (try? loop.add(raw, [.read, .hangup], self)) != nil else { return }
@@ -199,7 +200,7 @@ public final class ControlServer: EventHandler {
 
   private func tick() {
     timer.drain()
-    let now = now()
+    let now = Clock.milliseconds()
     for connection in Array(connections.values) {
       if let deadline = connection.deadline, deadline <= now { close(connection) }
     }
@@ -218,16 +219,10 @@ public final class ControlServer: EventHandler {
       if let deadline = connection.deadline { due = min(due ?? deadline, deadline) }
     }
     if let due {
-      timer.arm(onceAfterMilliseconds: due - now())
+      timer.arm(onceAfterMilliseconds: due - Clock.milliseconds())
     } else {
       timer.disarm()
     }
-  }
-
-  private func now() -> Int {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return time.tv_sec * 1000 + time.tv_nsec / 1_000_000
   }
 
   // MARK: Requests

@@ -81,8 +81,8 @@ struct Access {
     throw Access.refusal(peer, "\(action) channel \(served.channel.name)", owners(served))
   }
 
-  /// Who may see a reader of a device, and end it: also the user who owns the device, which of a
-  /// channel that a user created is that one, and the reader's own user.
+  /// Whether a client may see a reader of a device, and evict it. Administrators may, the user who
+  /// owns the device (the creator, of a channel that a user created), and the reader's own user.
   static func maySee(_ peer: PeerCredentials, _ reader: ReaderEntry) -> Bool {
     isAdministrator(peer) || peer.uid == reader.deviceOwner || peer.uid == reader.uid
   }

@@ -49,14 +49,14 @@ final class OpenRecordWatch: EventHandler {
   /// A process may write from now on. However often that is so, the look comes.
   func expect() {
     pause = firstPause
-    if due ?? .max > now() + pause { arm() }
+    if due ?? .max > Clock.milliseconds() + pause { arm() }
   }
 
   /// A reader has met a record that is not finished, or another loss.
   func hurry() { if due != nil { expect() } }
 
   private func arm() {
-    due = now() + pause
+    due = Clock.milliseconds() + pause
     timer.arm(onceAfterMilliseconds: pause)
   }
 
@@ -72,15 +72,9 @@ final class OpenRecordWatch: EventHandler {
     look()
   }
 
-  private func now() -> Int {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return time.tv_sec * 1000 + time.tv_nsec / 1_000_000
-  }
-
   /// What a process holds of a channel, by CPU.
   func held(_ channel: Channel, owner: UInt16) -> [Int: HeldSubbufs] {
-    if now() - lastLook >= OpenRecordWatch.restPerLook { look() }
+    if Clock.milliseconds() - lastLook >= OpenRecordWatch.restPerLook { look() }
     return scans[ObjectIdentifier(channel)]?.held[owner] ?? [:]
   }
 
@@ -89,7 +83,7 @@ final class OpenRecordWatch: EventHandler {
 
   private func look() {
     var channels = producers.channels
-    let now = now()
+    let now = Clock.milliseconds()
     lastLook = now
     var budget = OpenRecordWatch.budget
     // Where the budget does not suffice, each is the first one in its turn.

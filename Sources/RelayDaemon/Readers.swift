@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The requests about readers: who has which buffer open or mapped, and the end of that.
+// The requests about readers: lists the processes that have buffers open or mapped, evicts them.
 
 internal import DeviceHost
 internal import Glibc

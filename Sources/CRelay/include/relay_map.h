@@ -22,8 +22,9 @@ extern "C" {
  * consumer is alive. The next call returns -ESTALE if anything was in hand: other bytes may stand
  * there by then, so do not trust what was read of it since. relay_map_next goes on, or returns
  * -EBUSY while others have the buffer, or have a first claim to it: for 10 s where another user was
- * refused it meanwhile. An eviction (relayctl readers --evict) is told in the same way, and gives
- * others the first claim always. A relay_reset gives back what is in hand, too.
+ * refused it meanwhile. A consumer that was evicted (relayctl readers --evict) gets the same
+ * results, and others always have the first claim then. A relay_reset gives back what is in hand,
+ * too.
  *
  * relay_unmap, the end of the process, and its death give back what was not reported: nothing is
  * lost. A daemon that ends for good closes its channels and lets consumers take what is left, as
