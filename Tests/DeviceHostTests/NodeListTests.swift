@@ -20,14 +20,9 @@ import Testing
 
   /// Between its name and its device, another program's device may have the name.
   @Test func nodeIsGivenToNobodyBeforeItsDeviceIsOurs() throws {
-    var template = Array("/tmp/relay-nodes.XXXXXX".utf8CString)
-    try #require(mkdtemp(&template) != nil)
-    let directory = String(
-      decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    defer {
-      for name in [".lock", "left0"] { unlink("\(directory)/\(name)") }
-      rmdir(directory)
-    }
+    let scratch = MountPoint()
+    let directory = scratch.path
+    defer { for name in [".lock", "left0"] { unlink("\(directory)/\(name)") } }
     // Of a daemon that was killed.
     _ = try FileDescriptor.open("\(directory)/left0", O_WRONLY | O_CREAT, mode: 0o644)
     let list = try #require(NodeList(directory: directory))

@@ -32,7 +32,7 @@ extension Channel {
 let backend: HostBackend =
   getenv("RELAY_TEST_BACKEND").map { String(cString: $0) } == "cuse" ? .cuse : .fuse
 
-/// A fresh directory to mount on.
+/// A fresh directory, mostly to mount on; whoever puts files there removes them.
 final class MountPoint: Sendable {
   let path: String
 

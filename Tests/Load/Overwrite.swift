@@ -43,7 +43,7 @@ struct Overwrite: ParsableCommand {
 }
 
 /// A thread that writes records of 8 bytes.
-// Sendable: `refused` is read after the join.
+// Unchecked: the thread alone stores `refused`, and `join` comes before it is read.
 private final class Writing: @unchecked Sendable {
   private let channel: Channel
   private let count: Int

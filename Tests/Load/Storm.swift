@@ -81,9 +81,9 @@ struct Latency: ParsableCommand {
 
   /// As short as lets both storms meet the same of what else the machine does.
   private static let turnMilliseconds = 25
-  /// What a storm left in queues is worked off.
-  private static let pauseMicroseconds: UInt32 = 3000
-
+  /// Not measured: signals stop and continue the storms' processes, which takes the kernel a moment
+  /// that nothing announces.
+  private static let settlingMicroseconds: UInt32 = 3000
   func run() throws {
     let client = try ControlClient()
     let writer = try attachment.attach().writer()
@@ -98,7 +98,7 @@ struct Latency: ParsableCommand {
     while now(CLOCK_MONOTONIC) < deadline {
       kill(-otherStorm, isStorm ? SIGSTOP : SIGCONT)
       kill(-storm, isStorm ? SIGCONT : SIGSTOP)
-      usleep(Latency.pauseMicroseconds)
+      usleep(Latency.settlingMicroseconds)
       let end = now(CLOCK_MONOTONIC) + Latency.turnMilliseconds
       while now(CLOCK_MONOTONIC) < end {
         guard record.withUnsafeBytes({ writer.write($0) }) == .written else {
@@ -109,7 +109,7 @@ struct Latency: ParsableCommand {
           throw ValidationError("not the record was read")
         }
         reads[isStorm]!.append(nanoseconds() - start)
-        // Its pace, which leaves the machine to others; nothing waits for anything here.
+        // The pace of the records, as a producer's; there is nothing to wait for.
         usleep(100)
       }
       if isStorm {

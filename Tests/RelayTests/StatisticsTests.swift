@@ -185,6 +185,7 @@ import Testing
     let channel = try Channel.openShared(
       "test", Geometry(subbufSize: 64, subbufCount: 3, entryCount: nil))
     let reader = Reader(channel)
+    // Unchecked: the other thread calls `savedStatistics` alone, which any thread may.
     final class Shared: @unchecked Sendable {
       let reader: Reader
       let looks = Atomic(0)
