@@ -33,9 +33,9 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 deps: ## install the Debian packages that are missing
-	@.ci/deps binutils busybox-static fuse3 g++ gcc git kmod libc6-dev libfuse3-dev mawk \
-	  netcat-openbsd pkg-config procps pv python3 qemu-system-x86 socat systemd udev user-mode-linux \
-	  util-linux valgrind zstd
+	@.ci/deps binutils busybox-static fuse3 g++ gcc git kmod less libc6-dev libfuse3-dev mawk \
+	  netcat-openbsd nodejs pkg-config procps pv python3 qemu-system-x86 rsync rust-coreutils socat \
+	  systemd tcpdump udev user-mode-linux util-linux valgrind zstd
 
 bench-deps: deps ## install what the benchmark compares with (LTTng-UST)
 	@.ci/deps lttng-tools liblttng-ust-dev

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of clients in relay(4), CAVEATS: what ordinary programs that the kernel misleads read
 // and write on a CUSE node and on a file of relayfs. Each row here stands there under the same
-// name. Programs that wait are in WaitingClientTests.
+// name. Programs that wait are in WaitingClientTests and InterruptedClientTests.
 
 import Glibc
 import LinuxIO
@@ -67,6 +67,13 @@ extension OneAtATime {
       ClientRow(
         "dd skip=", "cat $NODE | dd bs=100 skip=1 iflag=fullblock status=none | wc -c",
         cuse: nil, relayfs: .init("3793", left: 0)),
+      ClientRow(
+        "dd skip=", "{ head -n 1; cat; } <$NODE 2>/dev/null | wc -l",
+        cuse: nil, relayfs: .init("1", left: 0)),
+      // 99 bytes are 36 whole lines.
+      ClientRow(
+        "dd skip=", "dd if=$NODE bs=99 count=1 status=none | wc -c",
+        cuse: nil, relayfs: .init("99", left: 964)),
       ClientRow("tail", "tail -n 1 $NODE", cuse: .all, relayfs: .all),
       ClientRow(
         "O_DIRECT", "dd if=$NODE bs=4096 iflag=direct status=none 2>/dev/null | wc -c",
@@ -78,19 +85,44 @@ extension OneAtATime {
         "busybox cat", "busybox cat $NODE | wc -l", cuse: .all, relayfs: .init("0", left: 1000)),
       ClientRow("busybox cat", "cat $NODE | busybox cat | wc -l", cuse: nil, relayfs: .all),
       ClientRow(
+        "busybox cat", "coreutils cat $NODE | wc -l",
+        cuse: .all, relayfs: .init("0", left: 1000)),
+      ClientRow(
         "tar", "tar -cf - -C ${NODE%/*} ${NODE##*/} 2>/dev/null | tar -tvf - | cut -c 1",
         cuse: .init("c", left: 1000), relayfs: .init("-", left: 1000)),
+      ClientRow(
+        "tar",
+        """
+        copy=$(mktemp -d); rsync $NODE $copy >/dev/null
+        stat -c %s $copy/* 2>/dev/null || echo none; rm -r $copy
+        """,
+        cuse: .init("none", left: 1000), relayfs: .init("0", left: 1000)),
       ClientRow(
         "zstd", "zstd -qc $NODE 2>/dev/null | zstd -qdc 2>/dev/null | wc -l",
         cuse: .init("0", left: 1000), relayfs: .init("0", left: 0)),
       ClientRow("zstd", "zstd -qc <$NODE | zstd -qdc | wc -l", cuse: nil, relayfs: .all),
       ClientRow("zstd", "gzip -c $NODE 2>/dev/null | gzip -dc | wc -l", cuse: nil, relayfs: .all),
       ClientRow(
+        "zstd",
+        "gzip -c $NODE 2>&1 >/dev/null | grep -o \"file size changed\"; echo ${PIPESTATUS[0]}",
+        cuse: nil, relayfs: .init("file size changed 0", left: 0)),
+      // The one line for the device is why less refuses it.
+      ClientRow(
+        "Editors", "LESSOPEN= less $NODE | wc -l", cuse: .init("1", left: 1000), relayfs: .all),
+      ClientRow(
         "Editors", "cmp -s $NODE /dev/null; echo $?", cuse: nil,
         relayfs: .init("1", left: 0)),
     ]
 
-    private static let python = [
+    private static let sendfile = [
+      ClientRow(
+        "socket.sendfile",
+        """
+        export COPY=$(mktemp -u)
+        node -e "require(\\"fs\\").copyFileSync(process.env.NODE, process.env.COPY)"
+        stat -c %s $COPY; rm -f $COPY
+        """,
+        cuse: .init("0", left: 1000), relayfs: .init("0", left: 1000)),
       ClientRow(
         "socket.sendfile",
         python("a, b = socket.socketpair(); print(a.sendfile(open(sys.argv[1], 'rb')))"),
@@ -134,13 +166,15 @@ extension OneAtATime {
       "python3 -c \"import asyncio, os, socket, sys; \(code)\" $NODE"
     }
 
-    @Test(arguments: ClientRow.rows(shells + positions + copies + python + asyncio))
+    @Test(arguments: ClientRow.rows(shells + positions + copies + sendfile + asyncio))
     func readerGetsWhatTheManualSays(_ row: ClientRow) throws {
       try requireInManual(row.name)
       let daemon = try Daemon("relay:global")
       try daemon.shell("seq 1000 | $BIN/relayctl write relay")
       let output = try output(of: row, on: daemon)
       #expect(output == row.expected?.output)
+      // What a program did not use counts as read.
+      #expect(try row.expected.map { 1000 - $0.left } == daemon.statistic("records_read"))
       #expect(try lines(of: daemon) == row.expected?.left)
     }
 
@@ -173,6 +207,33 @@ extension OneAtATime {
       #expect(try asynchronousRead("uring-poll", Daemon("relay:global")) == 4)
     }
 
+    /// A file of tcpdump: a header, and 10 packets of 1,000 line feeds.
+    private static let packets = #"""
+      {
+        printf "\xd4\xc3\xb2\xa1\2\0\4\0\0\0\0\0\0\0\0\0\0\0\1\0\1\0\0\0"
+        for packet in {1..10}; do
+          printf "\0\0\0\0\0\0\0\0\xe8\3\0\0\xe8\3\0\0"
+          head -c 1000 /dev/zero | tr "\0" "\n"
+        done
+      }
+      """#
+
+    private static let captures = [
+      ClientRow(
+        "tcpdump -w", "\(packets) | tcpdump -r - -w $NODE 2>/dev/null; echo $?; stat -c %U $NODE",
+        cuse: .init("0 tcpdump", left: 10000), relayfs: .init("1 root", left: 0)),
+      ClientRow(
+        "tcpdump -w",
+        "\(packets) | tcpdump -Z nobody -r - -w $NODE 2>/dev/null; echo $?; stat -c %U $NODE",
+        cuse: .init("0 nobody", left: 10000), relayfs: .init("1 root", left: 0)),
+      ClientRow(
+        "tcpdump -w", "\(packets) | tcpdump -Z root -r - -w $NODE 2>/dev/null; echo $?",
+        cuse: nil, relayfs: .init("1", left: 0)),
+      ClientRow(
+        "tcpdump -w", "\(packets) | tcpdump -U -r - -w - 2>/dev/null >$NODE; stat -c %U $NODE",
+        cuse: nil, relayfs: .init("root", left: 10000)),
+    ]
+
     private static let writers = [
       ClientRow(
         "dd conv=fsync", "echo one | dd of=$NODE conv=fsync status=none 2>/dev/null; echo $?",
@@ -180,6 +241,15 @@ extension OneAtATime {
       ClientRow(
         "sort -o", "echo one | sort -o $NODE 2>/dev/null; echo $?",
         cuse: .init("0", left: 1), relayfs: .init("2", left: 0)),
+      ClientRow("sort -o", "echo one | sort >$NODE", cuse: nil, relayfs: .init("", left: 1)),
+      ClientRow(
+        "install, mv",
+        "f=$(mktemp); echo one >$f; rsync --inplace $f $NODE 2>/dev/null; echo $?; rm $f",
+        cuse: nil, relayfs: .init("23", left: 1)),
+      ClientRow(
+        "install, mv", "echo one | dd bs=64K of=$NODE status=none", cuse: nil,
+        relayfs: .init("", left: 1)),
+      ClientRow("install, mv", "echo one | cat >$NODE", cuse: nil, relayfs: .init("", left: 1)),
       ClientRow(
         "install, mv", "cp /dev/stdin $NODE <<<one", cuse: nil,
         relayfs: .init("", left: 1)),
@@ -188,17 +258,52 @@ extension OneAtATime {
         cuse: .init("1", left: 0), relayfs: .init("0", left: 1)),
     ]
 
-    @Test(arguments: ClientRow.rows(writers)) func writerLeavesWhatTheManualSays(_ row: ClientRow)
-      throws
-    {
+    @Test(arguments: ClientRow.rows(writers + captures))
+    func writerLeavesWhatTheManualSays(_ row: ClientRow) throws {
       try requireInManual(row.name)
       let daemon = try Daemon("relay:global,write,permissions=0600")
       #expect(try output(of: row, on: daemon) == row.expected?.output)
       #expect(try lines(of: daemon) == row.expected?.left)
     }
 
-    /// On CUSE root may replace a node, as any file of /dev.
-    @Test(.onceIsEnough, arguments: ["install /dev/null $NODE", "mv $(mktemp) $NODE", "rm $NODE"])
+    /// Without -U tcpdump writes blocks of 8192 bytes.
+    @Test(.onceIsEnough, arguments: [("-U", 11), ("", 2)])
+    func writesOfTcpdumpEndBetweenPacketsWithUOnly(_ option: String, _ records: Int) throws {
+      let daemon = try Daemon("relay:global,write,permissions=0600")
+      let write = "\(Self.packets) | tcpdump \(option) -r - -w - >\(daemon.device("relay0"))"
+      #expect(try daemon.shell(write).status == 0)
+      #expect(try daemon.statistic("records_written") == records)
+    }
+
+    /// On CUSE root may replace a node, as any file of /dev. All but rsync without --inplace remove
+    /// it first; relayd, which makes a removed node again, rests here, so that they are faster.
+    @Test(
+      .enabled(if: Backend.underTest == .cuse),
+      arguments: [
+        "install -m 600 /dev/null", "mv $(mktemp)", "rsync $(mktemp)", "rsync --inplace $(mktemp)",
+      ])
+    func fileThatReplacesANodeTakesWhatIsWritten(_ command: String) throws {
+      try requireInManual("install, mv")
+      let daemon = try Daemon("relay:global,write,permissions=0600")
+      let node = daemon.device("relay0")
+      daemon.process.signal(SIGSTOP)
+      defer { daemon.process.signal(SIGCONT) }
+      let written = try daemon.shell(
+        """
+        \(command) \(node) && [ -f \(node) ] && echo one >\(node)
+        stat -c '%F %s' \(node); rm \(node)
+        """)
+      #expect(written.output == "regular file 4\n", "\(written.error)")
+      daemon.process.signal(SIGCONT)
+      #expect(try daemon.statistic("records_written") == 0)
+    }
+
+    @Test(
+      .onceIsEnough,
+      arguments: [
+        "install /dev/null $NODE", "mv $(mktemp) $NODE", "rsync --ignore-times $(mktemp) $NODE",
+        "rm $NODE",
+      ])
     func replacingAFileOfRelayfsIsRefused(_ command: String) throws {
       try requireInManual("install, mv")
       let daemon = try Daemon("relay:global")
