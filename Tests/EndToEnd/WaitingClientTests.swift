@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rows of relay(4)'s table of clients about programs that wait: those that poll before they
-// read, those that an interruption without a handler ends, and tail -f.
+// read, those whose read waits, and tail -f. Those that are interrupted are in
+// InterruptedClientTests.
 
 import Glibc
 import LinuxIO
@@ -8,49 +9,6 @@ import Testing
 
 extension OneAtATime {
   @Suite struct WaitingClientTests {
-    /// A program that reads /dev/relay0, with its output.
-    final class Client {
-      let process: ChildProcess
-      private let out: FileDescriptor
-      private var isReaped = false
-
-      /// - Parameter command: for bash, which becomes the program; $NODE is the device.
-      init(_ command: String, _ daemon: Daemon) throws {
-        out = try outputFile("out")
-        process = try ChildProcess(
-          ["bash", "-c", "exec \(command)"], output: out.raw, error: out.raw,
-          environment: ["NODE": daemon.device("relay0")])
-      }
-
-      var said: String { text(of: out.raw) }
-
-      /// S sleeps, T is stopped, Z is over.
-      var state: Substring {
-        let stat = (try? run("cat", "/proc/\(process.pid)/stat").output) ?? ""
-        return stat.components(separatedBy: ") ").last!.prefix(1)
-      }
-
-      /// Whether it has the device open and sleeps: in its read, or in its poll.
-      var waitsForData: Bool {
-        let files = try? run("bash", "-c", "readlink /proc/\(process.pid)/fd/*").output
-        return files?.contains("relay0") == true && state == "S"
-      }
-
-      /// Its exit status, bounded in time.
-      func end() throws -> Int {
-        try eventually("it is over: \(said)", within: 20) { state == "Z" }
-        isReaped = true
-        return process.wait()
-      }
-
-      // Once it is reaped its number may be another process's.
-      deinit {
-        guard !isReaped else { return }
-        process.signal(SIGKILL)
-        _ = process.wait()
-      }
-    }
-
     /// Where cat ends, they wait for what comes later; the end is when the channel closes.
     @Test(arguments: [
       "pv -q $NODE",
@@ -61,7 +19,7 @@ extension OneAtATime {
       try requireInManual("pv, socat, nc")
       let daemon = try Daemon("relay:global")
       try daemon.write("one\n")
-      let client = try Client(command, daemon)
+      let client = try WaitingClient(command, daemon)
       try eventually("it has read what there is: \(client.said)") { client.said == "one\n" }
       #expect(try daemon.statistic("records_unread") == 0)
       try daemon.write("two\n")
@@ -81,9 +39,9 @@ extension OneAtATime {
       let daemon = try Daemon("relay:global")
       try daemon.write("one\n")
       let socket = "\(daemon.scratch.path)/nc"
-      let listener = try Client("nc -l -U \(socket)", daemon)
+      let listener = try WaitingClient("nc -l -U \(socket)", daemon)
       try eventually("it listens") { access(socket, F_OK) == 0 }
-      let client = try Client("nc -N -U \(socket) <$NODE", daemon)
+      let client = try WaitingClient("nc -N -U \(socket) <$NODE", daemon)
       try eventually("it has sent what there is") { listener.said == "one\n" }
       try daemon.write("two\n")
       try eventually("it has waited for more") { listener.said == "one\ntwo\n" }
@@ -92,83 +50,12 @@ extension OneAtATime {
       #expect(try listener.end() == 0)
     }
 
-    /// Two in the slow guest: the kernel's answer is the same.
-    private static func few(_ commands: [String]) -> [String] {
-      Backend.underTest == .cuse ? Array(commands.prefix(2)) : commands
-    }
-
-    private static let endedByEINTR = [
-      "mawk 1 $NODE", "sed p $NODE", "sort $NODE", "od -c $NODE", "gzip -c <$NODE",
-      "busybox grep . $NODE",
-    ]
-    private static let retrying = [
-      "cat $NODE", "grep . $NODE", "perl -ne print $NODE", "dd if=$NODE status=none",
-      "busybox cat $NODE",
-    ]
-
-    /// Stops one that waits, and lets it go on.
-    private func interrupt(_ client: Client) throws {
-      try eventually("it waits") { client.waitsForData || client.state == "Z" }
-      client.process.signal(SIGSTOP)
-      try eventually("it is stopped") { client.state == "T" || client.state == "Z" }
-      client.process.signal(SIGCONT)
-    }
-
-    @Test(arguments: few(endedByEINTR)) func readerWithoutRetryEndsWhenContinued(
-      _ command: String
-    ) throws {
-      try requireInManual("mawk, sed, sort, od, gzip, busybox grep")
-      let daemon = try Daemon("relay:global,read=block")
-      let client = try Client(command, daemon)
-      // It may sleep just before its read: then another one finds it there.
-      try eventually("an interruption ends it: \(client.said)") {
-        try interrupt(client)
-        return client.state == "Z"
-      }
-      #expect(try client.end() != 0)
-      // It costs no record.
-      try daemon.write("one\n")
-      #expect(try daemon.statistic("records_unread") == 1)
-    }
-
-    @Test(arguments: few(retrying)) func readerThatRetriesGoesOnWhenContinued(_ command: String)
-      throws
-    {
-      let daemon = try Daemon("relay:global,read=block")
-      // On relayfs busybox cat splices, into a pipe; here it writes to a file.
-      let client = try Client(command, daemon)
-      try interrupt(client)
-      try daemon.write("one\n")
-      try daemon.require("close", "relay")
-      #expect(try client.end() == 0)
-      #expect(client.said == "one\n")
-    }
-
-    /// A pipe in between waits for them: an interrupted read of a pipe is started again.
-    @Test(.onceIsEnough) func readerWithoutRetryGoesOnBehindCat() throws {
-      let daemon = try Daemon("relay:global,read=block")
-      let client = try Client("bash -c 'cat $NODE | { echo $BASHPID; exec sed -u p; }'", daemon)
-      try eventually("sed runs: \(client.said)") { client.said.hasSuffix("\n") }
-      let sed = client.said.dropLast()
-      func state() throws -> Substring {
-        try run("cat", "/proc/\(sed)/stat").output.components(separatedBy: "(sed) ").last!.prefix(1)
-      }
-      try eventually("it waits") { try state() == "S" }
-      try run("kill", "-STOP", "\(sed)")
-      try eventually("it is stopped") { try state() == "T" }
-      try run("kill", "-CONT", "\(sed)")
-      try daemon.write("one\n")
-      try daemon.require("close", "relay")
-      #expect(try client.end() == 0)
-      #expect(client.said == "\(sed)\none\none\n")
-    }
-
     /// CUSE: it looks again each second. relayfs: it takes a file of size 0 for a truncated one.
     @Test func tailFollowsANodeOnly() throws {
       try requireInManual("tail")
       let daemon = try Daemon("relay:global")
       try daemon.write("one\n")
-      let tail = try Client("tail -f $NODE", daemon)
+      let tail = try WaitingClient("tail -f $NODE", daemon)
       try eventually("it has read what there is: \(tail.said)") { tail.said.hasPrefix("one\n") }
       guard Backend.underTest == .cuse else {
         #expect(try tail.end() != 0)
@@ -177,6 +64,82 @@ extension OneAtATime {
       }
       try daemon.write("two\n")
       try eventually("it has read what came later") { tail.said == "one\ntwo\n" }
+    }
+
+    /// It looks for the last lines, which nobody knows before the end.
+    @Test(.onceIsEnough) func tailOfABlockingDevicePrintsAtTheEndOnly() throws {
+      try requireInManual("tail")
+      let daemon = try Daemon("relay:global,read=block")
+      try daemon.write("one\n")
+      let tail = try WaitingClient("tail -f $NODE", daemon)
+      try eventually("it has read what there is") { try daemon.statistic("records_unread") == 0 }
+      try eventually("it waits for more") { tail.waitsForData }
+      #expect(tail.said == "")
+      try daemon.require("close", "relay")
+      try eventually("it prints: \(tail.said)") { tail.said.hasPrefix("one\n") }
+    }
+
+    /// On relayfs it does not: ClientTableTests.asynchronousReadEndsAtOnce.
+    @Test(.enabled(if: Backend.underTest == .cuse), arguments: ["aio", "uring"])
+    func asynchronousReadOfANodeWaits(_ interface: String) throws {
+      try requireInManual("io_uring, AIO")
+      let program = try Library.get().program("asynchronous", Library.c, "asynchronous.c")
+      let daemon = try Daemon("relay:global,read=block")
+      let client = try WaitingClient("\(program) \(interface) $NODE", daemon)
+      try eventually("it waits: \(client.said)") { client.waitsForData }
+      try daemon.write("one\n")
+      #expect(try client.end() == 0)
+      #expect(client.said == "4\n")
+    }
+
+    /// Reads devices that have nothing, looks at a file, and lets its event loop turn a hundred
+    /// times; prints what ends. The argument before the devices says how it reads.
+    private static let node = """
+      const fs = require("fs"), [way, ...devices] = process.argv.slice(1);
+      const say = text => fs.writeSync(1, text + "\\n");
+      const turn = count => count ? setImmediate(turn, count - 1) : say("turned");
+      const look = () => { fs.stat("/", () => say("stat")); turn(100); };
+      let ready = 0;
+      for (const device of devices)
+        if (way == "stream")
+          fs.createReadStream(device).on("data", () => say("read")).on("ready", () => {
+            if (++ready == devices.length) setImmediate(look);
+          });
+        else
+          fs.read(fs.openSync(device, "r"), Buffer.alloc(16), 0, 16, null, () => say("read"));
+      if (way != "stream") look();
+      """
+
+    private func startNode(_ prefix: String, _ way: String, _ daemon: Daemon) throws
+      -> WaitingClient
+    {
+      try WaitingClient("\(prefix) node -e '\(Self.node)' \(way) ${NODE%/*}/{a,b,c,d}0", daemon)
+    }
+
+    private func fourDevices() throws -> Daemon {
+      let block = "global,read=block"
+      return try Daemon("a:\(block)", "b:\(block)", "c:\(block)", "d:\(block)")
+    }
+
+    /// The pool has 4 threads.
+    @Test(.onceIsEnough, arguments: ["read", "stream"])
+    func fourBlockingReadsStallFileOperationsOfNode(_ way: String) throws {
+      try requireInManual("Node.js")
+      let daemon = try fourDevices()
+      let node = try startNode("env -u UV_THREADPOOL_SIZE", way, daemon)
+      try eventually("its event loop goes on: \(node.said)") { node.said == "turned\n" }
+      try daemon.write("one\n", to: "a")
+      try eventually("a thread is free again: \(node.said)") {
+        node.said == "turned\nread\nstat\n"
+      }
+    }
+
+    @Test(.onceIsEnough, arguments: ["read", "stream"])
+    func nodeWithMoreThreadsThanDevicesGoesOn(_ way: String) throws {
+      let daemon = try fourDevices()
+      let node = try startNode("env UV_THREADPOOL_SIZE=5", way, daemon)
+      try eventually("a file operation ends: \(node.said)") { node.said.contains("stat\n") }
+      #expect(!node.said.contains("read"))
     }
   }
 }
