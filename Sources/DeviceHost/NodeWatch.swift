@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether something happens to the device nodes of one thread: removed, replaced, renamed, given to
-// somebody else. Only tells that it is time to look.
+// somebody else, hidden by a mount. Only tells that it is time to look.
 
 internal import LinuxIO
 
@@ -8,6 +8,7 @@ internal import LinuxIO
 final class NodeWatch: EventHandler {
   private let loop: EventLoop
   private let files: FileWatch
+  private var mounts: MountTable?
   /// Of each file by who watches it: two paths may lead to one file.
   private var onChange: [FileWatch.Number: [ObjectIdentifier: () -> Void]] = [:]
 
@@ -15,6 +16,7 @@ final class NodeWatch: EventHandler {
     self.loop = loop
     files = try FileWatch()
     try loop.add(files.raw, .read, self)
+    mounts = MountTable(on: loop) { [weak self] in self?.lookAtAll() }
   }
 
   /// Watches what is at the path now, whatever it is; nil where nothing is.
@@ -34,7 +36,15 @@ final class NodeWatch: EventHandler {
     files.remove(number)
   }
 
-  func stop() { loop.remove(files.raw) }
+  func stop() {
+    loop.remove(files.raw)
+    mounts?.stop()
+    mounts = nil
+  }
+
+  private func lookAtAll() {
+    for look in onChange.values.flatMap(\.values) { look() }
+  }
 
   func handle(_ events: Events, from fd: CInt) {
     do throws(SystemError) {

@@ -55,6 +55,29 @@ extension OneAtATime {
       #expect(try read() == "kept\nmore\n")
     }
 
+    /// Over the node alone, or over the directory that it is in.
+    @Test(arguments: ["/dev/relay0", "/dev/in"])
+    func coveredNodeIsNotListedUntilItIsUnmounted(_ place: String) throws {
+      let daemon = try Daemon("relay:global", "in/relay:global")
+      let path = place == "/dev/in" ? "/dev/in/relay0" : place
+      let mount = place == "/dev/in" ? "-t tmpfs none" : "--bind /dev/null"
+      try daemon.write("kept\n", to: place == "/dev/in" ? "in/relay" : "relay")
+      func devices() throws -> Int {
+        try daemon.relayctl("list", "--json").output.components(separatedBy: "\"/dev/").count - 1
+      }
+      func say(_ text: String, after command: String) throws {
+        let finished = try daemon.shell(command)
+        #expect(finished.status == 0, "\(finished.error)")
+        try eventually("\(text): \(daemon.logText)") { daemon.logText.contains(text) }
+      }
+      try say("somebody mounted something over \(path): nobody", after: "mount \(mount) \(place)")
+      #expect(try devices() == 1)
+      try say("\(path) leads to its channel again", after: "umount \(place)")
+      #expect(try devices() == 2)
+      #expect(try run("timeout", "20", "cat", path).output == "kept\n")
+      #expect(!daemon.logText.contains("made again"), "\(daemon.logText)")
+    }
+
     @Test func removedNodeThatIsOpenIsMadeAgainAfterTheLastClose() throws {
       let file = try FileDescriptor.open("/dev/relay0", O_RDONLY)
       try say(
