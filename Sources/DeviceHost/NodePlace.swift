@@ -90,6 +90,7 @@ final class NodePlace {
   func stop() {
     if let watched { watch?.remove(watched, for: self) }
     watched = nil
+    watch?.removeMounts(for: self)
   }
 }
 

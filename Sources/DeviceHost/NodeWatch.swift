@@ -9,6 +9,8 @@ final class NodeWatch: EventHandler {
   private let loop: EventLoop
   private let files: FileWatch
   private var mounts: MountTable?
+  /// Of all who watch, whether there is a file at their paths or not.
+  private var onMount: [ObjectIdentifier: () -> Void] = [:]
   /// Of each file by who watches it: two paths may lead to one file.
   private var onChange: [FileWatch.Number: [ObjectIdentifier: () -> Void]] = [:]
 
@@ -19,10 +21,11 @@ final class NodeWatch: EventHandler {
     mounts = MountTable(on: loop) { [weak self] in self?.lookAtAll() }
   }
 
-  /// Watches what is at the path now, whatever it is; nil where nothing is.
+  /// Watches what is at the path now, whatever it is, and the mounts; nil where nothing is there.
   func add(
     _ path: String, for watcher: AnyObject, onChange: @escaping () -> Void
   ) -> FileWatch.Number? {
+    onMount[ObjectIdentifier(watcher)] = onChange
     guard let number = try? files.add(path) else { return nil }
     self.onChange[number, default: [:]][ObjectIdentifier(watcher)] = onChange
     return number
@@ -36,6 +39,9 @@ final class NodeWatch: EventHandler {
     files.remove(number)
   }
 
+  /// Nobody watches mounts for it any more.
+  func removeMounts(for watcher: AnyObject) { onMount[ObjectIdentifier(watcher)] = nil }
+
   func stop() {
     loop.remove(files.raw)
     mounts?.stop()
@@ -43,7 +49,7 @@ final class NodeWatch: EventHandler {
   }
 
   private func lookAtAll() {
-    for look in onChange.values.flatMap(\.values) { look() }
+    for look in Array(onMount.values) { look() }
   }
 
   func handle(_ events: Events, from fd: CInt) {
