@@ -89,7 +89,8 @@ let package = Package(
     // The ring's rules, checked exhaustively in small worlds.
     .executableTarget(
       name: "relay-model", dependencies: [arguments], path: "Tests/Model", swiftSettings: swift),
-    .testTarget(name: "LinuxIOTests", dependencies: ["LinuxIO"], swiftSettings: swift),
+    .testTarget(
+      name: "LinuxIOTests", dependencies: ["CLinux", "LinuxIO"], swiftSettings: swift),
     .testTarget(
       name: "RelayTests", dependencies: ["CLinux", "CRelayIoctl", "Relay", "LinuxIO"],
       swiftSettings: swift),

@@ -18,6 +18,7 @@
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/vfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "retry.h"
@@ -114,11 +115,39 @@ static int clinux_address(const char *path, struct sockaddr_un *address) {
   return 0;
 }
 
+static int bind_to(int socket, const struct sockaddr_un *address) {
+  return RETRY(bind(socket, (const struct sockaddr *)address, sizeof *address));
+}
+
+static int is_bound(int socket) {
+  struct sockaddr_un address;
+  socklen_t size = sizeof address;
+  return getsockname(socket, (struct sockaddr *)&address, &size) == 0 &&
+         size > sizeof(sa_family_t);
+}
+
 int clinux_bind(int socket, const char *path) {
   struct sockaddr_un address;
   int result = clinux_address(path, &address);
   if (result < 0) return result;
-  return RETRY(bind(socket, (struct sockaddr *)&address, sizeof address));
+  return bind_to(socket, &address);
+}
+
+// The umask is the whole process's: a child has one of its own, and this process's socket.
+int clinux_bind_with_own_mode(int socket, const char *path) {
+  struct sockaddr_un address;
+  int result = clinux_address(path, &address);
+  if (result < 0) return result;
+  pid_t child = fork();
+  if (child < 0) return bind_to(socket, &address);
+  if (child == 0) {
+    umask(0);
+    _exit(-bind_to(socket, &address));
+  }
+  int status = 0;
+  if (RETRY(waitpid(child, &status, 0)) == child && WIFEXITED(status)) return -WEXITSTATUS(status);
+  // Somebody ended it, or this process has its children reaped by the kernel.
+  return is_bound(socket) ? 0 : bind_to(socket, &address);
 }
 
 static int connect_to(int socket, const char *path) {

@@ -108,6 +108,13 @@ final class CuseFrontEnd: FrontEnd {
     if let failure { throw failure }
   }
 
+  func sayOverdue() {
+    // Relaxed: the node's thread looks again before anything is said.
+    for node in nodes where node.hasOverdueNews.load(ordering: .relaxed) {
+      node.thread.run { node.look() }
+    }
+  }
+
   private func prune() {
     nodes.removeAll { node in
       if node.isLost { lost.append((node.device, node.thread)) }

@@ -23,6 +23,8 @@ final class CuseNode: SessionOwner, @unchecked Sendable {
   var place: NodePlace?
   /// Whether the place is empty and nobody has the node open: it can be made again.
   let isMissing = Atomic(false)
+  /// Whether the log left out what is to be said of its place.
+  let hasOverdueNews = Atomic(false)
   var path: String { "/dev/" + device.name }
   /// sysfs writes the slashes of a name as exclamation marks.
   private var sysfsPath: String { "/sys/class/cuse/" + device.name.replacing("/", with: "!") }

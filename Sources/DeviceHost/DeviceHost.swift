@@ -26,6 +26,11 @@ public struct HostError: Error, CustomStringConvertible {
   }
 }
 
+/// Takes a line for the log, on any thread, and whose allowance it uses: the user who causes it, or
+/// 0 for root and this process. Returns whether the line was logged; one that is true for longer
+/// comes again until it was, as overdue.
+public typealias DeviceLog = @Sendable (String, _ user: UInt32, _ isOverdue: Bool) -> Bool
+
 /// What the two front ends have in common. Called by the host's owner.
 protocol FrontEnd: AnyObject {
   /// The path of a device without its name.
@@ -41,6 +46,8 @@ protocol FrontEnd: AnyObject {
   var hasLostFiles: Bool { get }
   /// Makes those again; throws what cannot be, and then has still lost it.
   func restore() throws(HostError)
+  /// Says what the log left out and is still so.
+  func sayOverdue()
   func stop()
 }
 
@@ -78,19 +85,18 @@ public final class DeviceHost {
   ///   - mountPoint: for relayfs; an existing directory.
   ///   - threadCount: at most; relayfs has one session and so one thread.
   ///   - readers: files open and buffers mapped at once, over all devices.
-  ///   - log: gets notices worth a warning, of what was done to its files, on any thread.
-  ///   - logUse: those of what users do with them, as often as they like.
+  ///   - log: gets notices worth a warning, of what was done to its files.
+  ///   - logUse: those of what users do with them, as often as they like, on any thread.
   public init(
     backend: HostBackend, mountPoint: String, threadCount: Int,
     readers share: Share = Share(of: 4096, perUser: nil),
-    log: @escaping @Sendable (String) -> Void,
-    logUse: @escaping @Sendable (String) -> Void
+    log: @escaping DeviceLog, logUse: @escaping @Sendable (String, _ user: UInt32) -> Void
   ) throws {
     self.backend = backend
     let readers = ReaderCount(share)
     self.readers = readers
     let changes = try EventFD()
-    LibraryLog.forward(to: log)
+    LibraryLog.forward { _ = log($0, 0, false) }
     switch backend {
     case .cuse: frontEnd = CuseFrontEnd()
     case .fuse: frontEnd = RelayfsFrontEnd(mountPoint: mountPoint, log: log)
@@ -210,6 +216,9 @@ public final class DeviceHost {
   /// Makes them again, so that they can be opened anew: nothing is lost but what was handed to a
   /// reader that had one open. Throws what cannot be.
   public func restoreFiles() throws(HostError) { try frontEnd.restore() }
+
+  /// Logs what the log left out of what was done to files and is still so.
+  public func sayOverdue() { frontEnd.sayOverdue() }
 
   /// Whether the device was added and, if it was removed, somebody still has it open.
   public func isServed(_ device: Device) -> Bool { places[ObjectIdentifier(device)] != nil }

@@ -41,7 +41,9 @@ struct Output {
 extension Device {
   /// Answers a write, at once or later.
   /// - Parameters:
-  ///   - isContinuation: a part of it was written already, as a record.
+  ///   - isContinuation: a part of it was written already, as a record; or it is not the first
+  ///     splice(2) or sendfile(2) to this open file of a mount. They cannot be told apart: a
+  ///     program that copies by these gets the answer of a device, and goes on by write(2).
   ///   - flags: the open file's.
   func write(
     _ request: OpaquePointer, _ file: OpenFile, _ record: UnsafeRawBufferPointer,
@@ -49,9 +51,8 @@ extension Device {
   ) {
     guard !file.isEvicted else { return cfuse_reply_error(request, ESTALE) }
     let limit = min(Output.longestRecord, reader.channel.geometry.subbufSize)
-    guard !isContinuation, record.count <= limit else {
-      return cfuse_reply_error(request, EMSGSIZE)
-    }
+    guard !isContinuation else { return cfuse_reply_error(request, EINVAL) }
+    guard record.count <= limit else { return cfuse_reply_error(request, EMSGSIZE) }
     // Who waits comes first.
     offerRoom()
     if output.waiting.isEmpty, answer(request, record) { return }

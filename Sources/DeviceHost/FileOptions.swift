@@ -37,5 +37,5 @@ protocol DeviceKeeper: AnyObject {
   func lossesFound()
   /// Its memory is damaged; once.
   func damageFound(_ device: Device)
-  func logUse(_ message: String)
+  func logUse(_ message: String, by user: UInt32)
 }

@@ -265,7 +265,8 @@ extension Device {
   private func recall(_ lease: Lease) {
     if lease.complains() {
       keeper?.logUse(
-        "\(name): a mapped consumer took too long (consumer_timeout): others may read now")
+        "\(name): a mapped consumer took too long (consumer_timeout): others may read now",
+        by: lease.uid)
     }
     if lease.isContested { putBehindOthers(lease.uid) }
     takeBuffer(from: lease)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether something happens to the device nodes of one thread: removed, replaced, renamed, given to
-// somebody else. Only tells that it is time to look.
+// somebody else, hidden by a mount. Only tells that it is time to look.
 
 internal import LinuxIO
 
@@ -8,6 +8,9 @@ internal import LinuxIO
 final class NodeWatch: EventHandler {
   private let loop: EventLoop
   private let files: FileWatch
+  private var mounts: MountTable?
+  /// Of all who watch, whether there is a file at their paths or not.
+  private var onMount: [ObjectIdentifier: () -> Void] = [:]
   /// Of each file by who watches it: two paths may lead to one file.
   private var onChange: [FileWatch.Number: [ObjectIdentifier: () -> Void]] = [:]
 
@@ -15,12 +18,14 @@ final class NodeWatch: EventHandler {
     self.loop = loop
     files = try FileWatch()
     try loop.add(files.raw, .read, self)
+    mounts = MountTable(on: loop) { [weak self] in self?.lookAtAll() }
   }
 
-  /// Watches what is at the path now, whatever it is; nil where nothing is.
+  /// Watches what is at the path now, whatever it is, and the mounts; nil where nothing is there.
   func add(
     _ path: String, for watcher: AnyObject, onChange: @escaping () -> Void
   ) -> FileWatch.Number? {
+    onMount[ObjectIdentifier(watcher)] = onChange
     guard let number = try? files.add(path) else { return nil }
     self.onChange[number, default: [:]][ObjectIdentifier(watcher)] = onChange
     return number
@@ -34,7 +39,18 @@ final class NodeWatch: EventHandler {
     files.remove(number)
   }
 
-  func stop() { loop.remove(files.raw) }
+  /// Nobody watches mounts for it any more.
+  func removeMounts(for watcher: AnyObject) { onMount[ObjectIdentifier(watcher)] = nil }
+
+  func stop() {
+    loop.remove(files.raw)
+    mounts?.stop()
+    mounts = nil
+  }
+
+  private func lookAtAll() {
+    for look in Array(onMount.values) { look() }
+  }
 
   func handle(_ events: Events, from fd: CInt) {
     do throws(SystemError) {

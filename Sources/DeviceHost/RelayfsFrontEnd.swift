@@ -9,10 +9,13 @@ internal import LinuxIO
 // Sendable: everything but start and stop happens on the thread, or inside its `run`.
 final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
   private let mountPoint: String
-  private let log: @Sendable (String) -> Void
+  private let logMessage: DeviceLog
   /// The mount's; nil while there is none.
   private var session: Session?
   private var watch: MountWatch?
+  /// Paths of files that other mounts hide.
+  private var hidden: Set<String> = []
+  private var isCovered = false
   /// Of mounts that are not at their place any more, and whose files somebody still has open.
   private var detached: [Session] = []
   private var thread: ServingThread?
@@ -23,10 +26,12 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
   private let startTime = time(nil)
   private var lookups: UInt64 = 0
 
-  init(mountPoint: String, log: @escaping @Sendable (String) -> Void) {
+  init(mountPoint: String, log: @escaping DeviceLog) {
     self.mountPoint = mountPoint
-    self.log = log
+    logMessage = log
   }
+
+  private func log(_ message: String) { _ = logMessage(message, 0, false) }
 
   var pathPrefix: String { mountPoint + "/" }
 
@@ -47,6 +52,9 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
       throw error
     }
   }
+
+  // Each change is one line, of root's.
+  func sayOverdue() {}
 
   private func mount(_ isForOthers: Bool, left by: String) throws(HostError) {
     try checkMountPoint(left: by)
@@ -198,15 +206,34 @@ extension RelayfsFrontEnd {
 
   /// On the thread.
   private func mountChanged(_ state: MountWatch.State) {
-    if state == .gone { return mountWentAway() }
-    for device in tree.devices { device.noteFile(isThere: state == .visible) }
-    log(
-      state == .visible
-        ? "the files in \(mountPoint) can be opened again"
-        : """
+    switch state {
+    case .gone: mountWentAway()
+    case .covered:
+      isCovered = true
+      for device in tree.devices { device.noteFile(isThere: false) }
+      log(
+        """
         somebody mounted something over \(mountPoint): nobody can open the files in it until that \
         is unmounted
         """)
+    case .visible(let places):
+      if isCovered { log("the files in \(mountPoint) can be opened again") }
+      isCovered = false
+      hideFiles(at: places)
+    }
+  }
+
+  private func hideFiles(at places: Set<String>) {
+    for device in tree.devices {
+      let path = pathPrefix + device.name
+      let isHidden = places.contains { (path + "/").hasPrefix($0 + "/") }
+      device.noteFile(isThere: !isHidden)
+      if isHidden, hidden.insert(path).inserted {
+        log(DeviceText.covered(path))
+      } else if !isHidden, hidden.remove(path) != nil {
+        log(DeviceText.again(path))
+      }
+    }
   }
 
   /// The files cannot be opened any more; those that are open work on.
@@ -229,6 +256,8 @@ extension RelayfsFrontEnd {
   private func filesWentAway() {
     watch?.stop()
     watch = nil
+    hidden = []
+    isCovered = false
     for device in tree.devices { device.noteFile(isThere: false) }
     log("somebody unmounted or aborted \(mountPoint): it is mounted again")
     thread?.filesWentAway()

@@ -13,8 +13,8 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
   let loop: EventLoop
   private let readers: ReaderCount
   private let changes: CInt
-  let log: @Sendable (String) -> Void
-  private let logUseMessage: @Sendable (String) -> Void
+  private let logMessage: DeviceLog
+  private let logUseMessage: @Sendable (String, _ user: UInt32) -> Void
   private let tick: TimerFD
   // Rung for a job, or for channels in `signalled`.
   private let bell: EventFD
@@ -53,12 +53,12 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
 
   /// - Parameter changes: an eventfd, signalled when a device may be collected.
   init(
-    readers: ReaderCount, changes: CInt, log: @escaping @Sendable (String) -> Void,
-    logUse: @escaping @Sendable (String) -> Void
+    readers: ReaderCount, changes: CInt, log: @escaping DeviceLog,
+    logUse: @escaping @Sendable (String, _ user: UInt32) -> Void
   ) throws(SystemError) {
     self.readers = readers
     self.changes = changes
-    self.log = log
+    logMessage = log
     logUseMessage = logUse
     loop = try EventLoop()
     tick = try TimerFD()
@@ -221,7 +221,7 @@ extension ServingThread {
     _ device: Device, uid: UInt32, pid: Int32, _ kind: ReaderEntry.Kind
   ) -> Result<ReaderEntry, ReaderRefusal> {
     let result = readers.add(device, uid: uid, pid: pid, kind)
-    if case .failure(let refusal) = result { logUse(refusal.line) }
+    if case .failure(let refusal) = result { logUse(refusal.line, by: uid) }
     return result
   }
 
@@ -244,7 +244,12 @@ extension ServingThread {
     EventFD.signal(changes)
   }
 
-  func logUse(_ message: String) { logUseMessage(message) }
+  @discardableResult
+  func log(_ message: String, by user: UInt32 = 0, isOverdue: Bool = false) -> Bool {
+    logMessage(message, user, isOverdue)
+  }
+
+  func logUse(_ message: String, by user: UInt32) { logUseMessage(message, user) }
 
   /// The owner is to look which of the front end's files are not there any more.
   func filesWentAway() { EventFD.signal(changes) }

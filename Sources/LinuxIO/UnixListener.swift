@@ -89,10 +89,12 @@ public struct UnixListener: ~Copyable, Sendable {
     let operation = "listen on \(path)"
     // Clients have none to send.
     clinux_refuse_descriptors(socket)
-    // bind makes the file with the socket's own mode less the umask: never a wider one.
+    // bind makes the file with the socket's own mode: who connects when its name appears is not
+    // refused for want of permissions that it is about to get.
     try system(fchmod(socket, mode), operation)
-    try check(clinux_bind(socket, path), operation)
+    try check(clinux_bind_with_own_mode(socket, path), operation)
     do {
+      // Where the directory has a default ACL, that took a part of it.
       try system(chmod(path, mode), operation)
       try system(Glibc.listen(socket, CInt(clamping: backlog)), operation)
     } catch {

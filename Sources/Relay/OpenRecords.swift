@@ -5,7 +5,9 @@
 // 1. A sealed sub-buffer without BUSY stays so for its sequence number: it is looked at once.
 // 2. Of any other, only the entries of its lap are read, so that no memory is touched that writers
 //    did not touch.
-// 3. What one look finds may be gone in the next moment: nothing is decided by it but what a person
+// 3. A look that the budget ends inside a sub-buffer goes on there the next time, as long as the
+//    sub-buffer is in the same lap. What it found is shown once it has seen all of it.
+// 4. What one look finds may be gone in the next moment: nothing is decided by it but what a person
 //    reads.
 
 internal import Synchronization
@@ -41,6 +43,14 @@ public final class OpenRecordScan {
   // Where the next look begins, in case the budget does not suffice for all.
   private var nextCPU = 0
   private var nextSubbuf = 0
+  /// Of that sub-buffer, where the last look ended inside it.
+  private var begun: Begun?
+
+  /// A part of a sub-buffer's entries.
+  private struct Begun {
+    var nextEntry = 0
+    var found: Subbuf
+  }
 
   private struct Buffer {
     /// By sub-buffer, the sequence number for which it was found sealed and without BUSY; 0: none.
@@ -49,25 +59,28 @@ public final class OpenRecordScan {
   }
 
   fileprivate struct Subbuf {
+    let seq: UInt64
     /// The number of records, and the first of them.
     var byOwner: [UInt16: (records: Int, first: OpenRecord)] = [:]
     var isSealed = false
-    var words = 0
   }
 
   public init(_ channel: Channel) { self.channel = channel }
 
   /// Looks at every sub-buffer that may hold open records, but at no more than about `budget` index
-  /// words: where that ends a look, the next one goes on there. Lowers `budget` by what it took.
+  /// words, however many a sub-buffer has: where that ends a look, the next one goes on there.
+  /// Lowers `budget` by what it took.
   public func look(budget: inout Int) {
     let cpus = channel.cpus
     var cpuIndex = cpus.firstIndex { $0 >= nextCPU } ?? 0
     var subbuf = cpus[cpuIndex] == nextCPU ? nextSubbuf : 0
+    // CPUs are never taken away, but nothing here relies on it.
+    if cpus[cpuIndex] != nextCPU { begun = nil }
     let count = channel.geometry.subbufCount
     defer { held = sumUp() }
     for _ in 0..<(cpus.count * count) {
       guard budget > 0 else { break }
-      look(cpus[cpuIndex], subbuf, &budget)
+      guard look(cpus[cpuIndex], subbuf, &budget) else { break }
       subbuf += 1
       guard subbuf == count else { continue }
       subbuf = 0
@@ -109,52 +122,68 @@ public final class OpenRecordScan {
       && buffer.loadState(record.subbuf).seq == record.seq
   }
 
-  private func look(_ cpu: Int, _ subbuf: Int, _ budget: inout Int) {
+  /// False: the budget ended it inside.
+  private func look(_ cpu: Int, _ subbuf: Int, _ budget: inout Int) -> Bool {
     let buffer = channel.buffer(cpu: cpu)
+    let begun = self.begun.take()
     // As dear as a few index words: it is on a line of its own.
     budget -= 8
     let state = buffer.loadState(subbuf)
     if buffers[cpu] == nil {
       // Most channels are never written to: those cost nothing.
-      guard state.isHeld else { return }
+      guard state.isHeld else { return true }
       let clean = [UInt64](repeating: 0, count: channel.geometry.subbufCount)
       buffers[cpu] = Buffer(clean: clean)
     }
     guard state.isHeld, buffers[cpu]!.clean[subbuf] != state.seq else {
       buffers[cpu]!.open[subbuf] = nil
-      return
+      return true
     }
-    let found = buffer.openRecords(subbuf, seq: state.seq)
-    budget -= found.words
+    if buffers[cpu]!.open[subbuf]?.seq != state.seq { buffers[cpu]!.open[subbuf] = nil }
+    let isSameLap = begun?.found.seq == state.seq
+    var look = isSameLap ? begun! : Begun(found: Subbuf(seq: state.seq))
+    let isWhole = buffer.findOpenRecords(
+      subbuf, from: &look.nextEntry, into: &look.found, &budget)
     // Of the same lap from the first entry to the last; else the next look finds what there is.
-    guard buffer.loadState(subbuf).seq == state.seq else { return }
+    guard buffer.loadState(subbuf).seq == state.seq else { return true }
+    guard isWhole else {
+      self.begun = look
+      return false
+    }
+    let found = look.found
     buffers[cpu]!.open[subbuf] = found.byOwner.isEmpty ? nil : found
     if found.byOwner.isEmpty, found.isSealed { buffers[cpu]!.clean[subbuf] = state.seq }
+    return true
   }
 }
 
 extension ChannelBuffer {
-  /// The BUSY entries of a sub-buffer, up to its frontier or its seal.
-  fileprivate func openRecords(_ subbuf: Int, seq: UInt64) -> OpenRecordScan.Subbuf {
-    var found = OpenRecordScan.Subbuf()
+  /// Adds the BUSY entries of a sub-buffer from an entry on, up to its frontier or its seal. False:
+  /// the budget ended first, and `next` is where to go on.
+  fileprivate func findOpenRecords(
+    _ subbuf: Int, from next: inout Int, into found: inout OpenRecordScan.Subbuf,
+    _ budget: inout Int
+  ) -> Bool {
+    let seq = found.seq
     let index = index(subbuf)
     let committed = Entry.prefix(.committed, seq)
-    for i in 0..<layout.entryCount {
-      let entry = loadEntry(index, i)
-      found.words += 1
-      if entry.prefix == committed { continue }
+    while next < layout.entryCount {
+      guard budget > 0 else { return false }
+      let entry = loadEntry(index, next)
+      budget -= 1
       if entry.isBusy {
         let first = OpenRecord(
-          owner: entry.owner, cpu: cpu, subbuf: subbuf, seq: seq, entry: i)
+          owner: entry.owner, cpu: cpu, subbuf: subbuf, seq: seq, entry: next)
         found.byOwner[entry.owner, default: (0, first)].records += 1
       } else if entry.isSeal(seq) {
         found.isSealed = true
-        break
-      } else if entry.isEmpty(seq) {
-        break
+        return true
+      } else if entry.prefix != committed, entry.isEmpty(seq) {
+        return true
       }
+      next += 1
     }
-    return found
+    return true
   }
 }
 

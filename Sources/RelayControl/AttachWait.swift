@@ -39,7 +39,7 @@ public struct AttachWait: Sendable {
   }
 
   /// After a try that failed: sleeps until the next one is due. False: there is to be none.
-  fileprivate mutating func isWorthAnotherTry(after error: ControlError) -> Bool {
+  mutating func isWorthAnotherTry(after error: ControlError) -> Bool {
     guard isForNow(error) else { return false }
     let now = Clock.milliseconds()
     if goal == .nextDaemon, deadline == nil { deadline = now + AttachWait.changeoverMilliseconds }
@@ -51,6 +51,13 @@ public struct AttachWait: Sendable {
   }
 
   private mutating func isForNow(_ error: ControlError) -> Bool {
+    if case .notPermitted = error {
+      // The socket of an older relayd gets its permissions a moment after its name: once each time
+      // that one comes.
+      defer { wasDenied = true }
+      return !wasDenied
+    }
+    wasDenied = false
     switch error {
     case .disconnected:
       isChangingOver = true
@@ -59,13 +66,9 @@ public struct AttachWait: Sendable {
       // A relayd that was killed, or that expects a successor, leaves its socket.
       isChangingOver = isChangingOver || Files.isThere(path)
       return isChangingOver || goal == .channel
-    case .notPermitted:
-      // A socket gets its permissions a moment after its name.
-      defer { wasDenied = true }
-      return !wasDenied
     case .noReply: return goal == .channel
     case .refused(let refusal): return goal == .channel && refusal.code == ENOENT
-    case .protocolViolation, .system: return false
+    case .notPermitted, .protocolViolation, .system: return false
     }
   }
 }

@@ -96,7 +96,7 @@ final class ChannelTable {
     if isServing { try serve(served) }
     ChannelNotes(served.channel)?.store(options, origin, kept.kin)
     onOpening(served.channel)
-    if adopted == nil { kept.keep(served.channel) }
+    if adopted == nil { kept.keep(served.channel, for: served.logUser) }
     // Only now: whenever this process dies, there is one memory that is whole and not given up.
     for left in left where left.channel !== served.channel {
       retire(left.channel, into: served.channel)
@@ -298,7 +298,9 @@ extension ChannelTable {
 
   /// Closes a channel that was there for as long as somebody wrote.
   func closeAbandoned(_ served: ServedChannel) {
-    limiter.log(.channel, "channel \(served.channel.name): closed, as its last writer has ended")
+    limiter.log(
+      .channel, by: served.logUser,
+      "channel \(served.channel.name): closed, as its last writer has ended")
     close(served)
   }
 
@@ -323,7 +325,8 @@ extension ChannelTable {
       // One that was begun counts as read.
       let what = unread == 0 ? "the rest of a record" : "\(unread) record\(unread == 1 ? "" : "s")"
       limiter.log(
-        .ended, amount: unread, "nobody read \(what) of \(served.path(cpu: cpu)), now lost")
+        .ended, by: served.logUser, amount: unread,
+        "nobody read \(what) of \(served.path(cpu: cpu)), now lost")
     }
   }
 
@@ -332,7 +335,7 @@ extension ChannelTable {
     guard count > 0 else { return }
     let what = count == 1 ? "1 record was" : "\(count) records were"
     limiter.log(
-      .ended, amount: count,
+      .ended, by: served.logUser, amount: count,
       "\(what) longer than a sub-buffer of \(served.path(cpu: cpu)), which is "
         + "\(served.channel.geometry.subbufSize) bytes, and refused")
   }

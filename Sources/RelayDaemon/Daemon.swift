@@ -102,14 +102,15 @@ public final class Daemon {
     host = try DeviceHost(
       backend: backend, mountPoint: resolved(configuration.mountPoint),
       threadCount: min(try Processors.online().cpus.count, 16),
-      readers: configuration.limits.readerShare, log: { [limiter] in limiter.log(.place, $0) },
-      logUse: { [limiter] in limiter.log(.file, $0) })
+      readers: configuration.limits.readerShare,
+      log: { [limiter] in limiter.log(.place, by: $1, isOverdue: $2, $0) },
+      logUse: { [limiter] in limiter.log(.file, by: $1, $0) })
     let log: (ChannelTable.Level, String) -> Void = { [logger] level, message in
       logger.log(level: level == .info ? .info : .warning, "\(message)")
     }
-    kept = try KeptState(store) { [limiter] in limiter.log(.kept, $0) }
+    kept = try KeptState(store) { [limiter] in limiter.log(.kept, by: $1, $0) }
     ledger = LossLedger(RuntimeFiles.lost(socket: configuration.socketPath)) { [limiter] in
-      limiter.log(.kept, $0)
+      limiter.log(.kept, by: 0, $0)
     }
     table = ChannelTable(
       host: host, kept: kept, limits: configuration.limits, limiter: limiter, log: log)
@@ -191,6 +192,8 @@ public final class Daemon {
     }
     let changes = ClosureHandler { [unowned self] in take(restorer) }
     try loop.add(host.changeDescriptor, .read, changes)
+    let sayer = ClosureHandler { [unowned self] in sayOverdue() }
+    try loop.add(limiter.room.raw, .read, sayer)
     let closer = ClosureHandler { [unowned self] in
       abandonment.drain()
       for served in abandoned where served.isAbandoned { table.closeAbandoned(served) }
@@ -220,6 +223,13 @@ public final class Daemon {
     if let failure {
       throw DaemonError(description: "\(failure); ending, so that relayd can be started again")
     }
+  }
+
+  /// What the log left out may be logged now.
+  private func sayOverdue() {
+    limiter.room.drain()
+    table.reportOverdueDamage()
+    host.sayOverdue()
   }
 
   /// What changed in the host.

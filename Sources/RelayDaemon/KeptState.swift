@@ -23,15 +23,16 @@ final class KeptState {
   private static let settingsName = "settings+"
 
   private let store: DescriptorStore
-  private let log: (String) -> Void
+  private let log: (String, _ user: UInt32) -> Void
   let owners: OwnerTable
   /// By which producers see whether this relayd lives, and whether it is the one they knew.
   let life: LifePage
   /// Why no channel can be gone on with; nil: they can.
   private var obstacle: String?
 
+  /// - Parameter log: hears what cannot be kept, and which user that is for; 0: relayd itself.
   init(
-    _ store: DescriptorStore, log: @escaping (String) -> Void
+    _ store: DescriptorStore, log: @escaping (String, _ user: UInt32) -> Void
   ) throws {
     self.store = store
     self.log = log
@@ -83,7 +84,7 @@ final class KeptState {
     do {
       let file = try settings.file()
       try store.keep(KeptState.settingsName, file.raw)
-    } catch { log("\(error)") }
+    } catch { log("\(error)", 0) }
   }
 
   /// The memories that were handed over and taken, whole: no other relayd counts what is in them.
@@ -92,8 +93,8 @@ final class KeptState {
   /// Whether channels outlive this process.
   var isThere: Bool { store.isThere }
 
-  private func keep(_ name: String, _ fd: CInt) {
-    do { try store.keep(name, fd) } catch { log("\(error)") }
+  private func keep(_ name: String, _ fd: CInt, for user: UInt32 = 0) {
+    do { try store.keep(name, fd) } catch { log("\(error)", user) }
   }
 
   /// By which a channel's notes tell that these are the owner table and the life page it was
@@ -140,7 +141,7 @@ final class KeptState {
     let listener = store.take(Part.listener.name(name, number))
     let button = store.take(Part.button.name(name, number))
     guard let opener, let ring, let listener, let button else {
-      log(refusal(name, "not all of its descriptors were kept"))
+      log(refusal(name, "not all of its descriptors were kept"), 0)
       drop(name, number)
       return nil
     }
@@ -153,7 +154,7 @@ final class KeptState {
         channel: channel,
         obstacle: obstacle ?? (isOurs ? nil : "it was left by a relayd of other writers"))
     } catch {
-      log(refusal(name, "\(error)"))
+      log(refusal(name, "\(error)"), 0)
       drop(name, number)
       return nil
     }
@@ -164,7 +165,8 @@ final class KeptState {
   }
 
   /// Keeps a channel for the next relayd. What cannot be kept ends with this one, which is said.
-  func keep(_ channel: Channel) {
+  /// - Parameter user: who created it.
+  func keep(_ channel: Channel, for user: UInt32) {
     guard isThere, let opener = channel.openerDescriptor, let files = channel.descriptors else {
       return
     }
@@ -175,7 +177,7 @@ final class KeptState {
     do {
       for (part, fd) in all { try store.keep(part.name(channel.name, number(channel)), fd) }
     } catch {
-      log("channel \(channel.name) ends with this relayd: \(error)")
+      log("channel \(channel.name) ends with this relayd: \(error)", user)
       drop(channel)
     }
   }
@@ -196,7 +198,9 @@ final class KeptState {
   }
 
   /// A process outside our pid namespace can be found again by its handle only.
-  func keep(_ process: borrowing ProcessHandle, owner: UInt16) { keep("p+\(owner)", process.raw) }
+  func keep(_ process: borrowing ProcessHandle, owner: UInt16, for user: UInt32) {
+    keep("p+\(owner)", process.raw, for: user)
+  }
 
   func drop(owner: UInt16) { store.drop("p+\(owner)") }
 

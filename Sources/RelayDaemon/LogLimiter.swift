@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Log lines that other users can cause, as many of them and as fast as they like. Each kind of line
-// has an allowance; of what is beyond it, one line a second and kind says how many there were.
+// Log lines that other users can cause, as many of them and as fast as they like. Of each kind of
+// line each user has an allowance, so that no user's lines leave out another user's; of what is
+// beyond it, one line a second and kind says how many there were.
 
 internal import LinuxIO
 internal import Logging
@@ -65,8 +66,7 @@ enum LimitedKind: Int, CaseIterable {
   }
 }
 
-/// The allowance of one kind, in milliseconds of any clock: `burst` lines at once, and then as many
-/// a minute.
+/// One allowance, in milliseconds of any clock: `burst` lines at once, and then as many a minute.
 struct LineAllowance {
   static let period = 60_000
   private let burst: Int
@@ -82,18 +82,29 @@ struct LineAllowance {
   }
 
   /// Whether a line may be logged now. While there is something to sum up none may.
-  mutating func take(at now: Int, amount: UInt64 = 0) -> Bool {
-    let most = burst * LineAllowance.period
-    let age = min(max(0, now - lastRefill), LineAllowance.period)
-    credit = min(most, credit + age * burst)
-    lastRefill = now
+  /// - Parameter isOverdue: it was left out before, and is counted.
+  mutating func take(at now: Int, amount: UInt64 = 0, isOverdue: Bool = false) -> Bool {
+    refill(at: now)
     guard leftOut == 0, credit >= LineAllowance.period else {
+      if isOverdue { return false }
       leftOut += 1
       amountLeftOut &+= amount
       return false
     }
     credit -= LineAllowance.period
     return true
+  }
+
+  private mutating func refill(at now: Int) {
+    let age = min(max(0, now - lastRefill), LineAllowance.period)
+    credit = min(burst * LineAllowance.period, credit + age * burst)
+    lastRefill = now
+  }
+
+  /// Nothing of it is in use: a new one would be the same.
+  mutating func isWhole(at now: Int) -> Bool {
+    refill(at: now)
+    return leftOut == 0 && credit == burst * LineAllowance.period
   }
 
   /// What was left out since the last call; nil: nothing.
@@ -104,12 +115,66 @@ struct LineAllowance {
   }
 }
 
+/// The allowances of one kind. Root and relayd's own user share one that no other user touches. Of
+/// the others each has one while it causes such lines, as long as there are not too many of them.
+struct KindAllowances {
+  /// Users with an allowance of their own at a time; all others share one.
+  static let userCount = 16
+
+  private let burst: Int
+  private var privileged: LineAllowance
+  private var rest: LineAllowance
+  private var users: [UInt32: LineAllowance] = [:]
+
+  init(burst: Int) {
+    self.burst = burst
+    privileged = LineAllowance(burst: burst)
+    rest = privileged
+  }
+
+  /// As `LineAllowance.take`.
+  /// - Parameter user: who causes the line; nil: that is not known.
+  mutating func take(
+    _ user: UInt32?, at now: Int, amount: UInt64 = 0, isOverdue: Bool = false
+  ) -> Bool {
+    guard let user else { return rest.take(at: now, amount: amount, isOverdue: isOverdue) }
+    if Share.isPrivileged(user) {
+      return privileged.take(at: now, amount: amount, isOverdue: isOverdue)
+    }
+    if users[user] == nil {
+      if users.count >= KindAllowances.userCount { dropWhole(at: now) }
+      guard users.count < KindAllowances.userCount else {
+        return rest.take(at: now, amount: amount, isOverdue: isOverdue)
+      }
+      users[user] = LineAllowance(burst: burst)
+    }
+    return users[user]!.take(at: now, amount: amount, isOverdue: isOverdue)
+  }
+
+  private mutating func dropWhole(at now: Int) {
+    for user in users.keys where users[user]!.isWhole(at: now) { users[user] = nil }
+  }
+
+  /// What was left out of all users' lines since the last call; nil: nothing.
+  mutating func takeLeftOut() -> (count: Int, amount: UInt64)? {
+    var all = [privileged.takeLeftOut(), rest.takeLeftOut()]
+    for user in users.keys { all.append(users[user]!.takeLeftOut()) }
+    let found = all.compactMap(\.self)
+    guard !found.isEmpty else { return nil }
+    return found.reduce((0, 0)) { ($0.0 + $1.count, $0.1 &+ $1.amount) }
+  }
+}
+
 /// Logs what the allowances let through. Any thread may log; the sums come from the loop's.
 final class LogLimiter: EventHandler, Sendable {
   private struct State {
-    var allowances = LimitedKind.allCases.map { LineAllowance(burst: $0.burst) }
+    var allowances = LimitedKind.allCases.map { KindAllowances(burst: $0.burst) }
     var isArmed = false
   }
+
+  /// Signalled a second after a line was left out, once that was summed up: what is overdue may be
+  /// tried again.
+  let room: EventFD
 
   private let write: @Sendable (Logger.Level, String) -> Void
   private let timer: TimerFD
@@ -122,14 +187,25 @@ final class LogLimiter: EventHandler, Sendable {
   ) throws(SystemError) {
     self.write = write
     timer = try TimerFD()
+    room = try EventFD()
     try loop.add(timer.raw, .read, self)
   }
 
-  /// Logs the message, which is made only then, or counts it.
-  /// - Parameter amount: what the message counts.
-  func log(_ kind: LimitedKind, amount: UInt64 = 0, _ message: @autoclosure () -> String) {
+  /// Logs the message, which is made only then, or counts it. Returns whether it was logged: what
+  /// is said only once is tried again until it was.
+  /// - Parameters:
+  ///   - user: whose allowance it takes: the user who causes it, 0 for relayd and its
+  ///     administrator, nil where that is not known.
+  ///   - amount: what the message counts.
+  ///   - isOverdue: it was left out before, and is counted.
+  @discardableResult
+  func log(
+    _ kind: LimitedKind, by user: UInt32?, amount: UInt64 = 0, isOverdue: Bool = false,
+    _ message: @autoclosure () -> String
+  ) -> Bool {
     let isTaken = state.withLock { state in
-      let isTaken = state.allowances[kind.rawValue].take(at: Clock.milliseconds(), amount: amount)
+      let isTaken = state.allowances[kind.rawValue].take(
+        user, at: Clock.milliseconds(), amount: amount, isOverdue: isOverdue)
       if !isTaken, !state.isArmed {
         state.isArmed = true
         timer.arm(onceAfterMilliseconds: LogLimiter.pause)
@@ -137,11 +213,13 @@ final class LogLimiter: EventHandler, Sendable {
       return isTaken
     }
     if isTaken { write(kind.level, message()) }
+    return isTaken
   }
 
   func handle(_ events: Events, from fd: CInt) {
     timer.drain()
     sumUp()
+    room.signal()
   }
 
   /// Says now what was left out.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // When the log says what about one cause of losses in one buffer: at its beginning, at most once a
-// minute while it goes on, and at its end. No clock, no log.
+// minute while it goes on, and at its end. A message that the log left out comes again at the next
+// look, as it is then. No clock, no log.
 
 /// One cause of losses in one buffer. Times in milliseconds.
 struct LossEpisode {
@@ -35,6 +36,11 @@ struct LossEpisode {
   private var lastLoss = 0
   private var lastBegin: Int?
   private var lastMessage = 0
+  /// The last message was left out.
+  private(set) var isOverdue = false
+  /// `said` and `lastMessage` before the last message.
+  private var before = (said: UInt64(0), lastMessage: 0)
+  private var owesBegin = false
 
   init(at counter: UInt64) { seen = counter }
 
@@ -46,6 +52,7 @@ struct LossEpisode {
     }
     guard isActive else { return nil }
     if now - lastLoss >= (isRepeated ? LossEpisode.pause : LossEpisode.calm) { return end(now) }
+    if owesBegin { return say(.begin(count), now) }
     guard count > said, now - lastMessage >= LossEpisode.pause else { return nil }
     return say(.more(count - said, seconds: (now - lastMessage) / 1000), now)
   }
@@ -54,6 +61,19 @@ struct LossEpisode {
   mutating func finish(_ counter: UInt64, at now: Int) -> Message? {
     _ = take(counter, now)
     return isActive ? end(now) : nil
+  }
+
+  /// Whether the log took the message that the last call returned.
+  mutating func noteLogged(_ message: Message, _ isLogged: Bool) {
+    isOverdue = !isLogged
+    owesBegin = false
+    if isLogged { return }
+    (said, lastMessage) = before
+    switch message {
+    case .begin: owesBegin = true
+    case .more: break
+    case .end: isActive = true
+    }
   }
 
   /// True: it begins, and that is to be said.
@@ -71,6 +91,7 @@ struct LossEpisode {
   }
 
   private mutating func say(_ message: Message, _ now: Int) -> Message {
+    before = (said, lastMessage)
     said = count
     lastMessage = now
     return message

@@ -45,8 +45,9 @@ final class ChannelLosses {
   fileprivate var damage: [ObjectIdentifier: UInt64] = [:]
   /// Devices of whose refused records some were a process's that held too much.
   fileprivate var bounded: Set<ObjectIdentifier> = []
-  /// CPUs whose buffers were said to be damaged.
+  /// CPUs whose buffers are damaged, and those of them of which the log has not said so yet.
   var damagedCPUs: Set<Int> = []
+  var overdueDamage: Set<Int> = []
 
   fileprivate var isActive: Bool { episodes.values.contains { $0.contains(where: \.isActive) } }
 
@@ -62,6 +63,7 @@ final class ChannelLosses {
     damage = [:]
     bounded = []
     damagedCPUs = []
+    overdueDamage = []
   }
 }
 
@@ -179,12 +181,14 @@ final class LossLog: EventHandler {
       for cause in LossCause.allCases where cause != except {
         let message = step(
           &served.losses.episodes[key]![cause.rawValue], counts[cause.rawValue], now)
-        if case .end = message, cause == .full { served.losses.bounded.remove(key) }
         guard let message else { continue }
         // At the end of all there is no later message.
-        limiter.log(
-          why == nil ? .loss : .ended, amount: message.count,
+        let isLogged = limiter.log(
+          why == nil ? .loss : .ended, by: served.logUser, amount: message.count,
+          isOverdue: served.losses.episodes[key]![cause.rawValue].isOverdue && why == nil,
           text(message, cause, served, cpu, isBounded: isBounded) + (why.map { "; \($0)" } ?? ""))
+        served.losses.episodes[key]![cause.rawValue].noteLogged(message, isLogged)
+        if isLogged, case .end = message, cause == .full { served.losses.bounded.remove(key) }
       }
     }
   }

@@ -127,17 +127,17 @@ final class OpenRecordWatch: EventHandler {
       return
     }
     guard now - since >= timeout else { return }
-    use.isNamed = true
     let held = scan.held[owner]?.values ?? [:].values
     let records = held.reduce(0) { $0 + $1.records }
     let subbufs = held.reduce(0) { $0 + $1.subbufs }
-    limiter.log(
-      .openRecord,
+    use.isNamed = limiter.log(
+      .openRecord, by: producer.account, isOverdue: use.isOverdue,
       """
       \(producer.name) has \(records) record\(records == 1 ? "" : "s") of channel \(channel.name) \
       open, one for over \(TimeSpan.format(timeout)): \(subbufs) \
       sub-buffer\(subbufs == 1 ? "" : "s") of \(channel.geometry.subbufCount) in a buffer cannot \
       be used again until it commits or cancels them, or ends; `relayctl producers` shows it
       """)
+    use.isOverdue = !use.isNamed
   }
 }

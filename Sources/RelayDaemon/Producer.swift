@@ -44,6 +44,8 @@ final class ChannelUse {
   var open: (record: OpenRecord, since: Int)?
   /// The log has named the process for a record that it left open in this channel.
   var isNamed = false
+  /// The log was to, and left it out.
+  var isOverdue = false
 
   init(_ channel: Channel) { self.channel = channel }
 }

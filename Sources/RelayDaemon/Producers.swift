@@ -100,7 +100,9 @@ final class Producers: EventHandler {
     kept.owners.set(
       producer.owner,
       OwnerTable.Entry(pid: producer.pid, uid: producer.uid, startTime: startTime ?? 0))
-    if producer.pid == 0 { kept.keep(producer.process, owner: producer.owner) }
+    if producer.pid == 0 {
+      kept.keep(producer.process, owner: producer.owner, for: producer.account)
+    }
   }
 
   /// Nothing writes under its owner id any more.
@@ -187,18 +189,20 @@ final class Producers: EventHandler {
     bury(producer)
   }
 
-  private func sweep(_ channel: Channel, _ owner: UInt16, _ pid: Int32) {
+  private func sweep(_ channel: Channel, _ owner: UInt16, _ pid: Int32, _ user: UInt32) {
     let count = channel.sweep(owner: owner)
     guard count > 0 else { return }
     limiter.log(
-      .death, amount: UInt64(count),
+      .death, by: user, amount: UInt64(count),
       "process \(pid) died while it wrote to channel \(channel.name): "
         + "\(count) unfinished record\(count == 1 ? "" : "s") discarded")
   }
 
   private func bury(_ producer: Producer) {
     loop.remove(producer.process.raw)
-    for use in producer.uses { sweep(use.channel, producer.owner, producer.pid) }
+    for use in producer.uses {
+      sweep(use.channel, producer.owner, producer.pid, producer.account)
+    }
     forget(producer)
     byHandle[producer.process.raw] = nil
     byOwner[producer.owner] = nil
@@ -240,7 +244,7 @@ extension Producers {
 
   private func adopt(_ owner: UInt16, _ entry: OwnerTable.Entry, _ served: [ServedChannel]) {
     guard let process = process(entry, owner) else {
-      for served in served { sweep(served.channel, owner, entry.pid) }
+      for served in served { sweep(served.channel, owner, entry.pid, entry.uid) }
       kept.owners.free(owner)
       for served in served { ChannelNotes(served.channel)?[owner] = false }
       return
@@ -258,7 +262,7 @@ extension Producers {
     } catch {
       owners.insert(owner)
       limiter.log(
-        .kept,
+        .kept, by: entry.uid,
         "process \(entry.pid) cannot be watched, its unfinished records are passed: \(error)")
     }
   }

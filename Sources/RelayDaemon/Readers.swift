@@ -33,7 +33,7 @@ extension ControlRequests {
     let kind = entry.kind
     guard host.evict(entry) else { return }
     table.limiter.log(
-      .file,
+      .file, by: client.peer.uid,
       """
       \(entry.deviceName): user \(client.peer.uid) evicted reader \(serial): \(kind.name), \
       process \(process.pid) (\(process.command)) of user \(entry.uid)

@@ -11,15 +11,28 @@ internal import RelayControl
 extension ChannelTable {
   /// Logs, once until the next reset, that a buffer is damaged, and who could have done it.
   func reportDamage(_ served: ServedChannel, cpu: Int) {
-    guard served.losses.damagedCPUs.insert(cpu).inserted else { return }
+    let isNew = served.losses.damagedCPUs.insert(cpu).inserted
+    guard isNew || served.losses.overdueDamage.contains(cpu) else { return }
     let name = served.channel.name
-    limiter.log(
-      .damage,
+    let isLogged = limiter.log(
+      .damage, by: served.logUser, isOverdue: !isNew,
       """
       \(name)\(cpu): a process that writes to channel \(name) damaged its shared memory; this \
       buffer delivers nothing more; attached \(writersOf(served.channel)); \
       `relayctl reset \(name)` gives the channel fresh memory
       """)
+    if isLogged {
+      served.losses.overdueDamage.remove(cpu)
+    } else {
+      served.losses.overdueDamage.insert(cpu)
+    }
+  }
+
+  /// Logs what the limiter left out before.
+  func reportOverdueDamage() {
+    for served in channels {
+      for cpu in served.losses.overdueDamage.sorted() { reportDamage(served, cpu: cpu) }
+    }
   }
 
   /// What the host has found since the last call.
@@ -77,11 +90,11 @@ extension ChannelTable {
     onRenewed(old, new)
     // Only now are writers sent away: whenever this process dies, there is one memory that is whole
     // and not given up.
-    kept.keep(new)
+    kept.keep(new, for: served.logUser)
     old.giveUp()
     kept.drop(old)
     limiter.log(
-      .damage,
+      .damage, by: served.logUser,
       "channel \(name): reset with fresh memory, because in the one it had \(reason); its writers "
         + "move over with their next records" + countLosses(readers, new))
   }

@@ -3,6 +3,7 @@
 // by a right or a limit. What a program meets in its normal course is not among them.
 
 internal import Glibc
+internal import LinuxIO
 internal import Logging
 internal import RelayControl
 
@@ -14,14 +15,14 @@ struct RequestLog {
   func take(_ report: ServerReport) {
     switch report {
     case .exhausted(let error):
-      limiter.log(.refusal, "no connection to \(path) can be taken now: \(error)")
+      limiter.log(.refusal, by: nil, "no connection to \(path) can be taken now: \(error)")
     case .refused(let request, let peer, let refusal):
       guard RequestLog.isWorthALine(request, refusal.code) else { return }
       let what = request?.summary ?? "a connection to \(path)"
       limiter.log(
-        .refusal, "refused \(ProcessName(peer)): \(what): \(refusal.message)")
+        .refusal, by: peer.uid, "refused \(ProcessName(peer)): \(what): \(refusal.message)")
     case .done(let request, let peer):
-      limiter.log(.channel, "\(ProcessName(peer)): \(done(request))")
+      limiter.log(.channel, by: peer.uid, "\(ProcessName(peer)): \(done(request))")
     }
   }
 

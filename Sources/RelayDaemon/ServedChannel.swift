@@ -88,7 +88,7 @@ final class ServedChannel {
   /// Its devices serve that memory already.
   func renew(_ channel: Channel) { self.channel = channel }
 
-  /// A buffer of it is, as the log has said.
+  /// A buffer of it is.
   var isDamaged: Bool { !losses.damagedCPUs.isEmpty }
 
   func path(cpu: Int) -> String { "\(pathPrefix)\(cpu)" }
@@ -102,6 +102,9 @@ final class ServedChannel {
   var isAbandoned: Bool { isTemporary && attached.isEmpty && silent.isEmpty }
 
   var creator: UInt32? { origin.creator }
+
+  /// Whose allowance the log's lines about it take.
+  var logUser: UInt32 { creator ?? 0 }
 
   /// The most memory it can take.
   var worstCaseBytes: Int { devices.count * channel.geometry.bufferBytes }

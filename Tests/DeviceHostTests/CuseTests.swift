@@ -50,8 +50,8 @@ import Testing
     let host = try LiveHost([("number0", makeChannel())])
     let major = try number(host.path("number0")).major
     let thread = try ServingThread(
-      readers: ReaderCount(Share(of: 1, perUser: nil)), changes: -1, log: { _ in },
-      logUse: { _ in })
+      readers: ReaderCount(Share(of: 1, perUser: nil)), changes: -1, log: { _, _, _ in true },
+      logUse: { _, _ in })
     func node(_ name: String, minor: UInt32) throws -> CuseNode {
       let channel = try makeChannel(name)
       return CuseNode(

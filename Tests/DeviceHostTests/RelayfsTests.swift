@@ -82,7 +82,10 @@ import Testing
     let notices = Mutex<[String]>([])
     let host = try DeviceHost(
       backend: .fuse, mountPoint: mountPoint.path, threadCount: 1,
-      log: { line in notices.withLock { $0.append(line) } }, logUse: { _ in })
+      log: { line, _, _ in
+        notices.withLock { $0.append(line) }
+        return true
+      }, logUse: { _, _ in })
     try host.start()
     #expect(notices.withLock { $0.count == 1 && $0[0].contains(mountPoint.path) })
     host.stop()

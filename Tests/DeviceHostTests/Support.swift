@@ -69,8 +69,12 @@ final class LiveHost {
   ) throws {
     host = try DeviceHost(
       backend: backend, mountPoint: mountPoint.path, threadCount: threadCount,
-      readers: readerShare, log: { [notices] line in notices.lines.withLock { $0.append(line) } },
-      logUse: { [notices] line in notices.lines.withLock { $0.append(line) } })
+      readers: readerShare,
+      log: { [notices] line, _, _ in
+        notices.lines.withLock { $0.append(line) }
+        return true
+      },
+      logUse: { [notices] line, _ in notices.lines.withLock { $0.append(line) } })
     devices = channels.map {
       Device(name: $0.name, reader: Reader($0.channel, $0.channel.buffers[0]), options: options)
     }
@@ -123,7 +127,8 @@ func failure(
   _ backend: HostBackend, mountPoint: String = "/nonexistent", _ names: [String]
 ) throws -> String? {
   let host = try DeviceHost(
-    backend: backend, mountPoint: mountPoint, threadCount: 2, log: { _ in }, logUse: { _ in })
+    backend: backend, mountPoint: mountPoint, threadCount: 2, log: { _, _, _ in true },
+    logUse: { _, _ in })
   do {
     try host.start()
     try host.add(

@@ -254,6 +254,34 @@ extension OneAtATime {
         "install, mv", "cp /dev/stdin $NODE <<<one", cuse: nil,
         relayfs: .init("", left: 1)),
       ClientRow(
+        "os.splice, os.sendfile",
+        python(
+          """
+
+          node, (a, b) = os.open(sys.argv[1], os.O_WRONLY), os.pipe()
+          for line in b'one', b'two', b'three':
+            os.write(b, line + b'\\n')
+            try: print(os.splice(a, node, 4096))
+            except OSError as e: print(e.strerror)
+          os.write(node, os.read(a, 4096))
+          """),
+        cuse: .init("Invalid argument Invalid argument Invalid argument", left: 3),
+        relayfs: .init("4 Invalid argument Invalid argument", left: 3)),
+      ClientRow(
+        "os.splice, os.sendfile",
+        "export IN=$(mktemp); seq 50000 >$IN; "
+          + python(
+            """
+
+            import shutil
+            try: shutil.copyfile(os.environ['IN'], sys.argv[1])
+            except OSError as e: print(e.strerror)
+            """) + "; rm $IN",
+        cuse: .init("", left: 50000), relayfs: .init("Invalid argument", left: 12773)),
+      ClientRow(
+        "os.splice, os.sendfile", "seq 50000 | pv -qB 65536 >$NODE", cuse: nil,
+        relayfs: .init("", left: 50000)),
+      ClientRow(
         "O_DIRECT", "echo one | dd of=$NODE oflag=direct status=none 2>/dev/null; echo $?",
         cuse: .init("1", left: 0), relayfs: .init("0", left: 1)),
     ]

@@ -81,6 +81,33 @@ extension OneAtATime {
       #expect(try run("cat", daemon.device("relay0")).output == "fine\n")
     }
 
+    /// More than the log takes at once.
+    @Test(.onceIsEnough) func everyDamagedChannelIsNamedHoweverManyThereAre() throws {
+      let letters = "abcdefghij"
+      let names = letters.flatMap { a in letters.map { "x\(a)\($0)" } } + ["ya", "yb", "yc"]
+      let daemon = try Daemon(
+        configuration: names.map {
+          "[channel.\($0)]\nglobal = true\nsubbuf_size = 4096\nn_subbufs = 2\n"
+        }.joined())
+      let finished = try daemon.shell(
+        """
+        for file in /proc/\(daemon.process.pid)/fd/*; do
+          [[ $(readlink $file) == "/memfd:relay:"[xy]* ]] || continue
+          printf '\\xff\\xff\\x10\\0\\0\\0\\0\\0' | dd of=$file conv=notrunc status=none
+        done
+        for name in \(names.joined(separator: " ")); do
+          timeout 20 cat \(daemon.device(""))${name}0
+        done; true
+        """)
+      #expect(finished.error.components(separatedBy: "Input/output error").count == 104)
+      func count() -> Int {
+        daemon.logText.components(separatedBy: "damaged its shared memory").count - 1
+      }
+      try eventually("each is named: \(count())", within: 60) { count() == 103 }
+      #expect(daemon.logText.contains("left out in the last second, about damaged channels"))
+      for name in names { #expect(daemon.logText.contains("\(name)0: a process"), "\(name)") }
+    }
+
     /// Only the daemon closes a channel; a producer can make its own look like one.
     @Test func aChannelThatAProducerMarkedAsClosedIsSaidToBe() throws {
       let daemon = try Daemon("bad:global,subbuf_size=4096,n_subbufs=2")

@@ -45,6 +45,27 @@ extension OneAtATime {
       }
     }
 
+    @Test func coveredFileIsNotListedUntilItIsUnmounted() throws {
+      let daemon = try Daemon("relay:global", "other:global")
+      try daemon.write("kept\n")
+      let path = daemon.device("relay0")
+      func say(_ text: String, after command: String) throws {
+        let finished = try daemon.shell(command)
+        #expect(finished.status == 0, "\(finished.error)")
+        try eventually("\(text): \(daemon.logText)") { daemon.logText.contains(text) }
+      }
+      func isListed() throws -> Bool {
+        try daemon.relayctl("list", "--json").output.contains("\"\(path)\"")
+      }
+      try say(
+        "somebody mounted something over \(path): nobody", after: "mount --bind /dev/null \(path)")
+      #expect(try !isListed())
+      #expect(try run("cat", daemon.device("other0")).status == 0)
+      try say("\(path) leads to its channel again", after: "umount \(path)")
+      #expect(try isListed())
+      #expect(try run("cat", path).output == "kept\n")
+    }
+
     @Test func nobodyMakesOrRemovesFilesThere() throws {
       let daemon = try Daemon("relay:global")
       let file = daemon.device("relay0")

@@ -55,6 +55,25 @@ extension OneAtATime {
       #expect(try read() == "kept\nmore\n")
     }
 
+    /// Over the node alone, or over the directory that it is in.
+    @Test(arguments: [
+      ("relay", "/dev/relay0", "--bind /dev/null"), ("in/relay", "/dev/in", "-t tmpfs none"),
+    ])
+    func coveredNodeIsNotListedUntilItIsUnmounted(
+      _ channel: String, _ place: String, _ mount: String
+    ) throws {
+      try daemon.require("create", "in/relay", "--global", "--keep")
+      let path = "/dev/\(channel)0"
+      try daemon.write("kept\n", to: channel)
+      #expect(try devices().count == 3)
+      try say("somebody mounted something over \(path): nobody", after: "mount \(mount) \(place)")
+      #expect(try devices() == ["relay0", "other0", "in/relay0"].filter { "/dev/" + $0 != path })
+      try say("\(path) leads to its channel again", after: "umount \(place)")
+      #expect(try devices().count == 3)
+      #expect(try run("timeout", "20", "cat", path).output == "kept\n")
+      #expect(!daemon.logText.contains("made again"), "\(daemon.logText)")
+    }
+
     @Test func removedNodeThatIsOpenIsMadeAgainAfterTheLastClose() throws {
       let file = try FileDescriptor.open("/dev/relay0", O_RDONLY)
       try say(

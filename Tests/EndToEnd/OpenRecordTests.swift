@@ -111,6 +111,19 @@ extension OneAtATime {
       try eventually("its records are gone with it") { try line(daemon, pid).isEmpty }
     }
 
+    /// More than the log takes at once: the last one's turn comes when there is room again.
+    @Test(.onceIsEnough) func everyProcessIsNamedHoweverManyThereAre() throws {
+      let daemon = try Daemon(
+        "relay:global,subbuf_size=4KiB,n_subbufs=64,stall_timeout=100ms")
+      let leavers = try (0..<11).map { _ in try Leaver(daemon, "leave", "relay", "1") }
+      try eventually("each is named: \(daemon.logText)", within: 60) {
+        leavers.allSatisfy { lines(daemon, $0).count == 1 }
+      }
+      #expect(
+        daemon.logText.contains(
+          "1 more message left out in the last second, about records left open"))
+    }
+
     /// Of 8 sub-buffers 6 are held; the others go round.
     @Test(arguments: ["discard", "overwrite"])
     func processThatLeavesRecordsOpenIsRefusedAndOthersGoOn(_ mode: String) throws {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Packets with descriptors, and who may serve a path.
 
+import CLinux
 import Glibc
 import LinuxIO
 import Testing
@@ -264,5 +265,20 @@ import Testing
       close(raw)
     }
     return raw
+  }
+
+  /// Nobody finds the name without the permissions, however narrow the umask is.
+  @Test func socketFileHasItsModeFromTheFirstMoment() throws {
+    let socket = FileDescriptor(owning: clinux_seqpacket(0))
+    let old = umask(0o077)
+    defer { umask(old) }
+    #expect(fchmod(socket.raw, 0o666) == 0)
+    #expect(clinux_bind_with_own_mode(socket.raw, path) == 0)
+    var status = stat()
+    #expect(lstat(path, &status) == 0 && status.st_mode & 0o7777 == 0o666)
+    #expect(umask(0o077) == 0o077)
+    let second = FileDescriptor(owning: clinux_seqpacket(0))
+    #expect(clinux_bind_with_own_mode(second.raw, path) == -EADDRINUSE)
+    unlink(path)
   }
 }

@@ -55,4 +55,19 @@ import Testing
     }.min()!
     #expect(fastest < .milliseconds(300))
   }
+
+  /// The socket of an older relayd has its name a moment before its permissions, and each restart
+  /// within one wait has such a moment.
+  @Test func refusalIsRetriedOnceForEachSocket() {
+    let denied = ControlError.notPermitted(path: directory.socket)
+    let gone = ControlError.noDaemon(path: directory.socket)
+    var wait = AttachWait.forChannel(milliseconds: nil)
+    let tries = [denied, gone, denied, .disconnected, denied, denied].map {
+      wait.isWorthAnotherTry(after: $0)
+    }
+    #expect(tries == [true, true, true, true, true, false])
+    var plain = AttachWait.forChangeover
+    let plainTries = [denied, denied].map { plain.isWorthAnotherTry(after: $0) }
+    #expect(plainTries == [true, false], "what stays refused is answered at once")
+  }
 }

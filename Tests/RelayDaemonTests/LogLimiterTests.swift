@@ -51,6 +51,57 @@ import Testing
     #expect(taken[0] && taken[1])
   }
 
+  /// Of 1,000 lines of that user, how many are logged.
+  private func taken(_ user: UInt32?, of allowances: inout KindAllowances, at now: Int = 0) -> Int {
+    var count = 0
+    for _ in 0..<1000 where allowances.take(user, at: now, amount: 2) { count += 1 }
+    return count
+  }
+
+  @Test func userTakesNothingOfAnothersAllowance() {
+    var allowances = KindAllowances(burst: 10)
+    for user in [4001, 4002, 0, nil, 4003] as [UInt32?] {
+      #expect(taken(user, of: &allowances) == 10, "\(user as Any)")
+    }
+    let own = taken(geteuid(), of: &allowances)
+    #expect(own == 0, "relayd's user and root share one")
+    let sum = allowances.takeLeftOut()
+    #expect(sum?.count == 5 * 990 + 1000 && sum?.amount == 2 * UInt64(5 * 990 + 1000))
+    let none = allowances.takeLeftOut()
+    #expect(none == nil)
+  }
+
+  @Test func manyUsersShareOneAllowance() {
+    var allowances = KindAllowances(burst: 10)
+    let bound = (KindAllowances.userCount + 1) * 10
+    let all = (4000..<4200).reduce(0) { $0 + taken(UInt32($1), of: &allowances) }
+    #expect(all == bound)
+    #expect(taken(0, of: &allowances) == 10, "root's is its own")
+    _ = allowances.takeLeftOut()
+    #expect(taken(5000, of: &allowances, at: 1000) == 0)
+    _ = allowances.takeLeftOut()
+    // Those that cause nothing any more make room.
+    for user in 5000..<5005 {
+      #expect(taken(UInt32(user), of: &allowances, at: 62_000) == 10)
+    }
+  }
+
+  @Test func overdueLineIsCountedOnce() {
+    var allowances = KindAllowances(burst: 1)
+    var before = [allowances.take(4001, at: 0), allowances.take(4001, at: 0)]
+    for _ in 0..<3 { before.append(allowances.take(4001, at: 0, isOverdue: true)) }
+    #expect(before == [true, false, false, false, false])
+    let sum = allowances.takeLeftOut()
+    #expect(sum?.count == 1)
+    let after = [
+      allowances.take(4001, at: 1000, isOverdue: true),
+      allowances.take(4001, at: 60_000, isOverdue: true),
+    ]
+    #expect(after == [false, true])
+    let none = allowances.takeLeftOut()
+    #expect(none == nil)
+  }
+
   private final class Lines: Sendable {
     let all = Mutex<[String]>([])
     func append(_ line: String) { all.withLock { $0.append(line) } }
@@ -60,8 +111,8 @@ import Testing
     let loop = try EventLoop()
     let lines = Lines()
     let limiter = try LogLimiter(loop: loop) { level, text in lines.append("\(level): \(text)") }
-    for i in 0..<500 { limiter.log(.death, amount: 2, "died \(i)") }
-    for i in 0..<12 { limiter.log(.refusal, "refused \(i)") }
+    for i in 0..<500 { limiter.log(.death, by: 0, amount: 2, "died \(i)") }
+    for i in 0..<12 { limiter.log(.refusal, by: 0, "refused \(i)") }
     #expect(lines.all.withLock { $0.count } == 20)
     var start = timespec()
     clock_gettime(CLOCK_MONOTONIC, &start)
@@ -81,12 +132,32 @@ import Testing
     #expect(try loop.runOnce(timeoutMilliseconds: 0) == 0, "an idle daemon sleeps")
   }
 
+  @Test func usersHaveOneSumTogetherAndRoomIsSignalled() throws {
+    let loop = try EventLoop()
+    let lines = Lines()
+    let limiter = try LogLimiter(loop: loop) { _, text in lines.append(text) }
+    for user in [4001, 4002] as [UInt32] {
+      for i in 0..<13 { limiter.log(.refusal, by: user, "user \(user): \(i)") }
+    }
+    let isLogged = limiter.log(.refusal, by: 4003, "user 4003")
+    let isLeftOut = !limiter.log(.refusal, by: 4001, isOverdue: true, "user 4001 again")
+    #expect(isLogged && isLeftOut)
+    #expect(Readiness.wait(limiter.room.raw, .read, timeoutMilliseconds: 0).isEmpty)
+    #expect(try loop.runOnce(timeoutMilliseconds: 10_000) == 1)
+    #expect(Readiness.wait(limiter.room.raw, .read, timeoutMilliseconds: 0) == .read)
+    let all = lines.all.withLock { $0 }
+    #expect(all.count == 22)
+    #expect(
+      all.last == "6 more messages left out in the last second, about refused connections and "
+        + "requests")
+  }
+
   @Test func anyThreadMayLog() throws {
     let loop = try EventLoop()
     let lines = Lines()
     let limiter = try LogLimiter(loop: loop) { _, text in lines.append(text) }
     let threads = try (0..<4).map { _ in
-      try Thread(name: "logs") { for _ in 0..<1000 { limiter.log(.file, "a line") } }
+      try Thread(name: "logs") { for _ in 0..<1000 { limiter.log(.file, by: 0, "a line") } }
     }
     for thread in threads { thread.join() }
     limiter.sumUp()

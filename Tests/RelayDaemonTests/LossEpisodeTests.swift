@@ -75,4 +75,26 @@ import Testing
     said = [episode.finish(0, at: 6000)]
     #expect(said == [.end(.max, seconds: 1)])
   }
+
+  /// Looks once a second at a counter that is 5 from second 1 on and 8 from second 3 on, with a log
+  /// that takes nothing before a second; what it takes.
+  private func messages(logFrom first: Int) -> [String] {
+    var episode = LossEpisode(at: 0)
+    var said: [String] = []
+    for second in 1...100 {
+      guard let message = episode.look(second < 3 ? 5 : 8, at: second * 1000) else { continue }
+      let isOverdue = episode.isOverdue
+      episode.noteLogged(message, second >= first)
+      #expect(episode.isOverdue == (second < first))
+      if second >= first { said.append("\(second)\(isOverdue ? ", overdue" : ""): \(message)") }
+    }
+    #expect(!episode.isActive)
+    return said
+  }
+
+  @Test func messageThatWasLeftOutComesAgainAsItIsThen() {
+    #expect(messages(logFrom: 1) == ["1: begin(5)", "8: end(8, seconds: 2)"])
+    #expect(messages(logFrom: 4) == ["4, overdue: begin(8)", "8: end(8, seconds: 2)"])
+    #expect(messages(logFrom: 50) == ["50, overdue: end(8, seconds: 2)"])
+  }
 }

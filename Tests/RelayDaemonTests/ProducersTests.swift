@@ -25,7 +25,7 @@ import Testing
   private func producers(limit: Int) throws -> Producers {
     var limits = Limits()
     limits.producers = limit
-    let kept = try KeptState(DescriptorStore(.init(), log: { _ in }), log: { _ in })
+    let kept = try KeptState(DescriptorStore(.init(), log: { _ in }), log: { _, _ in })
     return Producers(
       loop: loop, kept: kept, limits: limits, limiter: try LogLimiter(loop: loop) { _, _ in })
   }

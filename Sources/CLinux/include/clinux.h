@@ -90,6 +90,9 @@ int clinux_peer_groups(int socket, uint32_t *groups, size_t capacity);
 int clinux_seqpacket(int nonblocking);
 int clinux_seqpacket_pair(int pair[2]);
 int clinux_bind(int socket, const char *path);
+// The file has the socket's own mode (fchmod) from its first moment, whatever the umask; where no
+// child process can be made, less the umask.
+int clinux_bind_with_own_mode(int socket, const char *path);
 int clinux_connect(int socket, const char *path);
 int clinux_accept(int socket);
 // Bounds what connect, send and receive wait: they return -EAGAIN then.
