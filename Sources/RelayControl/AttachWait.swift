@@ -65,7 +65,7 @@ public struct AttachWait: Sendable {
       return !wasDenied
     case .noReply: return goal == .channel
     case .refused(let refusal): return goal == .channel && refusal.code == ENOENT
-    case .protocolViolation, .system: return false
+    case .unknownRequest, .protocolViolation, .system: return false
     }
   }
 }
