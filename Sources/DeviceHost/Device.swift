@@ -35,6 +35,7 @@ public final class Device: @unchecked Sendable {
   /// The channel is gone: who has a file open reads on, nobody else may open it.
   private(set) var isRemoved = false
   private let isDamaged = Atomic(false)
+  private let isEnding = Atomic(false)
   let losses = DeviceLosses()
   private let hasLostFile = Atomic(false)
   /// Its keeper's note that it looks after this one.
@@ -131,7 +132,7 @@ extension Device {
     guard !file.reads || mayHave(file.uid) else { return cfuse_reply_error(request, EBUSY) }
     do throws(ReaderRefusal) {
       file.entry = try keeper?.admit(
-        self, uid: file.uid, pid: cfuse_pid(request), file.reads ? .file : .write
+        self, uid: file.uid, pid: cfuse_pid(request), file.reads ? .file : .write, replacing: nil
       ).get()
     } catch { return cfuse_reply_error(request, error.code) }
     _ = Unmanaged.passRetained(file)
@@ -185,6 +186,11 @@ extension Device {
     // The others may have waited behind it.
     wake()
   }
+
+  /// Whether its channel is closed because the daemon ends, and by nobody. Before the channel is
+  /// closed, and read where somebody has learnt of that.
+  var endsWithDaemon: Bool { isEnding.load(ordering: .acquiring) }
+  func noteEndOfDaemon() { isEnding.store(true, ordering: .releasing) }
 
   /// Its file went away under it, or is there again.
   func noteFile(isThere: Bool) {

@@ -86,6 +86,7 @@ extension Device {
     if geometry.hasTimestamps { flags |= RELAY_GEOMETRY_TIMESTAMPS }
     if options.blocks { flags |= RELAY_GEOMETRY_BLOCKING }
     if options.wakeup == .subbuffer { flags |= RELAY_GEOMETRY_SUBBUFFER }
+    if endsWithDaemon { flags |= RELAY_GEOMETRY_ENDING }
     return flags
   }
 

@@ -165,6 +165,12 @@ public final class DeviceHost {
     }
   }
 
+  /// Before the channels of these devices are closed, because the daemon ends and for no other
+  /// reason: who has one open and comes to its end may ask which of the two it was.
+  public func noteEndOfDaemon(_ devices: [Device]) {
+    for device in devices { device.noteEndOfDaemon() }
+  }
+
   /// Readable when `collect` may have something to do.
   public var changeDescriptor: CInt { changes.raw }
 
@@ -261,13 +267,14 @@ public final class DeviceHost {
     set { readers.share = newValue }
   }
 
-  /// Of the open files and mapped consumers that are wanted, the first whose serial number is
-  /// `serial` or higher.
-  public func reader(
-    from serial: UInt64, where isWanted: (ReaderEntry) -> Bool
-  ) -> ReaderEntry? {
-    readers.first(from: serial, where: isWanted)
+  /// Of the open files and mapped consumers that this user may see (nil: of all), the first whose
+  /// serial number is `serial` or higher.
+  public func reader(from serial: UInt64, seenBy uid: UInt32?) -> ReaderEntry? {
+    readers.first(from: serial, seenBy: uid)
   }
+
+  /// Lower ones were given by processes before this one.
+  public var firstReaderSerial: UInt64 { readers.firstSerial }
 
   /// Takes the buffer from that reader, and lets its user wait behind others. False: it is gone.
   public func evict(_ entry: ReaderEntry) -> Bool {

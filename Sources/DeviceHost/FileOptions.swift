@@ -21,9 +21,10 @@ public struct FileOptions: Equatable, Sendable {
 
 /// What a device asks of the thread that serves it.
 protocol DeviceKeeper: AnyObject {
-  /// One more open file, or mapped consumer; an errno value when there are too many.
+  /// One more open file, or mapped consumer, instead of `old`; an errno value when there are too
+  /// many.
   func admit(
-    _ device: Device, uid: UInt32, pid: Int32, _ kind: ReaderEntry.Kind
+    _ device: Device, uid: UInt32, pid: Int32, _ kind: ReaderEntry.Kind, replacing old: ReaderEntry?
   ) -> Result<ReaderEntry, ReaderRefusal>
   /// It is closed.
   func release(_ entry: ReaderEntry)

@@ -31,7 +31,12 @@ public final class Lease: @unchecked Sendable {
   fileprivate var isContested = false
   private var hasComplained = false
 
-  init(
+  /// One that has no buffer yet: see `map`.
+  /// - Parameters:
+  ///   - unfinished: it is handed out what is in the sub-buffer that writers are in, too.
+  ///   - timeout: milliseconds for each thing the consumer has to do; nil: for ever.
+  ///   - uid, pid: whose it is, and in which process.
+  public init(
     _ device: Device, unfinished: Bool, timeout: Int?, uid: UInt32, pid: Int32
   ) throws(SystemError) {
     self.device = device
@@ -83,25 +88,21 @@ extension DeviceHost {
   /// Gives the buffer to a consumer. EBUSY where it is open or mapped, or the user waits behind
   /// others, ENXIO where not served, EOPNOTSUPP where writers overwrite and would have no room
   /// beside what is lent, EDQUOT and EMFILE where there are too many readers.
-  /// - Parameters:
-  ///   - unfinished: it is handed out what is in the sub-buffer that writers are in, too.
-  ///   - timeout: milliseconds for each thing the consumer has to do; nil: for ever.
-  ///   - uid, pid: whose it is, and in which process.
-  public func map(
-    _ device: Device, unfinished: Bool, timeout: Int?, uid: UInt32, pid: Int32
-  ) throws(SystemError) -> Lease {
+  /// - Parameter old: one of that consumer's that lost the buffer, whose place among all readers
+  ///   this one takes. Where it fails, nothing has happened to the old one.
+  public func map(_ lease: Lease, _ device: Device, replacing old: Lease?) throws(SystemError) {
     guard isServed(device) else {
       throw SystemError(code: ENXIO, operation: "map \(device.name)")
     }
-    let lease = try Lease(
-      device, unfinished: unfinished, timeout: timeout, uid: uid, pid: pid)
+    // Set by a `begin` that this thread waited for.
+    let oldEntry = old?.entry
     let code = run(device) { device in
-      let code = device.begin(lease)
+      let code = device.begin(lease, replacing: oldEntry)
       if code == 0 { device.lookAgain(lease) }
       return code
     }
     guard code == 0 else { throw SystemError(code: code, operation: "map \(device.name)") }
-    return lease
+    if let old { unmap(old) }
   }
 
   /// Hands out what comes next; takes the buffer again where the consumer had lost it.
@@ -119,14 +120,16 @@ extension DeviceHost {
 }
 
 extension Device {
-  fileprivate func begin(_ lease: Lease) -> CInt {
+  fileprivate func begin(_ lease: Lease, replacing old: ReaderEntry? = nil) -> CInt {
     guard !isRemoved else { return ENOENT }
     guard !reader.lendsLastRoom else { return EOPNOTSUPP }
     // Who only writes is no other reader.
     guard mayHave(lease.uid), !files.contains(where: \.reads) else { return EBUSY }
     if lease.entry == nil {
       do throws(ReaderRefusal) {
-        lease.entry = try keeper?.admit(self, uid: lease.uid, pid: lease.pid, .mapped).get()
+        lease.entry = try keeper?.admit(
+          self, uid: lease.uid, pid: lease.pid, .mapped, replacing: old
+        ).get()
       } catch { return error.code }
     }
     lease.entry?.kind = .mapped

@@ -31,7 +31,7 @@ public final class ReaderEntry: @unchecked Sendable {
     public var name: String { "\(self)" }
   }
 
-  /// Its place in the order in which they came; no other one of this process's gets the same.
+  /// Its place in the order in which they came; no other one gets the same while this machine runs.
   public let serial: UInt64
   /// The device's name, and the user who owns its file.
   public let deviceName: String
@@ -54,16 +54,13 @@ public final class ReaderEntry: @unchecked Sendable {
     deviceOwner = device.options.uid
     self.uid = uid
     self.pid = pid
-    milliseconds = ReaderEntry.now(CLOCK_REALTIME)
-    uptimeMilliseconds = ReaderEntry.now(CLOCK_BOOTTIME)
+    milliseconds = microseconds(CLOCK_REALTIME) / 1000
+    uptimeMilliseconds = microseconds(CLOCK_BOOTTIME) / 1000
     currentKind = Atomic(kind.rawValue)
   }
 
-  private static func now(_ clock: clockid_t) -> UInt64 {
-    var time = timespec()
-    clock_gettime(clock, &time)
-    return UInt64(time.tv_sec) * 1000 + UInt64(time.tv_nsec / 1_000_000)
-  }
+  /// Whether this user may know of it: the user who owns the device's file, and its own.
+  public func isSeen(by uid: UInt32) -> Bool { uid == deviceOwner || uid == self.uid }
 
   /// As of a moment ago, from any thread; changed by the device's.
   // Relaxed, both: a value that stands for itself.
@@ -73,28 +70,103 @@ public final class ReaderEntry: @unchecked Sendable {
   }
 }
 
+private func microseconds(_ clock: clockid_t) -> UInt64 {
+  var time = timespec()
+  clock_gettime(clock, &time)
+  return UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec / 1000)
+}
+
+/// Readers in the order of their serial numbers.
+private struct ReaderList {
+  private var entries: [ReaderEntry] = []
+
+  var count: Int { entries.count }
+
+  /// - Precondition: its number is higher than that of any other one.
+  mutating func append(_ entry: ReaderEntry) { entries.append(entry) }
+
+  /// False: it is not there.
+  mutating func remove(_ entry: ReaderEntry) -> Bool {
+    let index = index(from: entry.serial)
+    guard index < entries.count, entries[index] === entry else { return false }
+    entries.remove(at: index)
+    return true
+  }
+
+  /// The first whose serial number is `serial` or higher.
+  func first(from serial: UInt64) -> ReaderEntry? {
+    let index = index(from: serial)
+    return index < entries.count ? entries[index] : nil
+  }
+
+  private func index(from serial: UInt64) -> Int {
+    var (low, high) = (0, entries.count)
+    while low < high {
+      let middle = (low + high) / 2
+      if entries[middle].serial < serial { low = middle + 1 } else { high = middle }
+    }
+    return low
+  }
+}
+
 /// All of them, over all threads.
 final class ReaderCount: Sendable {
   private struct State {
     var share: Share
-    // In the order of their serial numbers.
-    var entries: [ReaderEntry] = []
-    var byUser: [UInt32: Int] = [:]
+    var nextSerial: UInt64
+    var all = ReaderList()
+    // The same ones by their users, and by the owners of their devices: who may see few of them
+    // finds those as fast.
+    var byUser: [UInt32: ReaderList] = [:]
+    var byOwner: [UInt32: ReaderList] = [:]
     var others = 0
-    var nextSerial: UInt64 = 1
+
+    mutating func add(_ entry: ReaderEntry) {
+      all.append(entry)
+      byUser[entry.uid, default: ReaderList()].append(entry)
+      byOwner[entry.deviceOwner, default: ReaderList()].append(entry)
+      if !Share.isPrivileged(entry.uid) { others += 1 }
+    }
+
+    mutating func remove(_ entry: ReaderEntry) {
+      guard all.remove(entry) else { return }
+      State.remove(entry, of: entry.uid, from: &byUser)
+      State.remove(entry, of: entry.deviceOwner, from: &byOwner)
+      if !Share.isPrivileged(entry.uid) { others -= 1 }
+    }
+
+    private static func remove(
+      _ entry: ReaderEntry, of uid: UInt32, from lists: inout [UInt32: ReaderList]
+    ) {
+      _ = lists[uid]?.remove(entry)
+      if lists[uid]?.count == 0 { lists[uid] = nil }
+    }
+
+    /// Which part of the share has no room for one more of that user, which replaces `old`.
+    func shortage(_ uid: UInt32, replacing old: ReaderEntry?) -> Share.Shortage? {
+      let old = old.flatMap { all.first(from: $0.serial) === $0 ? $0 : nil }
+      let isOther = old.map { !Share.isPrivileged($0.uid) } ?? false
+      return share.shortage(
+        uid, user: (byUser[uid]?.count ?? 0) - (old?.uid == uid ? 1 : 0),
+        others: others - (isOther ? 1 : 0), all: all.count - (old == nil ? 0 : 1))
+    }
   }
 
   private let state: Mutex<State>
   private let delivered = Atomic(0)
+  /// The number of its first reader: the microseconds since this machine started. An open takes
+  /// longer than one, so no process before this one has come as far, and a number that it gave
+  /// names nobody here.
+  let firstSerial = microseconds(CLOCK_BOOTTIME)
 
-  init(_ share: Share) { state = Mutex(State(share: share)) }
+  init(_ share: Share) { state = Mutex(State(share: share, nextSerial: firstSerial)) }
 
   var share: Share {
     get { state.withLock { $0.share } }
     set { state.withLock { $0.share = newValue } }
   }
 
-  var current: Int { state.withLock { $0.entries.count } }
+  var current: Int { state.withLock { $0.all.count } }
 
   /// Reads that were answered with data.
   // Relaxed, both: a count of its own.
@@ -102,20 +174,19 @@ final class ReaderCount: Sendable {
   func noteDelivery() { delivered.wrappingAdd(1, ordering: .relaxed) }
 
   /// One more, of that user; or why there may be no more.
+  /// - Parameter old: one whose place it takes; where there may be no more, that one stays.
   func add(
-    _ device: Device, uid: UInt32, pid: Int32, _ kind: ReaderEntry.Kind
+    _ device: Device, uid: UInt32, pid: Int32, _ kind: ReaderEntry.Kind,
+    replacing old: ReaderEntry? = nil
   ) -> Result<ReaderEntry, ReaderRefusal> {
     state.withLock { state in
-      let shortage = state.share.shortage(
-        uid, user: state.byUser[uid] ?? 0, others: state.others, all: state.entries.count)
-      if let shortage {
+      if let shortage = state.shortage(uid, replacing: old) {
         return .failure(ReaderCount.refusal(shortage, device.name, uid, state.share))
       }
+      if let old { state.remove(old) }
       let entry = ReaderEntry(state.nextSerial, device, uid: uid, pid: pid, kind)
       state.nextSerial += 1
-      state.entries.append(entry)
-      state.byUser[uid, default: 0] += 1
-      if !Share.isPrivileged(uid) { state.others += 1 }
+      state.add(entry)
       return .success(entry)
     }
   }
@@ -143,31 +214,19 @@ final class ReaderCount: Sendable {
 
   /// It is closed, or unmapped.
   func remove(_ entry: ReaderEntry) {
-    state.withLock { state in
-      let index = ReaderCount.index(from: entry.serial, state.entries)
-      guard index < state.entries.count, state.entries[index] === entry else { return }
-      state.entries.remove(at: index)
-      let left = state.byUser[entry.uid]! - 1
-      state.byUser[entry.uid] = left > 0 ? left : nil
-      if !Share.isPrivileged(entry.uid) { state.others -= 1 }
-    }
+    state.withLock { $0.remove(entry) }
   }
 
-  /// Of those that are wanted, the first whose serial number is `serial` or higher.
-  func first(from serial: UInt64, where isWanted: (ReaderEntry) -> Bool) -> ReaderEntry? {
+  /// Of those that this user may see (nil: of all), the first whose serial number is `serial` or
+  /// higher. It costs as little where that is none of many: opens wait meanwhile.
+  func first(from serial: UInt64, seenBy uid: UInt32?) -> ReaderEntry? {
     state.withLock { state in
-      state.entries[ReaderCount.index(from: serial, state.entries)...].first(where: isWanted)
+      guard let uid else { return state.all.first(from: serial) }
+      let own = state.byUser[uid]?.first(from: serial)
+      let ofDevices = state.byOwner[uid]?.first(from: serial)
+      guard let own, let ofDevices else { return own ?? ofDevices }
+      return own.serial < ofDevices.serial ? own : ofDevices
     }
-  }
-
-  /// Where the first one stands whose serial number is `serial` or higher.
-  private static func index(from serial: UInt64, _ entries: [ReaderEntry]) -> Int {
-    var (low, high) = (0, entries.count)
-    while low < high {
-      let middle = (low + high) / 2
-      if entries[middle].serial < serial { low = middle + 1 } else { high = middle }
-    }
-    return low
   }
 }
 

@@ -218,9 +218,9 @@ extension ServingThread {
 
 extension ServingThread {
   func admit(
-    _ device: Device, uid: UInt32, pid: Int32, _ kind: ReaderEntry.Kind
+    _ device: Device, uid: UInt32, pid: Int32, _ kind: ReaderEntry.Kind, replacing old: ReaderEntry?
   ) -> Result<ReaderEntry, ReaderRefusal> {
-    let result = readers.add(device, uid: uid, pid: pid, kind)
+    let result = readers.add(device, uid: uid, pid: pid, kind, replacing: old)
     if case .failure(let refusal) = result { logUse(refusal.line, by: uid) }
     return result
   }

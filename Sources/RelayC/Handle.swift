@@ -72,6 +72,7 @@ struct Failure: Error {
     case .noDaemon: code = ECONNREFUSED
     case .notPermitted: code = EACCES
     case .refused(let refusal): code = refusal.code > 0 ? refusal.code : EPROTO
+    case .unknownRequest: code = EOPNOTSUPP
     case .protocolViolation: code = EPROTO
     case .disconnected: code = ECONNRESET
     case .noReply: code = ETIMEDOUT

@@ -32,7 +32,7 @@ extension ControlServer {
     guard socket.raw >= limits.descriptors else { return nil }
     if giveWay(where: { !$0.isPrivileged }), let lower = try? socket.duplicate() { socket = lower }
     let isLeft = socket.raw < limits.descriptors || isPrivileged(uid)
-    return isLeft ? nil : noDescriptorLeft
+    return isLeft ? nil : ControlRefusal.noDescriptorLeft.message
   }
 
   /// Closes the least useful of those connections; false where all have attached.
@@ -48,6 +48,9 @@ extension ControlServer {
 /// Whether these never lack a place because of others.
 func isPrivileged(_ uid: UInt32) -> Bool { uid == 0 || uid == geteuid() }
 
-let noDescriptorLeft =
-  "relayd has no descriptor left for users other than root and its own; raise its limit "
-  + "(LimitNOFILE= of its unit, or ulimit -n)"
+extension ControlRefusal {
+  public static let noDescriptorLeft = ControlRefusal(
+    code: EMFILE,
+    message: "relayd has no descriptor left for users other than root and its own; raise its limit "
+      + "(LimitNOFILE= of its unit, or ulimit -n)")
+}

@@ -42,13 +42,9 @@ extension ControlServer {
       case .reload: try handler.reload(client: client)
       case .map(let channel, let cpu, let unfinished):
         let files = try handler.map(
-          channel: channel, cpu: cpu, unfinished: unfinished, client: client)
+          channel: channel, cpu: cpu, unfinished: unfinished,
+          descriptorLimit: connection.isPrivileged ? .max : limits.descriptors, client: client)
         connection.hasAttached = true
-        // The bell stays open for as long as the buffer is mapped.
-        guard files.bell < limits.descriptors || connection.isPrivileged else {
-          try handler.unmap(channel: channel, cpu: cpu, client: client)
-          throw ControlRefusal(code: EMFILE, message: noDescriptorLeft)
-        }
         return send(.mapped, to: raw, descriptors: [files.geometry, files.ring.raw, files.bell])
       case .next(let channel, let cpu):
         return send(

@@ -68,7 +68,7 @@ public struct AttachWait: Sendable {
       return isChangingOver || goal == .channel
     case .noReply: return goal == .channel
     case .refused(let refusal): return goal == .channel && refusal.code == ENOENT
-    case .notPermitted, .protocolViolation, .system: return false
+    case .unknownRequest, .notPermitted, .protocolViolation, .system: return false
     }
   }
 }

@@ -13,6 +13,9 @@ public enum ControlError: Error, Equatable, Sendable, CustomStringConvertible {
   case notPermitted(path: String)
   /// The daemon said no.
   case refused(ControlRefusal)
+  /// The daemon is of an earlier release than this and does not know the request; it ended the
+  /// connection.
+  case unknownRequest(path: String, request: String)
   /// The daemon sent what the protocol does not have.
   case protocolViolation(String)
   /// The daemon ended the connection.
@@ -27,6 +30,8 @@ public enum ControlError: Error, Equatable, Sendable, CustomStringConvertible {
     case .noDaemon(let path): "no relayd serves \(path)"
     case .notPermitted(let path): "no permission to use \(path)"
     case .refused(let refusal): refusal.message
+    case .unknownRequest(let path, let request):
+      "the relayd that serves \(path) is older than this program and does not know `\(request)`"
     case .protocolViolation(let what): "relayd does not speak this protocol: \(what)"
     case .disconnected: "relayd closed the connection"
     case .noReply: "relayd does not answer"
@@ -133,8 +138,7 @@ public final class ControlClient {
   }
 
   /// Makes this connection, on which nothing was attached or mapped, a token: the process that
-  /// redeems it attaches to `channel` by this one's right. ENOENT, EPERM as `attach`; EOPNOTSUPP,
-  /// and the connection closed, by a daemon that is older than this.
+  /// redeems it attaches to `channel` by this one's right. ENOENT, EPERM as `attach`.
   public func makeToken(for channel: String) throws(ControlError) {
     try expectDone(.token(channel: channel))
   }
@@ -200,8 +204,7 @@ public final class ControlClient {
     return channels
   }
 
-  /// Those with a damaged buffer; a daemon that is older than this knows none, and closes the
-  /// connection.
+  /// Those with a damaged buffer; a daemon that is older than this knows none: `.unknownRequest`.
   public func listDamaged() throws(ControlError) -> [ChannelDescription] {
     try list { .damaged(index: $0) }
   }
@@ -231,7 +234,6 @@ public final class ControlClient {
   }
 
   /// Each process that is attached and that this user may see, once for each of its channels.
-  /// Refused with EOPNOTSUPP, and the connection closed, by a daemon that is older than this.
   public func producers() throws(ControlError) -> [ProducerDescription] {
     var producers: [ProducerDescription] = []
     var next = (serial: 0, index: 0)
@@ -248,7 +250,7 @@ public final class ControlClient {
     }
   }
 
-  /// Each open file and mapped consumer that this user may see. Refused as `producers`.
+  /// Each open file and mapped consumer that this user may see.
   public func readers() throws(ControlError) -> [ReaderDescription] {
     var readers: [ReaderDescription] = []
     var next: UInt64 = 0
@@ -325,8 +327,13 @@ public final class ControlClient {
     try send(bytes)
     let reply = try receive(&descriptors)
     brokenConnection = nil
-    if case .refused(let refusal) = reply { throw .refused(refusal) }
-    return reply
+    guard case .refused(let refusal) = reply else { return reply }
+    // What a daemon says of a type that it does not know, whatever its release.
+    let unknown = WireError.unknownType(bytes[Decoder.typeOffset])
+    if refusal.code == EOPNOTSUPP, refusal.message == "\(unknown)" {
+      throw .unknownRequest(path: path, request: request.command)
+    }
+    throw .refused(refusal)
   }
 
   private func send(_ request: [UInt8]) throws(ControlError) {

@@ -116,9 +116,11 @@ public protocol ControlHandler: AnyObject {
   /// Read the configuration again. A refusal names each change that cannot be made, one a line.
   func reload(client: Client) throws(ControlRefusal)
 
-  /// Gives a buffer to a consumer, until it is unmapped or the connection is over.
+  /// Gives a buffer to a consumer, until it is unmapped or the connection is over. What the
+  /// connection has of it stays as it is where that is refused; so it is, with `.noDescriptorLeft`,
+  /// where the bell's descriptor is not below `descriptorLimit`.
   func map(
-    channel: String, cpu: Int, unfinished: Bool, client: Client
+    channel: String, cpu: Int, unfinished: Bool, descriptorLimit: Int, client: Client
   ) throws(ControlRefusal) -> MappedFiles
 
   /// What comes next of a buffer that the connection has mapped.

@@ -305,7 +305,7 @@ public final class ControlServer: EventHandler {
       throw ControlRefusal(code: error.code, message: "cannot watch the client: \(error)")
     }
     guard process.raw < limits.descriptors || connection.isPrivileged else {
-      throw ControlRefusal(code: EMFILE, message: noDescriptorLeft)
+      throw .noDescriptorLeft
     }
     return process
   }

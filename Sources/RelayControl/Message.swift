@@ -191,7 +191,8 @@ public struct ProducerDescription: Equatable, Sendable {
 
 /// An open file or a mapped consumer of a buffer.
 public struct ReaderDescription: Equatable, Sendable {
-  /// Its place in the order in which they came; no other one of this daemon's gets the same.
+  /// Its place in the order in which they came; no other one gets the same while the machine runs.
+  /// Of a daemon of an earlier release: while that runs.
   public var serial: UInt64
   /// The device node or file of the buffer.
   public var path: String

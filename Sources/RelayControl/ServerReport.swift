@@ -22,6 +22,26 @@ extension Request {
     }
   }
 
+  /// What a person may know it by: the subcommand of relayctl that makes it, where there is one.
+  var command: String {
+    switch self {
+    case .attach: "attach"
+    case .list: "list"
+    case .damaged: "list of damaged channels"
+    case .stat: "stat"
+    case .flush: "flush"
+    case .reset: "reset"
+    case .create: "create"
+    case .close: "close"
+    case .reload: "reload"
+    case .map, .next, .consumed, .unmap: "map"
+    case .producer: "producers"
+    case .token, .redeem: "attach for a child"
+    case .reader: "readers"
+    case .evict: "readers --evict"
+    }
+  }
+
   /// What is asked: "create channel job".
   public var summary: String {
     switch self {

@@ -139,6 +139,7 @@ struct Encoder {
 /// A position in bytes that are handed in each time; every step checks its bounds.
 struct Decoder {
   static let headerBytes = 8
+  static let typeOffset = 1
 
   private var offset = 0
 

@@ -84,7 +84,7 @@ struct Access {
   /// Whether a client may see a reader of a device, and evict it. Administrators may, the user who
   /// owns the device (the creator, of a channel that a user created), and the reader's own user.
   static func maySee(_ peer: PeerCredentials, _ reader: ReaderEntry) -> Bool {
-    isAdministrator(peer) || peer.uid == reader.deviceOwner || peer.uid == reader.uid
+    isAdministrator(peer) || reader.isSeen(by: peer.uid)
   }
 
   static func checkEvict(

@@ -346,6 +346,7 @@ extension ChannelTable {
     let ending = channels.filter { !exceptKept || !kept.isKept($0.channel) }
     for served in ending {
       kept.drop(served.channel)
+      host.noteEndOfDaemon(served.devices.map(\.device))
       served.channel.close()
     }
     // Those that are closed are reported as too big at their end.

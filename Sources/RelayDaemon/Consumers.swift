@@ -20,7 +20,7 @@ final class Consumers {
 
   /// Gives the buffer of a CPU to a connection.
   func map(
-    _ served: ServedChannel, cpu: Int, unfinished: Bool, for client: Client
+    _ served: ServedChannel, cpu: Int, unfinished: Bool, descriptorLimit: Int, for client: Client
   ) throws(ControlRefusal) -> MappedFiles {
     let (channel, connection) = (served.channel, client.connection)
     guard let (_, device) = served.devices.first(where: { $0.cpu == cpu }) else {
@@ -31,16 +31,20 @@ final class Consumers {
     let buffer = Buffer(channel: channel.name, cpu: cpu)
     let path = served.path(cpu: cpu)
     let files = channel.descriptors!
+    let lease: Lease
     do throws(SystemError) {
-      let ring = try MemoryFile.readOnly(files.ring)
-      let lease = try host.map(
+      lease = try Lease(
         device, unfinished: unfinished, timeout: served.options.consumerTimeout,
         uid: client.peer.uid, pid: client.peer.pid)
-      // One that lost the buffer, or of an earlier channel of that name.
-      if let old = leases[connection]?[buffer] { host.unmap(old) }
+    } catch { throw refusal(error.code, path) }
+    // It stays open for as long as the buffer is mapped.
+    guard lease.listenerDescriptor < descriptorLimit else { throw .noDescriptorLeft }
+    do throws(SystemError) {
+      let ring = try MemoryFile.readOnly(files.ring)
+      // The old one lost the buffer, or is of an earlier channel of that name.
+      try host.map(lease, device, replacing: leases[connection]?[buffer])
       leases[connection, default: [:]][buffer] = lease
-      return MappedFiles(
-        geometry: files.geometry, ring: ring, bell: lease.listenerDescriptor)
+      return MappedFiles(geometry: files.geometry, ring: ring, bell: lease.listenerDescriptor)
     } catch { throw refusal(error.code, path) }
   }
 
@@ -117,12 +121,12 @@ final class Consumers {
 
 extension ControlRequests {
   func map(
-    channel: String, cpu: Int, unfinished: Bool, client: Client
+    channel: String, cpu: Int, unfinished: Bool, descriptorLimit: Int, client: Client
   ) throws(ControlRefusal) -> MappedFiles {
     let served = try find(channel)
     try access.checkRead(client.peer, served)
     return try consumers.map(
-      served, cpu: cpu, unfinished: unfinished, for: client)
+      served, cpu: cpu, unfinished: unfinished, descriptorLimit: descriptorLimit, for: client)
   }
 
   func next(

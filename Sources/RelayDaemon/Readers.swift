@@ -10,8 +10,9 @@ internal import RelayControl
 extension ControlRequests {
   /// Of the readers that the client may see, the first whose serial number is `serial` or higher.
   func reader(serial: UInt64, client: Client) -> ReaderDescription? {
-    let entry = host.reader(from: serial) { Access.maySee(client.peer, $0) }
-    return entry.map { describe($0, for: client.peer) }
+    let peer = client.peer
+    let entry = host.reader(from: serial, seenBy: Access.isAdministrator(peer) ? nil : peer.uid)
+    return entry.map { describe($0, for: peer) }
   }
 
   private func describe(_ entry: ReaderEntry, for peer: PeerCredentials) -> ReaderDescription {
@@ -24,9 +25,14 @@ extension ControlRequests {
   }
 
   func evict(serial: UInt64, client: Client) throws(ControlRefusal) {
-    guard let entry = host.reader(from: serial, where: { _ in true }), entry.serial == serial else {
+    guard let entry = host.reader(from: serial, seenBy: nil), entry.serial == serial else {
+      let why =
+        serial < host.firstReaderSerial
+        ? ": the numbers of this relayd are higher, and one that a relayd before it gave names "
+          + "nobody any more" : ""
       throw ControlRefusal(
-        code: ENOENT, message: "there is no reader \(serial); `relayctl readers` lists them")
+        code: ENOENT,
+        message: "there is no reader \(serial)\(why); `relayctl readers` lists those there are")
     }
     try Access.checkEvict(client.peer, entry)
     let process = OpeningProcess(entry)

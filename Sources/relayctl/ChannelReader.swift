@@ -190,8 +190,10 @@ final class ChannelReader {
     return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
   }
 
-  /// A device died. With its channel, it was closed before we saw its end; else the daemon did.
+  /// A device died. With its channel, it was closed before we saw its end; else the daemon did, as
+  /// it may have told before.
   func settle(_ device: DeviceReader) throws {
+    if options.follows, device.endsWithDaemon { return }
     do throws(ControlError) {
       let found = try ControlClient().describe(channel.name)
       if found?.isClosed ?? true { return device.end() }

@@ -20,7 +20,9 @@ final class DeviceReader {
   /// What read(2) says of a daemon that is gone.
   private(set) var isDead = false
   /// Its channel is closed, or its daemon gone: nobody writes any more.
-  var isClosing = false
+  private(set) var isClosing = false
+  /// Its daemon ends, and the channel was closed for that only.
+  private(set) var endsWithDaemon = false
   /// Reads until it is another device's turn, or it was found empty.
   var readsLeft = 0
   private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 128 << 10, alignment: 4096)
@@ -96,6 +98,16 @@ extension DeviceReader {
       (try? DeviceReader.ask(fd, path, crelay_ioc_statistics, &account)) == true
     else { return false }
     return 2 &* (account.subbufs_produced &- account.subbufs_consumed) >= subbufCount
+  }
+
+  /// Poll tells of its end. Why is asked at once, while the daemon may still answer. One that is
+  /// dead has no answer, which reads say.
+  func noteClosing() {
+    guard !isClosing else { return }
+    isClosing = true
+    var geometry = relay_geometry()
+    guard (try? DeviceReader.ask(fd, path, crelay_ioc_geometry, &geometry)) == true else { return }
+    endsWithDaemon = geometry.flags & RELAY_GEOMETRY_ENDING != 0
   }
 
   func end() {

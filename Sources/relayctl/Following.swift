@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Devices that are read as data comes: when each is looked at, CPUs that come up, and what becomes
-// of a reader whose daemon dies.
+// of a reader whose daemon dies or is stopped.
 
 import Glibc
 import LinuxIO
@@ -15,13 +15,19 @@ extension ChannelReader {
   /// Its devices say nothing of a sub-buffer that is not full, so they are read from time to time.
   private var isSilent: Bool { channel.wakeup == "subbuffer" }
 
-  /// Goes on until the channel is closed and drained, or a signal comes.
+  /// Everything was read that a daemon which ends in order had left.
+  private var isOutlived: Bool {
+    devices.contains(where: \.endsWithDaemon)
+      && !devices.contains { $0.isOpen || $0.holdsRecords }
+  }
+
+  /// Goes on until somebody closes the channel and it is drained, or a signal comes.
   func follow(_ ending: Ending) throws {
     var nextLook = ContinuousClock.now
     var nextRead = ContinuousClock.now + .milliseconds(options.interval)
     var pause = try pass(devices)
     while !ending.isAsked {
-      if devices.contains(where: \.isDead) {
+      if devices.contains(where: \.isDead) || isOutlived {
         try recover(ending)
         pause = try pass(devices)
       }
@@ -44,7 +50,7 @@ extension ChannelReader {
         $0.poller.revents != 0
       }
       for (device, poller) in told where CInt(poller.revents) & (POLLHUP | POLLERR) != 0 {
-        device.isClosing = true
+        device.noteClosing()
       }
       let isTime = isSilent && ContinuousClock.now >= nextRead
       if isTime { nextRead = .now + .milliseconds(options.interval) }

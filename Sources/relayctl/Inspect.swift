@@ -59,7 +59,7 @@ private struct DamagedChannels {
     do throws(ControlError) {
       // Its own connection: one that is older closes that.
       serials = Set(try ControlClient().listDamaged().map(\.serial))
-    } catch .refused(let refusal) where refusal.code == EOPNOTSUPP {
+    } catch .unknownRequest {
       serials = []
     }
   }

@@ -12,8 +12,8 @@ struct ReadCommand: ParsableCommand {
     discussion: """
       Reads all buffers, one after the other, until they are drained; what is read is consumed. \
       With --follow it waits for more, also from CPUs that come up meanwhile: it looks for them \
-      each 2 seconds. When relayd dies it waits for the next one, at most for --wait, and \
-      prints no record twice. \
+      each 2 seconds. When relayd dies or is stopped it says so and waits for the next one, at \
+      most for --wait, and prints no record twice. \
       Records stay whole; their order across CPUs is kept with --time only. At the end it says on \
       standard error how many records were lost, if any were. SIGINT, SIGTERM and SIGHUP end it in \
       order: what it has read is written. Where its output fails, it says how many records it had \
@@ -26,7 +26,7 @@ struct ReadCommand: ParsableCommand {
 
   @Argument(help: "The channel.") var channel: String
   @Option(help: "Read the buffer of this CPU only.") var cpu: Int?
-  @Flag(help: "Go on as data comes, until the channel is closed.") var follow = false
+  @Flag(help: "Go on as data comes, until somebody closes the channel.") var follow = false
   @Flag(
     help: """
       Begin each record with its time, [seconds.microseconds] since the machine was started, and \

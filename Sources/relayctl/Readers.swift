@@ -15,7 +15,8 @@ struct ReadersCommand: ParsableCommand {
       shares the buffer with other files; exclusive is the only file that may read; peek reads and \
       consumes nothing; write is open for writing only; mapped is the mapped consumer that has the \
       buffer; lost is one that lost it, and may ask for it again; evicted is a file that was \
-      evicted, and not closed yet.
+      evicted, and not closed yet. A number is given once while the machine runs, also where \
+      relayd is restarted.
 
       Reads of an evicted file fail with ESTALE, and an evicted consumer is told as one that was \
       too slow. What it had and did not report as consumed is the next reader's. For 10 seconds \

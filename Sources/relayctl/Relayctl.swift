@@ -110,6 +110,14 @@ struct CommandFailure: Error, CustomStringConvertible {
         message: "no permission to use \(path): its directory is not open to this user")
     case .refused(let refusal) where refusal.code == EACCES || refusal.code == EPERM:
       self.init(status: EX_NOPERM, message: refusal.message)
+    case .unknownRequest(let path, let request):
+      self.init(
+        status: EXIT_FAILURE,
+        message: """
+          the relayd that serves \(path) is older than this relayctl and does not know \
+          `\(request)`; restart it (systemctl restart relayd), so that the relayd that is \
+          installed serves
+          """)
     default: self.init(status: EXIT_FAILURE, message: error.description)
     }
   }

@@ -122,6 +122,42 @@ extension OneAtATime {
       #expect(try read(as: 4002).status == 0)
     }
 
+    /// Whichever relayd gave it.
+    @Test(arguments: [SIGKILL, SIGTERM], [false, true])
+    func numberFromBeforeARestartNamesNobody(_ signal: CInt, _ isHeld: Bool) throws {
+      self.daemon.end()
+      let channel = "relay:global,permissions=0666,write"
+      let first = try Daemon(channel, options: isHeld ? ["--hold"] : [])
+      chmod(first.scratch.path, 0o755)
+      func readers(_ daemon: Daemon) throws -> [[Substring]] {
+        try daemon.relayctl("readers").output.split(separator: "\n").dropFirst()
+          .map { $0.split(separator: " ") }
+      }
+      let earlier = try Taking("write_only", first, as: 4001)
+      _ = try earlier.says(1)
+      let number = try String(#require(readers(first).first?.first))
+      var daemon = first
+      if isHeld {
+        try HeldDaemon(first).restart(signal)
+      } else {
+        first.end(signal)
+        daemon = try Daemon(channel, in: first.scratch)
+      }
+      let later = try Taking("write_only", daemon, as: 4002)
+      _ = try later.says(1)
+      let seen = try readers(daemon)
+      #expect(seen.map { $0[2...4].joined(separator: " ") } == ["write \(later.process.pid) 4002"])
+      let refused = try daemon.relayctl("readers", "--evict", number)
+      #expect(refused.status == 1)
+      #expect(
+        refused.error == "relayctl: there is no reader \(number): the numbers of this relayd are "
+          + "higher, and one that a relayd before it gave names nobody any more; "
+          + "`relayctl readers` lists those there are\n")
+      #expect(try readers(daemon) == seen, "nobody was evicted")
+      // It unmounts what is mounted at its end.
+      withExtendedLifetime(first) {}
+    }
+
     /// One that opens anew at once, again and again.
     @Test func evictedUserComesBehindOthers() throws {
       let reader = try Taking("exclusive_again_and_again", daemon, as: 4001)

@@ -54,6 +54,79 @@ extension OneAtATime {
           """), "\(reader.error)")
     }
 
+    private func gone(_ channel: String = "relay") -> String {
+      "relayctl: relayd is gone; waiting until channel \(channel) is there again\n"
+    }
+
+    @Test(arguments: [SIGTERM, SIGINT])
+    func followerOfADaemonThatIsStoppedPrintsAllAndSaysSo(_ signal: CInt) throws {
+      let daemon = try Daemon("relay")
+      let reader = try Follower(daemon, ["--wait", "300ms"])
+      try daemon.write("one\n")
+      try eventually("it reads") { reader.output == "one\n" }
+      try daemon.shell("seq 10000 | taskset -c 0 $BIN/relayctl write relay")
+      #expect(daemon.end(signal) == 0)
+      #expect(reader.wait() == 69)
+      #expect(reader.output == "one\n" + (1...10_000).map { "\($0)\n" }.joined())
+      #expect(
+        reader.error == gone()
+          + """
+          relayctl: relayd was stopped for good: nobody has served \(daemon.socket) for 300ms \
+          (--wait); what was not read of channel relay may be kept for the next relayd: read it \
+          again once there is one\n
+          """)
+    }
+
+    @Test(arguments: [SIGTERM, SIGINT], [false, true])
+    func followerGoesOnWhereADaemonIsStoppedAndStartedAgain(
+      _ signal: CInt, _ isHeld: Bool
+    ) throws {
+      let first = try Daemon("relay:global", options: isHeld ? ["--hold"] : [])
+      let reader = try Follower(first)
+      try first.write("one\n")
+      try eventually("it reads") { reader.output == "one\n" }
+      var next = first
+      if isHeld {
+        try HeldDaemon(first).restart(signal)
+      } else {
+        first.end(signal)
+        next = try Daemon("relay:global", in: first.scratch)
+      }
+      try next.write("two\n")
+      try eventually("it reads on: \(reader.error)") { reader.output == "one\ntwo\n" }
+      try next.require("close", "relay")
+      #expect(reader.wait() == 0)
+      #expect(reader.error == gone())
+    }
+
+    @Test func closedChannelEndsItsFollowerThoughRelaydIsStoppedNext() throws {
+      let daemon = try Daemon("relay:global")
+      let reader = try Follower(daemon, ["--wait", "300ms"])
+      try daemon.write("one\n")
+      try eventually("it reads") { reader.output == "one\n" }
+      try daemon.require("close", "relay")
+      #expect(daemon.end() == 0)
+      #expect(reader.wait() == 0)
+      #expect(reader.error == "")
+    }
+
+    /// Its last writer ends while relayd lives, or relayd does first.
+    @Test(arguments: [false, true])
+    func temporaryChannelEndsItsFollowerAsItEnds(_ endsWithRelayd: Bool) throws {
+      let daemon = try Daemon("other:global")
+      try daemon.require("create", "relay", "--global")
+      let reader = try Follower(daemon, ["--wait", "300ms"])
+      let pipe = try Pipe()
+      let writer = try daemon.startWriter("relay", pipe)
+      #expect(Glibc.write(pipe.write.raw, "one\n", 4) == 4)
+      try eventually("it reads") { reader.output == "one\n" }
+      if endsWithRelayd { daemon.end() }
+      writer.signal(SIGTERM)
+      _ = writer.wait()
+      #expect(reader.wait() == (endsWithRelayd ? 69 : 0))
+      #expect(reader.error.hasPrefix(endsWithRelayd ? gone() : ""))
+    }
+
     @Test func eachCPUsDeviceIsOpenedAgain() throws {
       let first = try Daemon("relay")
       let reader = try Follower(first)

@@ -22,7 +22,7 @@ extension OneAtATime {
     /// Each request waits once for those of the storm's connections: not for what is unread.
     private static let longestListMilliseconds = 2000
 
-    static let atSocket = ["stat", "list", "connect"]
+    static let atSocket = ["stat", "list", "connect", "readers"]
     static let atDevice = ["open", "poll", "ioctl", "map", "die"]
 
     /// A storm that runs until it is let go of.

@@ -178,6 +178,24 @@ extension OneAtATime {
       #expect(slow <= 10, "\(slow) of 204 records woke nobody")
     }
 
+    @Test(arguments: [
+      (["readers"], "readers"), (["readers", "--evict", "1", "2"], "readers --evict"),
+      (["producers"], "producers"),
+    ])
+    func commandsThatTheEarlierDaemonDoesNotKnowSaySo(
+      _ arguments: [String], _ request: String
+    ) throws {
+      let daemon = try Daemon("relay:global", prefix: Release.previous.prefix)
+      let finished = try daemon.relayctl(arguments)
+      #expect(finished.status == 1)
+      #expect(
+        finished.error == """
+          relayctl: the relayd that serves \(daemon.socket) is older than this relayctl and does \
+          not know `\(request)`; restart it (systemctl restart relayd), so that the relayd that is \
+          installed serves\n
+          """)
+    }
+
     /// One release's relayctl and the other's relayd.
     @Test(arguments: [Release.previous, .current])
     private func commandsOfOneReleaseWorkWithTheOthersDaemon(_ server: Release) throws {

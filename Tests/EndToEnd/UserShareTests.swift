@@ -114,6 +114,65 @@ extension OneAtATime {
       #expect(try other.says(1) == [0])
     }
 
+    /// It maps the buffer of the channel "relay", or asks for the next part of it, through one
+    /// connection, and says the type of each answer, or why it is refused.
+    private static let oneConnection = """
+      import os, socket, struct, sys
+      s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+      s.connect(os.environ["RELAY_SOCKET"])
+      for line in sys.stdin:
+          kind, rest = (9, b"\\1") if line == "map\\n" else (10, b"")
+          s.send(struct.pack("<BBHIH5sI", 4, kind, 0, 11 + len(rest), 5, b"relay", 0) + rest)
+          reply = s.recv(4096)
+          print(struct.unpack_from("<I", reply, 8)[0] if reply[1] == 255 else reply[1], flush=True)
+      """
+
+    @Test func consumerThatLostItsBufferMapsItAgainWithinItsShare() throws {
+      let daemon = try daemon(
+        "max_readers = 8\nmax_readers_per_user = 1", "consumer_timeout = \"100ms\"")
+      try daemon.write("one\n")
+      let input = try Pipe()
+      let output = try outputFile("output")
+      let consumer = try ChildProcess(
+        Taking.user(4001) + ["/usr/bin/python3", "-c", UserShareTests.oneConnection],
+        input: input.read.raw, output: output.raw, environment: ["RELAY_SOCKET": daemon.socket])
+      defer {
+        consumer.signal(SIGKILL)
+        _ = consumer.wait()
+      }
+      var answers = 0
+      func ask(_ request: String) throws -> Int? {
+        answers += 1
+        _ = Glibc.write(input.write.raw, request + "\n", request.utf8.count + 1)
+        try eventually("it is answered") {
+          text(of: output.raw).split(separator: "\n").count == answers
+        }
+        return text(of: output.raw).split(separator: "\n").last.flatMap { Int($0) }
+      }
+      /// The number and what it does to the buffer, of each of the user's readers.
+      func readers() throws -> [[Substring]] {
+        try daemon.relayctl("readers").output.split(separator: "\n").dropFirst()
+          .map { $0.split(separator: " ") }.filter { $0[4] == "4001" }.map { [$0[0], $0[2]] }
+      }
+      #expect(try ask("map") == 133)
+      #expect(try ask("next") == 134)
+      try eventually("it is too late") { try readers().map { $0[1] } == ["lost"] }
+      let lost = try readers()
+      let other = try Taking("exclusive", daemon, as: 4002)
+      _ = try other.says(1)
+      #expect(try ask("map") == Int(EBUSY))
+      #expect(try readers() == lost, "it may still ask for its buffer")
+      other.end()
+      try eventually("the buffer is free") {
+        try !daemon.relayctl("readers").output.contains("exclusive")
+      }
+      #expect(try ask("map") == 133)
+      let again = try readers()
+      #expect(again.count == 1 && again[0][0] != lost[0][0], "\(lost) \(again)")
+      let second = try Taking("map_beside_open_files", daemon, as: 4001)
+      #expect(try second.says(1) == [Int(EDQUOT)], "its share is used up")
+    }
+
     @Test(.onceIsEnough) func readerLimitsMayChange() throws {
       let daemon = try daemon("max_readers = 4\nmax_readers_per_user = 1")
       try daemon.configure(

@@ -55,12 +55,10 @@ extension OneAtATime {
         try daemon.statistic("records_unread", of: "full") == 128
       }
       daemon.end(signal)
-      if signal == SIGKILL {
-        // It waits for the next one.
-        try eventually("it has noticed") { follower.error.contains("relayd is gone") }
-        follower.signal(SIGTERM)
-      }
-      #expect(follower.wait() == (signal == SIGKILL ? 128 + Int(SIGTERM) : 0))
+      // It waits for the next one.
+      try eventually("it has noticed") { follower.error.contains("relayd is gone") }
+      follower.signal(SIGTERM)
+      #expect(follower.wait() == 128 + Int(SIGTERM))
       #expect(writer.wait() == 69)
     }
   }

@@ -14,7 +14,7 @@ struct Storm: ParsableCommand {
     abstract: "Asks the relayd at $RELAY_SOCKET one thing as often as it can, until it is killed.")
 
   enum Kind: String, ExpressibleByArgument, CaseIterable {
-    case stat, list, connect
+    case stat, list, connect, readers
   }
 
   @Option(help: "What it asks.") var kind: Kind
@@ -30,6 +30,7 @@ struct Storm: ParsableCommand {
       switch kind {
       case .stat: try Request.stat(channel: channel, bufferIndex: 0).encoded()
       case .list, .connect: try Request.list(index: 0).encoded()
+      case .readers: try Request.reader(serial: 0).encoded()
       }
     var isFirst = true
     var sockets = try connect()

@@ -116,7 +116,7 @@ final class Channels: ControlHandler, Sendable {
   }
 
   func map(
-    channel: String, cpu: Int, unfinished: Bool, client: Client
+    channel: String, cpu: Int, unfinished: Bool, descriptorLimit: Int, client: Client
   ) throws(ControlRefusal) -> MappedFiles {
     try note("map \(cpu) \(unfinished)", channel, client)
     do throws(SystemError) {

@@ -24,6 +24,8 @@ extern "C" {
 #define RELAY_GEOMETRY_TIMESTAMPS 4u /* each record has its time */
 #define RELAY_GEOMETRY_BLOCKING 8u   /* reads wait unless RELAY_IOC_BLOCK says otherwise */
 #define RELAY_GEOMETRY_SUBBUFFER 16u /* who waits is told of whole sub-buffers only */
+#define RELAY_GEOMETRY_ENDING 32u    /* relayd ends, and the channel is closed for that only: the
+                                      * next relayd may have it again */
 
 struct relay_geometry {
   uint32_t size; /* of this structure, as relayd knows it */
