@@ -79,8 +79,7 @@ final class ReaderCount: Sendable {
     var share: Share
     // In the order of their serial numbers.
     var entries: [ReaderEntry] = []
-    var byUser: [UInt32: Int] = [:]
-    var others = 0
+    var use = ShareUse()
     var nextSerial: UInt64 = 1
   }
 
@@ -106,16 +105,13 @@ final class ReaderCount: Sendable {
     _ device: Device, uid: UInt32, pid: Int32, _ kind: ReaderEntry.Kind
   ) -> Result<ReaderEntry, ReaderRefusal> {
     state.withLock { state in
-      let shortage = state.share.shortage(
-        uid, user: state.byUser[uid] ?? 0, others: state.others, all: state.entries.count)
-      if let shortage {
+      if let shortage = state.use.shortage(of: state.share, uid) {
         return .failure(ReaderCount.refusal(shortage, device.name, uid, state.share))
       }
       let entry = ReaderEntry(state.nextSerial, device, uid: uid, pid: pid, kind)
       state.nextSerial += 1
       state.entries.append(entry)
-      state.byUser[uid, default: 0] += 1
-      if !Share.isPrivileged(uid) { state.others += 1 }
+      state.use.change(uid, by: 1)
       return .success(entry)
     }
   }
@@ -147,9 +143,7 @@ final class ReaderCount: Sendable {
       let index = ReaderCount.index(from: entry.serial, state.entries)
       guard index < state.entries.count, state.entries[index] === entry else { return }
       state.entries.remove(at: index)
-      let left = state.byUser[entry.uid]! - 1
-      state.byUser[entry.uid] = left > 0 ? left : nil
-      if !Share.isPrivileged(entry.uid) { state.others -= 1 }
+      state.use.change(entry.uid, by: -1)
     }
   }
 
