@@ -18,6 +18,7 @@ public final class Device: @unchecked Sendable {
   private(set) var reader: Reader
   weak var keeper: (any DeviceKeeper)?
   private(set) var files: [OpenFile] = []
+  private(set) var uses = Uses()
   /// The only file that may read, if somebody asked for that.
   weak var soleReader: OpenFile?
   /// The mapped consumer that has the buffer; then no file has.
@@ -28,9 +29,11 @@ public final class Device: @unchecked Sendable {
   var waits: [Wait] = []
   /// Where frames are put together; its thread's, once it is served.
   var frames = FrameBuffer()
-  var awaitedPolls = 0
-  /// Reads that wait, first come, first served.
-  var parked: [Parked] = []
+  /// Polls and reads that wait.
+  var waiters = Waiters()
+  /// When the first of their own cursors may pass a stopped writer's record, in milliseconds of the
+  /// monotonic clock, as far as they were looked at in this round.
+  var ownStallEnd: Int?
   var output = Output()
   /// The channel is gone: who has a file open reads on, nobody else may open it.
   private(set) var isRemoved = false
@@ -38,20 +41,24 @@ public final class Device: @unchecked Sendable {
   private let isEnding = Atomic(false)
   let losses = DeviceLosses()
   private let hasLostFile = Atomic(false)
-  /// Its keeper's note that it looks after this one.
+  /// Its keeper's notes that it looks after this one, and that this one has a turn to come.
   var isKept = false
+  var isUnfinished = false
 
   /// - Parameter reader: this device becomes the only one to use it for claims.
   public init(name: String, reader: Reader, options: FileOptions = FileOptions()) {
     self.name = name
     self.reader = reader
     self.options = options
+    reader.walkLimit = Effort.whole
   }
 
-  struct Parked {
-    let request: OpaquePointer
-    let file: OpenFile
-    let size: Int
+  /// How many open files do what to the buffer.
+  struct Uses {
+    fileprivate(set) var reading = 0
+    /// At the shared cursor.
+    fileprivate(set) var consuming = 0
+    fileprivate(set) var framing = 0
   }
 
   /// One open(2) of the device.
@@ -71,6 +78,11 @@ public final class Device: @unchecked Sendable {
     private(set) var poll: OpaquePointer?
     var isAwaited = false
     var awaitsRoom = false
+    /// How many of its device's `waiters` are its.
+    var waiterCount = 0
+    /// Where it stands among its device's files, and how it counts there.
+    fileprivate var place = 0
+    fileprivate var use = Uses()
     // What its ioctls chose.
     var isFramed = false
     /// nil: as the device's options have it.
@@ -93,10 +105,7 @@ public final class Device: @unchecked Sendable {
       (reads, writes, peeker) = (false, false, nil)
     }
 
-    /// Whether the two take the same things from the same cursor.
-    func competes(with other: OpenFile) -> Bool {
-      peeker == nil && other.peeker == nil && isFramed == other.isFramed
-    }
+    var kind: Waiter.Kind { peeker != nil ? .own : isFramed ? .frames : .bytes }
 
     deinit { if let poll { cfuse_poll_destroy(poll) } }
 
@@ -136,7 +145,9 @@ extension Device {
       ).get()
     } catch { return cfuse_reply_error(request, error.code) }
     _ = Unmanaged.passRetained(file)
+    file.place = files.count
     files.append(file)
+    noteUse(of: file)
     // A reply that the kernel did not take was for a reader that is gone: no release will come.
     if reply(request, file.handle) != 0 { forget(file) }
   }
@@ -148,10 +159,14 @@ extension Device {
   }
 
   private func forget(_ file: OpenFile) {
-    if file.isAwaited { awaitedPolls -= 1 }
+    dismiss(waiters.remove(file), ENODEV)
     if file.awaitsRoom { output.awaitedPolls -= 1 }
-    files.removeAll { $0 === file }
-    noteModes()
+    let last = files.removeLast()
+    if last !== file {
+      last.place = file.place
+      files[file.place] = last
+    }
+    noteUse(of: file, isOpen: false)
     noteReadersLeft()
     if soleReader === file { endSoleReading() }
     if let entry = file.entry { keeper?.release(entry) }
@@ -177,10 +192,7 @@ extension Device {
 
   /// Forgets what is open or waits through a session, from which no release can come any more.
   func abandon(_ session: ObjectIdentifier) {
-    for read in parked where read.file.session == session {
-      cfuse_reply_error(read.request, ENODEV)
-    }
-    parked.removeAll { $0.file.session == session }
+    dismiss(waiters.remove { $0.file.session == session }, ENODEV)
     abandonWrites(session)
     for file in files where file.session == session { forget(file) }
     // The others may have waited behind it.
@@ -198,9 +210,29 @@ extension Device {
     hasLostFile.store(!isThere, ordering: .relaxed)
   }
 
-  /// After some file's cursor or form of reading changed.
-  func noteModes() {
-    reader.keepsEmptyRecords = files.contains { $0.isFramed && $0.peeker == nil }
+  /// Ends the wait of some that were taken out: reads with an error, polls without a word.
+  func dismiss(_ waiting: [Waiter], _ code: CInt) {
+    for waiter in waiting {
+      if let request = waiter.request {
+        cfuse_reply_error(request, code)
+      } else {
+        waiter.file.isAwaited = false
+      }
+    }
+  }
+
+  /// After it was opened, or closed, or its cursor or form of reading changed.
+  func noteUse(of file: OpenFile, isOpen: Bool = true) {
+    let before = file.use
+    let reads = isOpen && file.reads
+    let consumes = reads && file.peeker == nil
+    file.use = Uses(
+      reading: reads ? 1 : 0, consuming: consumes ? 1 : 0,
+      framing: consumes && file.isFramed ? 1 : 0)
+    uses.reading += file.use.reading - before.reading
+    uses.consuming += file.use.consuming - before.consuming
+    uses.framing += file.use.framing - before.framing
+    reader.keepsEmptyRecords = uses.framing > 0
   }
 
   /// Others may read again.
@@ -235,28 +267,38 @@ extension Device {
     guard !file.isEvicted else { return cfuse_reply_error(request, ESTALE) }
     guard mayRead(file) else { return cfuse_reply_error(request, EBUSY) }
     // Who waits comes first. A continuation is no exception: a read may be short.
-    answerParked()
+    let kind = file.kind
+    var effort = Effort()
+    if kind != .own { answerParked(&effort) }
     if isContinuation, file.isFramed, size < Reader.smallestFrames {
       return reply(nothing: request)
     }
-    let isNext = !parked.contains { $0.file.competes(with: file) }
-    if isNext, deliver(request, file, size) { return armIfAwaited() }
-    if let end = end(for: file) { return cfuse_reply_error(request, end) }
-    guard file.blocks ?? options.blocks, !isContinuation else { return reply(nothing: request) }
-    guard flags & O_NONBLOCK == 0 else { return cfuse_reply_error(request, EAGAIN) }
-    guard mayPark(file.uid) else { return cfuse_reply_error(request, ENOMEM) }
+    let isNext = kind == .own || waiters.readCount(kind) == 0
+    if isNext, deliver(request, file, size) {
+      // Who peeks takes nothing from others.
+      if kind != .own { armIfAwaited() }
+      return
+    }
+    let isDecided = isNext ? !file.reader.hasMoreToWalk : !waiters.isUndecided(kind)
+    if isDecided, let end = end(for: file) { return cfuse_reply_error(request, end) }
+    let ifNothing: CInt? =
+      isContinuation || !blocks(file) ? 0 : flags & O_NONBLOCK != 0 ? EAGAIN : nil
+    if let ifNothing, isDecided || isContinuation { return reply(request, ifNothing: ifNothing) }
+    // It waits for data, or for the end of the walk.
+    guard waiters.mayTakeRead(of: file.uid) else { return cfuse_reply_error(request, ENOMEM) }
     guard cfuse_park(request, file.handle) == 0 else { return cfuse_reply_error(request, EINTR) }
-    parked.append(Parked(request: request, file: file, size: size))
-    keeper?.startWaking(self)
-    wake()
+    waiters.add(
+      Waiter(file, request, size: size, ifNothing: ifNothing), isSeen: isDecided)
+    noteStall(of: file)
+    if isDecided { armIfAwaited() } else { goOnLater() }
   }
+
+  /// Whether its reads wait for data.
+  func blocks(_ file: OpenFile) -> Bool { file.blocks ?? options.blocks }
 
   /// Who waits for this answer got a signal.
   func interrupted(_ request: OpaquePointer) {
-    guard let index = parked.firstIndex(where: { $0.request == request }) else {
-      return interruptedWrite(request)
-    }
-    parked.remove(at: index)
+    guard waiters.remove(request) else { return interruptedWrite(request) }
     cfuse_reply_error(request, EINTR)
   }
 
@@ -324,12 +366,13 @@ extension Device {
     endLeases()
     reader.stallTimeout = self.reader.stallTimeout
     reader.isRecordwise = self.reader.isRecordwise
+    reader.walkLimit = self.reader.walkLimit
+    reader.keepsEmptyRecords = self.reader.keepsEmptyRecords
     self.reader = reader
     for file in files where file.peeker != nil {
       file.peeker = reader.peeker()
       file.peeker?.keepsEmptyRecords = file.isFramed
     }
-    noteModes()
     // Relaxed: as above.
     isDamaged.store(false, ordering: .relaxed)
     losses.begin(reader)

@@ -119,6 +119,7 @@ extension Device {
     guard value == 0 || value == 1 || value == -1 && command == crelay_ioc_block else {
       return EINVAL
     }
+    let waiting = waiters.remove(file)
     switch command {
     case crelay_ioc_block: file.blocks = value < 0 ? nil : value == 1
     case crelay_ioc_frames: file.isFramed = value == 1
@@ -127,10 +128,18 @@ extension Device {
     }
     file.peeker?.keepsEmptyRecords = file.isFramed
     file.noteKind()
-    noteModes()
+    noteUse(of: file)
     // What it waits for in another thread may be another thing now, or nothing.
-    answerParked()
-    wake()
+    for waiter in waiting {
+      let ifNothing = blocks(file) ? waiter.ifNothing : 0
+      waiters.add(
+        Waiter(file, waiter.request, size: waiter.size, ifNothing: ifNothing), isSeen: false)
+    }
+    if !waiting.isEmpty {
+      var effort = Effort()
+      answerParked(&effort)
+    }
+    goOn()
     return 0
   }
 }

@@ -53,7 +53,7 @@ extension Device {
   func noteLosses() { if losses.note(reader) { keeper?.lossesFound() } }
 
   func noteReadersLeft() {
-    if lease == nil, !files.contains(where: { $0.reads && $0.peeker == nil }) { losses.noteEnd() }
+    if lease == nil, uses.consuming == 0 { losses.noteEnd() }
   }
 
   /// What became of the records of this buffer that nobody will read.

@@ -1,10 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who waits for a device: polls and reads that are put aside, and when they are told.
+// Who waits for a device: polls and reads that are put aside, and when they are told. However many
+// there are, and however much there is to look at, one turn of the thread does a bounded part of
+// it; others are served before the next one.
 
 internal import CFuse
 internal import Glibc
 internal import LinuxIO
 internal import Relay
+
+/// What one turn may still do for one device.
+struct Effort {
+  /// In entries walked, which cost some nanoseconds each: as much as some requests.
+  static let whole = 1 << 14
+  private static let oneAnswer = whole / 16
+  private var left = Effort.whole
+
+  /// What the last look of a reader cost.
+  static func look(_ reader: Reader) -> Int { whole / 128 + reader.walked }
+
+  var isLeft: Bool { left > 0 }
+  mutating func spend(_ cost: Int) { left -= cost }
+  mutating func noteAnswer() { left -= Effort.oneAnswer }
+}
 
 extension Device {
   /// Answers a poll, and remembers who wants to be told.
@@ -23,73 +40,73 @@ extension Device {
       let isForData = file.reads && (!file.writes || asked & UInt32(POLLIN | POLLRDNORM) != 0)
       if isForData, !file.isAwaited {
         file.isAwaited = true
-        awaitedPolls += 1
+        waiters.add(Waiter(file), isSeen: true)
       }
       if file.writes, !isForData || asked & UInt32(POLLOUT | POLLWRNORM) != 0 { awaitRoom(file) }
       armIfAwaited()
     }
     var look = Look()
-    cfuse_reply_poll(request, outlook | (file.reads ? look.events(for: file) : 0))
+    cfuse_reply_poll(request, outlook | (file.reads ? events(for: file, &look) : 0))
+    if file.isAwaited {
+      noteStall(of: file)
+      if look.isUnfinished { goOnLater() }
+    }
     reportCorruption()
-  }
-
-  /// Reads that may wait for one buffer.
-  private static let parkedLimit = Share(of: 4096, perUser: nil)
-
-  /// Whether a read of that user may wait, too.
-  func mayPark(_ uid: UInt32) -> Bool {
-    Device.parkedLimit.shortage(
-      uid, user: parked.count { $0.file.uid == uid },
-      others: parked.count { !Share.isPrivileged($0.file.uid) }, all: parked.count) == nil
   }
 
   /// What files would be told now. Those that share the cursor are told the same: it is looked at
   /// once for bytes, and once for frames.
   private struct Look {
-    private var bytes: UInt32?
-    private var frames: UInt32?
+    var known: InlineArray<2, UInt32?> = [nil, nil]
+    /// Where nothing was found, a look came to its limit.
+    var isUnfinished = false
+    /// As of an `Effort`.
+    var cost = 0
+  }
 
-    /// POLLIN whenever a read would return data (or a whole sub-buffer, where it was so chosen);
-    /// POLLHUP once the channel is closed.
-    mutating func events(for file: OpenFile) -> UInt32 {
-      guard file.device.mayRead(file) else { return UInt32(POLLERR) }
-      guard file.peeker == nil else { return Look.look(for: file) }
-      if let known = file.isFramed ? frames : bytes { return known }
-      let events = Look.look(for: file)
-      if file.isFramed { frames = events } else { bytes = events }
-      return events
-    }
+  /// POLLIN whenever a read would return data (or a whole sub-buffer, where it was so chosen);
+  /// POLLHUP once the channel is closed.
+  private func events(for file: OpenFile, _ look: inout Look) -> UInt32 {
+    guard mayRead(file) else { return UInt32(POLLERR) }
+    guard let peeker = file.peeker else { return events(file.kind, &look) }
+    return events(from: peeker, isFramed: file.isFramed, &look)
+  }
 
-    private static func look(for file: OpenFile) -> UInt32 {
-      let reader = file.reader
-      let isClosed = reader.isClosed
-      let isThere = file.isFramed ? reader.hasFrames : reader.hasData
-      if isThere, isClosed || file.device.options.wakeup == .data || reader.isBehindWriters {
-        return UInt32(POLLIN | POLLRDNORM | (isClosed ? POLLHUP : 0))
-      }
-      if reader.isCorrupt { return UInt32(POLLERR) }
-      return reader.isDrained ? UInt32(POLLHUP) : 0
+  private func events(_ shared: Waiter.Kind, _ look: inout Look) -> UInt32 {
+    if let known = look.known[shared.rawValue] { return known }
+    let events = events(from: reader, isFramed: shared == .frames, &look)
+    look.known[shared.rawValue] = events
+    return events
+  }
+
+  private func events(from reader: Reader, isFramed: Bool, _ look: inout Look) -> UInt32 {
+    let isClosed = reader.isClosed
+    let isThere = isFramed ? reader.hasFrames : reader.hasData
+    look.cost += Effort.look(reader)
+    if isThere, isClosed || options.wakeup == .data || reader.isBehindWriters {
+      return UInt32(POLLIN | POLLRDNORM | (isClosed ? POLLHUP : 0))
     }
+    if reader.isCorrupt { return UInt32(POLLERR) }
+    if reader.hasMoreToWalk {
+      look.isUnfinished = true
+      return 0
+    }
+    return reader.isDrained ? UInt32(POLLHUP) : 0
   }
 
   var isAwaited: Bool {
-    awaitedPolls > 0 || !parked.isEmpty || awaitsRoom || lease != nil || isAwaitedBehindOthers
+    !waiters.isEmpty || awaitsRoom || lease != nil || isAwaitedBehindOthers
   }
 
-  /// How many of those who wait would find something now, and how many would not.
-  private func countWaiting() -> (ready: Int, unready: Int) {
+  /// How many kinds of those who share the cursor, or wait for room, would find nothing now.
+  private func countUnready() -> (count: Int, isUnfinished: Bool) {
     var look = Look()
-    var count = (ready: 0, unready: 0)
-    func add(_ file: OpenFile) {
-      if look.events(for: file) != 0 { count.ready += 1 } else { count.unready += 1 }
+    var count = 0
+    for kind in Waiter.Kind.shared where waiters.count(kind) > 0 {
+      if events(kind, &look) == 0 { count += 1 }
     }
-    for file in files where file.isAwaited { add(file) }
-    for read in parked { add(read.file) }
-    if awaitsRoom {
-      let now = outlook
-      if now == .full { count.unready += 1 } else if now != output.told { count.ready += 1 }
-    }
-    return count
+    if awaitsRoom, outlook == .full { count += 1 }
+    return (count, look.isUnfinished)
   }
 
   /// Makes sure that who waits will be told. Where there is data, who waits for it has seen it, and
@@ -98,12 +115,23 @@ extension Device {
     // Bounded: in hostile memory data may come and go with each look. The tick looks again.
     for _ in 0..<8 where isAwaited {
       keeper?.startWaking(self)
-      // Looking first saves the barrier. Not armed: something came in between.
-      let before = countWaiting().unready
-      guard before > 0, !reader.arm(options.wakeup, unless: { countWaiting().unready < before })
+      // Looking first saves the barrier.
+      let before = countUnready()
+      guard !before.isUnfinished else { return goOnLater() }
+      // No writer has taken the wish: what comes after the look tells.
+      guard !reader.isArmed(options.wakeup) else { return }
+      // Before the next looks at those with cursors of their own, of which each costs one.
+      guard waiters.count(.own) == 0 else { return goOnLater() }
+      // Not armed: something came in between.
+      guard before.count > 0, !reader.arm(options.wakeup, unless: { hasCome(since: before.count) })
       else { return }
-      tell()
+      if turn() { return goOnLater() }
     }
+  }
+
+  private func hasCome(since unready: Int) -> Bool {
+    let now = countUnready()
+    return now.isUnfinished || now.count < unready
   }
 
   /// After a writer's signal, and from time to time in case one was lost.
@@ -114,52 +142,131 @@ extension Device {
       offerRoom()
       return look(after: lease)
     }
-    guard isAwaited else { return }
-    if countWaiting().ready > 0 {
-      tell()
-      armIfAwaited()
-    } else if !reader.isArmed(options.wakeup) {
-      armIfAwaited()
-    }
+    waiters.wantsRound = true
+    goOn()
   }
 
-  /// Answers the reads that wait and wakes the polls; who has to go on waiting will be told again.
-  private func tell() {
-    answerParked()
-    if awaitedPolls > 0 { notifyPolls() }
+  /// The next turn for this device.
+  func goOn() {
+    guard lease == nil else { return offerRoom() }
+    guard isAwaited else { return }
+    if turn() { keeper?.goOnLater(self) } else { armIfAwaited() }
+  }
+
+  /// Whoever waits is looked at again, once others were served.
+  func goOnLater() {
+    waiters.wantsRound = true
+    keeper?.goOnLater(self)
+  }
+
+  /// Answers reads that wait and wakes polls, as far as one turn goes; who has to go on waiting
+  /// will be told again. True: there is more to do.
+  private func turn() -> Bool {
+    if waiters.wantsRound, !waiters.isInRound {
+      // First: what comes while they are looked at one by one tells again.
+      if waiters.count(.own) > 0, !reader.isArmed(options.wakeup) {
+        reader.armToLook(options.wakeup)
+      }
+      ownStallEnd = nil
+      waiters.beginRound()
+    }
+    var effort = Effort()
+    var look = Look()
+    if areReadsDue(&look) {
+      answerParked(&effort)
+      look = Look()
+    } else if !look.isUnfinished {
+      waiters.noteNothing()
+    }
+    while effort.isLeft, let waiter = waiters.next {
+      let isDone = tell(waiter, &look, &effort)
+      waiters.passNext(isDone: isDone)
+    }
     offerRoom()
+    if look.isUnfinished { waiters.wantsRound = true }
+    return waiters.isInRound || waiters.wantsRound || hasUndecided
+  }
+
+  private func areReadsDue(_ look: inout Look) -> Bool {
+    guard !waiters.reads.isEmpty else { return false }
+    // Who may not read any more need not wait to be told so.
+    if soleReader != nil || waiters.impatientReads > 0 { return true }
+    var areDue = false
+    for kind in Waiter.Kind.shared where waiters.readCount(kind) > 0 {
+      if events(kind, &look) != 0 { areDue = true }
+    }
+    return areDue
   }
 
   /// In the order in which they came, as far as there is something for them.
-  func answerParked() {
-    var left: [Parked] = []
-    for read in parked {
-      // Who may not read any more need not wait to be told so.
-      let hasToWait = mayRead(read.file) && left.contains { $0.file.competes(with: read.file) }
-      if hasToWait || !answer(read) { left.append(read) }
+  func answerParked(_ effort: inout Effort) {
+    guard !waiters.reads.isEmpty else { return }
+    var trial = Waiters.Trial()
+    // Who may not read any more is behind nobody.
+    while effort.isLeft, trial.next < waiters.reads.count,
+      soleReader != nil || !waiters.isOver(trial)
+    {
+      let read = waiters.reads[trial.next]
+      var finding = mayRead(read.file) ? trial.finding(read.kind) : nil
+      if finding == nil {
+        finding = answer(read, &effort)
+      } else if finding == .nothing, let request = read.request, let ifNothing = read.ifNothing {
+        reply(request, ifNothing: ifNothing)
+        finding = nil
+      }
+      trial.note(read, finding)
     }
-    parked = left
+    waiters.end(trial)
+    if hasUndecided { keeper?.goOnLater(self) }
   }
 
-  /// Answers a waiting read; false when there is nothing left for it.
-  private func answer(_ read: Parked) -> Bool {
-    if deliver(read.request, read.file, read.size) { return true }
-    if let end = end(for: read.file) {
-      cfuse_reply_error(read.request, end)
-      return true
+  private var hasUndecided: Bool {
+    Waiter.Kind.shared.contains { waiters.isUndecided($0) }
+  }
+
+  /// Looks at one poll, or at one read with a cursor of its own; true when it waits no more.
+  private func tell(_ waiter: Waiter, _ look: inout Look, _ effort: inout Effort) -> Bool {
+    let file = waiter.file
+    let events = events(for: file, &look)
+    effort.spend(look.cost)
+    look.cost = 0
+    noteStall(of: file)
+    guard waiter.request == nil else {
+      let isOver = waiter.ifNothing != nil && !file.reader.hasMoreToWalk
+      guard events != 0 || isOver else { return false }
+      return answer(waiter, &effort) == nil
     }
-    // It may have been told meanwhile not to wait.
-    guard !(read.file.blocks ?? options.blocks) else { return false }
-    reply(nothing: read.request)
+    guard events != 0 else { return false }
+    effort.noteAnswer()
+    file.isAwaited = false
+    if let poll = file.poll { cfuse_poll_notify(poll) }
     return true
   }
 
-  private func notifyPolls() {
-    var look = Look()
-    for file in files where file.isAwaited && look.events(for: file) != 0 {
-      file.isAwaited = false
-      awaitedPolls -= 1
-      if let poll = file.poll { cfuse_poll_notify(poll) }
+  /// Answers a waiting read, or says why not.
+  private func answer(_ read: Waiter, _ effort: inout Effort) -> Waiters.Finding? {
+    defer { effort.spend(Effort.look(read.file.reader)) }
+    if let request = read.request, !deliver(request, read.file, read.size) {
+      guard !read.file.reader.hasMoreToWalk else { return .notKnown }
+      if let end = end(for: read.file) {
+        cfuse_reply_error(request, end)
+      } else if let ifNothing = read.ifNothing {
+        reply(request, ifNothing: ifNothing)
+      } else {
+        return .nothing
+      }
     }
+    effort.noteAnswer()
+    return nil
+  }
+
+  func reply(_ request: OpaquePointer, ifNothing: CInt) {
+    if ifNothing == 0 { reply(nothing: request) } else { cfuse_reply_error(request, ifNothing) }
+  }
+
+  /// Has a cursor that waits for a stopped writer looked at in time.
+  func noteStall(of file: OpenFile) {
+    guard let left = file.peeker?.stallTimeLeft else { return }
+    ownStallEnd = min(ownStallEnd ?? Int.max, Clock.milliseconds() + left)
   }
 }

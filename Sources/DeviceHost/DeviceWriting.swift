@@ -123,7 +123,7 @@ extension Device {
   func offerRoom() {
     guard awaitsRoom else { return }
     // A look frees what a stopped writer or a cancelled record held.
-    if outlook == .full { _ = reader.hasData }
+    if outlook == .full, !reader.hasData, reader.hasMoreToWalk { keeper?.goOnLater(self) }
     let isFull = !answerWaiting()
     tellPolls(isFull ? .full : outlook)
   }

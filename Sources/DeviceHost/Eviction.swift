@@ -82,14 +82,12 @@ extension Device {
     guard !file.isEvicted else { return }
     file.evict()
     file.noteKind()
-    for read in parked where read.file === file { cfuse_reply_error(read.request, ESTALE) }
-    parked.removeAll { $0.file === file }
+    dismiss(waiters.remove(file), ESTALE)
     evictWrites(of: file)
-    if file.isAwaited { awaitedPolls -= 1 }
     if file.awaitsRoom { output.awaitedPolls -= 1 }
-    (file.isAwaited, file.awaitsRoom) = (false, false)
+    file.awaitsRoom = false
     if let poll = file.poll { cfuse_poll_notify(poll) }
-    noteModes()
+    noteUse(of: file)
     noteReadersLeft()
     if soleReader === file { endSoleReading() }
     callFormerLeases()

@@ -34,6 +34,8 @@ protocol DeviceKeeper: AnyObject {
   func lastFileClosed(of device: Device)
   /// Somebody has begun to wait: the device wants `wake()` after a signal, and from time to time.
   func startWaking(_ device: Device)
+  /// The device has more to do than one turn is for: it wants `goOn()` once others were served.
+  func goOnLater(_ device: Device)
   /// Its losses have grown.
   func lossesFound()
   /// Its memory is damaged; once.

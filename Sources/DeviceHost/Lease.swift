@@ -124,7 +124,7 @@ extension Device {
     guard !isRemoved else { return ENOENT }
     guard !reader.lendsLastRoom else { return EOPNOTSUPP }
     // Who only writes is no other reader.
-    guard mayHave(lease.uid), !files.contains(where: \.reads) else { return EBUSY }
+    guard mayHave(lease.uid), uses.reading == 0 else { return EBUSY }
     if lease.entry == nil {
       do throws(ReaderRefusal) {
         lease.entry = try keeper?.admit(
@@ -203,7 +203,7 @@ extension Device {
 
   /// Who lost the buffer and may have it again is told so.
   func callFormerLeases() {
-    guard lease == nil, !files.contains(where: \.reads) else { return }
+    guard lease == nil, uses.reading == 0 else { return }
     for lease in formerLeases where !isBehindOthers(lease.uid) { lease.call() }
   }
 
@@ -257,8 +257,9 @@ extension Device {
   /// Milliseconds until a stopped writer's record may be passed, a consumer is too late, or one
   /// that lost the buffer may ask again; nil: none of these.
   var timeLeft: Int? {
-    let stalls = ([reader] + files.compactMap(\.peeker)).map(\.stallTimeLeft)
-    return (stalls + [lease?.timeLeft, waitLeft]).compactMap(\.self).min()
+    let end = waiters.count(.own) > 0 ? ownStallEnd : nil
+    let ownLeft = end.map { max(0, $0 - Clock.milliseconds()) }
+    return [reader.stallTimeLeft, ownLeft, lease?.timeLeft, waitLeft].compactMap(\.self).min()
   }
 
   private func isOffering(_ lease: Lease) -> Bool {

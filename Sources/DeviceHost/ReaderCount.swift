@@ -119,20 +119,20 @@ final class ReaderCount: Sendable {
     // finds those as fast.
     var byUser: [UInt32: ReaderList] = [:]
     var byOwner: [UInt32: ReaderList] = [:]
-    var others = 0
+    var use = ShareUse()
 
     mutating func add(_ entry: ReaderEntry) {
       all.append(entry)
       byUser[entry.uid, default: ReaderList()].append(entry)
       byOwner[entry.deviceOwner, default: ReaderList()].append(entry)
-      if !Share.isPrivileged(entry.uid) { others += 1 }
+      use.change(entry.uid, by: 1)
     }
 
     mutating func remove(_ entry: ReaderEntry) {
       guard all.remove(entry) else { return }
       State.remove(entry, of: entry.uid, from: &byUser)
       State.remove(entry, of: entry.deviceOwner, from: &byOwner)
-      if !Share.isPrivileged(entry.uid) { others -= 1 }
+      use.change(entry.uid, by: -1)
     }
 
     private static func remove(
@@ -144,11 +144,9 @@ final class ReaderCount: Sendable {
 
     /// Which part of the share has no room for one more of that user, which replaces `old`.
     func shortage(_ uid: UInt32, replacing old: ReaderEntry?) -> Share.Shortage? {
-      let old = old.flatMap { all.first(from: $0.serial) === $0 ? $0 : nil }
-      let isOther = old.map { !Share.isPrivileged($0.uid) } ?? false
-      return share.shortage(
-        uid, user: (byUser[uid]?.count ?? 0) - (old?.uid == uid ? 1 : 0),
-        others: others - (isOther ? 1 : 0), all: all.count - (old == nil ? 0 : 1))
+      var use = use
+      if let old, all.first(from: old.serial) === old { use.change(old.uid, by: -1) }
+      return use.shortage(of: share, uid)
     }
   }
 

@@ -16,7 +16,7 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
   private let logMessage: DeviceLog
   private let logUseMessage: @Sendable (String, _ user: UInt32) -> Void
   private let tick: TimerFD
-  // Rung for a job, or for channels in `signalled`.
+  // Rung for a job, for channels in `signalled`, or for devices in `unfinished`.
   private let bell: EventFD
   private let jobDone: EventFD
   private let job = Mutex<Job?>(nil)
@@ -28,6 +28,8 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
   // Channels whose signals another thread took for devices here.
   private let signalled = Mutex<[CInt]>([])
   private var awaited: [Device] = []
+  // Those that have more to do than one turn is for, in the order of their turns.
+  private var unfinished: [Device] = []
   // For all of its devices.
   private let frames = FrameBuffer()
   // Removed, and not open any more; the owner collects them.
@@ -113,6 +115,7 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
       bell.drain()
       runJob()
       for channel in takeSignalled() { wakeDevices(of: channel) }
+      takeTurn()
     case tick.raw:
       tick.drain()
       wakeAwaited()
@@ -122,6 +125,15 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
       wakeDevices(of: fd)
       for thread in others[fd] ?? [] { thread.signal(fd) }
     }
+  }
+
+  /// One device's: then requests come first again.
+  private func takeTurn() {
+    guard !unfinished.isEmpty else { return }
+    let device = unfinished.removeFirst()
+    device.isUnfinished = false
+    device.goOn()
+    if !unfinished.isEmpty { bell.signal() }
   }
 
   private func takeSignalled() -> [CInt] {
@@ -265,6 +277,13 @@ extension ServingThread {
     isTicking = true
     tickMilliseconds = first
     tick.arm(onceAfterMilliseconds: max(1, min(timeLeft, first)))
+  }
+
+  func goOnLater(_ device: Device) {
+    guard !device.isUnfinished else { return }
+    device.isUnfinished = true
+    unfinished.append(device)
+    bell.signal()
   }
 
   private func tickAgain() {

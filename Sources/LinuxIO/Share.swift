@@ -46,3 +46,27 @@ public struct Share: Equatable, Sendable {
     return more > whole - min(whole, all) ? .whole : nil
   }
 }
+
+/// What is taken of a share, counted as it comes and goes.
+public struct ShareUse: Sendable {
+  private var byUser: [UInt32: Int] = [:]
+  private var others = 0
+  private var all = 0
+
+  public init() {}
+
+  /// That user has so much more, or less.
+  public mutating func change(_ uid: UInt32, by count: Int) {
+    let now = byUser[uid, default: 0] + count
+    byUser[uid] = now > 0 ? now : nil
+    if !Share.isPrivileged(uid) { others += count }
+    all += count
+  }
+
+  /// Which part has no room for `more`; nil: all have.
+  public func shortage(
+    of share: Share, _ uid: UInt32, asksFor more: Int = 1
+  ) -> Share.Shortage? {
+    share.shortage(uid, asksFor: more, user: byUser[uid] ?? 0, others: others, all: all)
+  }
+}

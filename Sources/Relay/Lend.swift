@@ -173,6 +173,8 @@ extension Reader {
     if loans.isEmpty, !rest.isEmpty { return planRest() }
     // More than there is: no record is cut.
     var room = 1 << 40
+    // What is passed behind a loan would be passed again each time.
+    walkLeft = Int.max
     for _ in 0..<Reader.vectorLimit {
       guard !isCorrupt, enterSubbuf(), unfinished || isLeft(plan.position.seq) else { return nil }
       plan.firstRecord = nil

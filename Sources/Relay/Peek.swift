@@ -10,6 +10,7 @@ extension Reader {
     peeker.position = position
     peeker.totals.restart = totals.restart
     peeker.stallTimeout = stallTimeout
+    peeker.walkLimit = walkLimit
     return peeker
   }
 }

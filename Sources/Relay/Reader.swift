@@ -78,6 +78,16 @@ public final class Reader {
   var plan = Plan(position: Position())
   /// Looks at all states that this claim may still take to find where to go on.
   var searchesLeft = 0
+  /// Entries that one claim, or one look, passes at most beside those that have bytes for it. A
+  /// reader that others wait behind has a limit, and goes on where `hasMoreToWalk` says so.
+  public var walkLimit = Int.max
+  /// Of them, those that this claim may still pass.
+  var walkLeft = Int.max
+  /// The last claim, or look, found nothing as far as it came, which was its limit: what is behind
+  /// is for the next one.
+  public internal(set) var hasMoreToWalk = false
+  /// Where a look that passes nothing came to.
+  var looked: Looked?
   package internal(set) var hasClaim = false
   /// Lent and not taken back, in the order of the stream.
   var loans: [Loan] = []
@@ -111,6 +121,8 @@ public final class Reader {
 
     /// Something of its sub-buffer was passed; or there is nothing before it.
     var isInside: Bool { entry > 0 || skipped > 0 || seq == 1 }
+
+    func isBehind(_ other: Position) -> Bool { (seq, entry) > (other.seq, other.entry) }
 
     mutating func advance(by entries: Int, to end: Int) {
       entry += entries
@@ -191,8 +203,8 @@ public final class Reader {
 
 extension Reader {
   /// Claims up to `limit` bytes and pins where they lie; `byteCount` 0 when there are none, and
-  /// then nothing has to be given back. Ends early before a gap, after 64 pieces and after
-  /// `pinLimit` sub-buffers.
+  /// then nothing has to be given back. Ends early before a gap, after 64 pieces, after
+  /// `pinLimit` sub-buffers and after `walkLimit` entries that have no bytes.
   public func claim(limit: Int) -> Claim {
     precondition(limit >= 0)
     // No claim is longer, and the sum with an offset cannot overflow.
@@ -219,10 +231,12 @@ extension Reader {
     // Each round passes `pinLimit` sub-buffers or is the last but one; more of them than there are
     // means that somebody plays with the words, and the next claim goes on from there.
     var roundsLeft = buffer.layout.subbufCount / pinLimit + 2
-    while !isFound, hasAdvanced, roundsLeft > 0 {
+    while !isFound, hasAdvanced, roundsLeft > 0, walkLeft > 0 {
       isFound = once()
       roundsLeft -= 1
     }
+    // While something is lent nothing is passed, and the next claim would come no further.
+    hasMoreToWalk = !isFound && walkLeft <= 0 && loans.isEmpty
     // Who finds nothing may not come again soon: what was left just now must not wait for that.
     if !isFound, mayReclaim, position.seq > first { reclaim() }
   }
@@ -233,7 +247,11 @@ extension Reader {
     if mayReclaim { reclaim() }
     settlePassed()
     searchesLeft = Reader.searchLimit
+    walkLeft = walkLimit
   }
+
+  /// What the last claim, or look, cost, in entries.
+  public var walked: Int { walkLimit &- walkLeft }
 
   /// An empty claim, to be consumed or given back.
   func beginClaim() {
@@ -330,10 +348,17 @@ extension Reader {
 
   func append(_ bytes: UnsafeRawPointer, _ count: Int) {
     guard count > 0 else { return }
+    plan.bytes += count
+    if vectorCount > 0 {
+      let last = vectors + (vectorCount - 1)
+      if last.pointee.iov_base + last.pointee.iov_len == bytes {
+        last.pointee.iov_len += count
+        return
+      }
+    }
     vectors[vectorCount] = iovec(
       iov_base: UnsafeMutableRawPointer(mutating: bytes), iov_len: count)
     vectorCount += 1
-    plan.bytes += count
   }
 
   func markCorrupt() {

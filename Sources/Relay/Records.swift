@@ -124,6 +124,7 @@ extension Reader {
     let index = buffer.index(subbuf)
     plan.position.subbuf = subbuf
     while plan.position.entry < buffer.layout.entryCount {
+      guard walkLeft > 0 else { return .nothing }
       let position = plan.position
       let entry = buffer.loadEntry(index, position.entry)
       if entry.isEmpty(position.seq) || entry.isBusy && !mayPassBusy(subbuf) { return .nothing }
@@ -132,8 +133,7 @@ extension Reader {
       switch entry.tag {
       case .committed: return .record(entry)
       case .cancelled, .discarded:
-        plan.position.advance(by: 1, to: entry.end)
-        plan.totals.dead &+= 1
+        passDead(subbuf, entry)
       case .busy: passBusy(subbuf, entry)
       case .seal: return finish() ? .left : .seal
       default:

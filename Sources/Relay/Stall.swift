@@ -126,6 +126,7 @@ extension Reader {
       plan.passed.append(Stall.Passed(subbuf: subbuf, place: place))
     }
     plan.position.advance(by: 1, to: entry.end)
+    walkLeft -= 1
     plan.position.walkedFromStart = false
     plan.totals.stalled &+= 1
     plan.gap.stalled &+= 1

@@ -9,7 +9,7 @@ extension Reader {
   /// Pins the sub-buffer the plan goes on in; skips to the oldest one still there if that one is
   /// gone. False: nothing to read yet, or a gap that the next claim has to start with.
   func enterSubbuf() -> Bool {
-    for attempt in 0..<16 where searchesLeft > 0 {
+    for attempt in 0..<16 where searchesLeft > 0 && walkLeft > 0 {
       // Before the descriptors: never skip further than what was current before the scan.
       let current = buffer.loadCurrent()
       let wanted = plan.position.seq
@@ -73,8 +73,8 @@ extension Reader {
     return true
   }
 
-  /// Takes committed entries of the pinned sub-buffer until `room` is used up or one is not
-  /// finished. True: at its end, and the next one is there.
+  /// Takes committed entries of the pinned sub-buffer until `room` or the claim's share of entries
+  /// is used up, or one is not finished. True: at its end, and the next one is there.
   func walk(_ room: inout Int) -> Bool {
     let subbuf = pinned[pinCount - 1].subbuf
     let payload = UnsafeRawPointer(buffer.payload(subbuf))
@@ -87,7 +87,10 @@ extension Reader {
       room -= run.end - position.offset
       plan.position.advance(by: run.entries, to: run.end)
       plan.totals.records &+= UInt64(run.entries)
+      // Others are bounded by the room.
+      walkLeft -= max(0, run.entries - (run.end - position.offset))
       guard plan.position.entry < buffer.layout.entryCount else { break }
+      guard walkLeft > 0 else { return false }
       let entry = run.stoppedAt
       if entry.isEmpty(position.seq) || entry.isBusy && !mayPassBusy(subbuf) { return false }
       // Checked before use: another process can write anything here.
@@ -100,9 +103,7 @@ extension Reader {
         }
         room = 0
         return false
-      case .cancelled, .discarded:
-        plan.position.advance(by: 1, to: entry.end)
-        plan.totals.dead &+= 1
+      case .cancelled, .discarded: passDead(subbuf, entry)
       case .busy:
         // A gap stands before a claim's bytes, never among them.
         guard plan.bytes == 0 else { return false }
@@ -115,6 +116,29 @@ extension Reader {
     }
     if vectorCount < Reader.vectorLimit { markCorrupt() }
     return false
+  }
+
+  /// Passes records in a row that were given up, of which `first` is the first.
+  func passDead(_ subbuf: Int, _ first: Entry) {
+    let position = plan.position
+    let index = buffer.index(subbuf) + position.entry
+    let cancelled = Entry.prefix(.cancelled, position.seq)
+    let discarded = Entry.prefix(.discarded, position.seq)
+    let limit = buffer.layout.subbufSize
+    let count = min(buffer.layout.entryCount - position.entry, walkLeft)
+    var entries = 1
+    var end = first.end
+    while entries < count {
+      let entry = buffer.loadEntry(index, entries)
+      let isDead = entry.prefix == cancelled || entry.prefix == discarded
+      guard isDead, entry.end >= end, entry.end <= limit else { break }
+      end = entry.end
+      entries += 1
+    }
+    plan.position.advance(by: entries, to: end)
+    plan.totals.dead &+= UInt64(entries)
+    // What comes between such rows costs as much as some entries.
+    walkLeft -= entries + 16
   }
 
   /// Committed entries in a row.
@@ -132,7 +156,7 @@ extension Reader {
     let index = buffer.index(subbuf) + position.entry
     let committed = Entry.prefix(.committed, position.seq)
     let limit = min(position.offset + room, buffer.layout.subbufSize)
-    let count = buffer.layout.entryCount - position.entry
+    let count = min(buffer.layout.entryCount - position.entry, walkLeft)
     var run = Run(end: position.offset)
     while run.entries < count {
       let entry = buffer.loadEntry(index, run.entries)
@@ -167,6 +191,8 @@ extension Reader {
   /// At the SEAL: moves on to the next sub-buffer once writers have.
   func finish() -> Bool {
     guard buffer.loadCurrent().seq > plan.position.seq else { return false }
+    // A sub-buffer costs as much as some entries, also one that holds none.
+    walkLeft -= 64
     pinned[pinCount - 1].isFinished = plan.position.walkedFromStart
     if !plan.position.walkedFromStart, !isPeeking { mayReclaim = true }
     plan.totals.padding &+= UInt64(buffer.layout.subbufSize - plan.position.offset)
@@ -202,17 +228,35 @@ extension Reader {
 
   /// A look that passes nothing: records without any bytes are for the reader of whole records.
   private var hasBytes: Bool {
+    walkLeft = walkLimit
+    hasMoreToWalk = false
     beginClaim()
     defer { giveBack() }
     var room = 1
     guard rest.isEmpty else { return true }
+    var isSure = true
+    if let looked, looked.position.isBehind(position) {
+      plan.position = looked.position
+      isSure = looked.isSure
+    }
     // Bytes behind as many sub-buffers without any wait for that reader, too.
     for _ in 0..<Reader.vectorLimit where !isCorrupt && enterSubbuf() {
       let isAtNext = walk(&room)
       guard plan.bytes == 0, isAtNext else { break }
       letGo()
     }
-    return plan.bytes > 0
+    guard plan.bytes == 0 else { return true }
+    hasMoreToWalk = walkLeft <= 0
+    isSure = isSure && plan.passed.isEmpty
+    looked = isSure || hasMoreToWalk ? Looked(position: plan.position, isSure: isSure) : nil
+    return false
+  }
+
+  /// How far there are no bytes.
+  struct Looked {
+    var position: Position
+    /// False: a record was passed whose writer had stopped, and may go on.
+    var isSure: Bool
   }
 
   /// Whether the channel takes no more records.
@@ -244,14 +288,19 @@ extension Reader {
 
   /// - Parameter isThere: whether what is waited for is there, but for the end.
   public func arm(_ wakeup: Wakeup, unless isThere: () -> Bool) -> Bool {
-    keepPace()
-    // Sequentially consistent, then the membarrier: a writer either sees the wish after its commit
-    // (or after its CAS of `current`), or what it did is seen by the look below.
-    wish(wakeup).pointee.bitwiseOr(Wish.wake, ordering: .sequentiallyConsistent)
-    Wake.barrier()
+    armToLook(wakeup)
     guard isThere() || isDrained else { return true }
     disarm(wakeup)
     return false
+  }
+
+  /// Asks writers as `arm` does, and has the caller look afterwards.
+  public func armToLook(_ wakeup: Wakeup) {
+    keepPace()
+    // Sequentially consistent, then the membarrier: a writer either sees the wish after its commit
+    // (or after its CAS of `current`), or what it did is seen by a look from here on.
+    wish(wakeup).pointee.bitwiseOr(Wish.wake, ordering: .sequentiallyConsistent)
+    Wake.barrier()
   }
 
   /// Takes the wish back.

@@ -16,11 +16,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 // Requests of one kind that wait at the same time.
-enum { THREADS = 2, CHILDREN = 2 };
+enum { THREADS = 2, CHILDREN = 2, PEEKERS = 1000 };
 
 static const char *device, *channel;
 static atomic_int turns;
@@ -79,6 +80,85 @@ static void *maps(void *unused) {
   return unused;
 }
 
+static void set(int fd, unsigned long command, int value) {
+  if (ioctl(fd, command, &value) != 0) fail("ioctl");
+}
+
+static void *peeks(void *ready) {
+  int fd = open(device, O_RDONLY);
+  if (fd < 0) fail(device);
+  set(fd, RELAY_IOC_BLOCK, 1);
+  set(fd, RELAY_IOC_PEEK, 1);
+  char bytes[4096];
+  if (write(*(int *)ready, "", 1) != 1) fail("write");
+  for (;;)
+    if (read(fd, bytes, sizeof bytes) <= 0) fail("read");
+  return NULL;
+}
+
+// A writer that wakes many readers again and again. They have a process group of their own, which
+// is not stopped: a stop ends a wait.
+static void wakes(void) {
+  int ready[2];
+  if (pipe(ready) != 0) fail("pipe");
+  pid_t pid = fork();
+  if (pid < 0) fail("fork");
+  if (pid == 0) {
+    struct rlimit files;
+    pthread_attr_t small;
+    if (setpgid(0, 0) != 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) fail("storm");
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0) fail("getrlimit");
+    files.rlim_cur = files.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &files) != 0) fail("setrlimit");
+    if (pthread_attr_init(&small) != 0) fail("pthread_attr_init");
+    if (pthread_attr_setstacksize(&small, 64 << 10) != 0) fail("pthread_attr_setstacksize");
+    pthread_t thread;
+    for (int p = 0; p < PEEKERS; p++)
+      if (pthread_create(&thread, &small, peeks, &ready[1]) != 0) fail("pthread_create");
+    for (;;) pause();
+  }
+  char byte;
+  for (int p = 0; p < PEEKERS; p++)
+    if (read(ready[0], &byte, 1) != 1) fail("read");
+  relay_chan *chan = relay_attach(NULL, channel);
+  if (!chan) fail(channel);
+  // It is there from the first ones on.
+  turns = 99;
+  for (;; note()) {
+    if (relay_write(chan, "storming", 8) != 0) fail("relay_write");
+    // The pace of a producer: all are awake and wait again by then.
+    usleep(50000);
+  }
+}
+
+// Looks for data where there are only records without any.
+static void *looks(void *unused) {
+  int framed = open_device();
+  struct pollfd poller = {.fd = open_device(), .events = POLLIN};
+  char bytes[4096];
+  // What it does not read stays there for the others.
+  set(framed, RELAY_IOC_FRAMES, 1);
+  for (;; note()) {
+    if (poll(&poller, 1, 0) < 0) fail("poll");
+    set(poller.fd, RELAY_IOC_PEEK, 1);
+    // The storm may have been stopped in the middle of it.
+    if (read(poller.fd, bytes, sizeof bytes) < 0 && errno != EINTR) fail("read");
+    set(poller.fd, RELAY_IOC_PEEK, 0);
+  }
+  return unused;
+}
+
+static void looks_at_nothing(void) {
+  relay_chan *chan = relay_attach(NULL, channel);
+  if (!chan) fail(channel);
+  while (relay_write(chan, "", 0) == 0) continue;
+  turns = 99;
+  pthread_t thread;
+  for (int t = 1; t < THREADS; t++)
+    if (pthread_create(&thread, NULL, looks, NULL) != 0) fail("pthread_create");
+  looks(NULL);
+}
+
 // Dies in the middle of a record.
 static void die(void) {
   relay_chan *chan = relay_attach(NULL, channel);
@@ -106,9 +186,14 @@ static void dies(void) {
 int main(int argc, char **argv) {
   static const struct {
     const char *name;
+    // Of each thread, or of the process.
     void *(*body)(void *);
+    void (*all)(void);
   } kinds[] = {
-      {"open", open_and_close}, {"poll", polls}, {"ioctl", asks}, {"map", maps}, {"die", NULL}};
+      {"open", open_and_close, NULL}, {"poll", polls, NULL},
+      {"ioctl", asks, NULL},          {"map", maps, NULL},
+      {"die", NULL, dies},            {"peek", NULL, wakes},
+      {"empty", NULL, looks_at_nothing}};
   if (argc != 4) return 2;
   // Stopped and killed with its children.
   if (setpgid(0, 0) != 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) fail("storm");
@@ -116,7 +201,7 @@ int main(int argc, char **argv) {
   channel = argv[3];
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
     if (strcmp(argv[1], kinds[i].name) != 0) continue;
-    if (!kinds[i].body) dies();
+    if (kinds[i].all) kinds[i].all();
     pthread_t thread;
     for (int t = 1; t < THREADS; t++)
       if (pthread_create(&thread, NULL, kinds[i].body, NULL) != 0) return 1;
