@@ -53,5 +53,11 @@ public struct Mapping: ~Copyable, @unchecked Sendable {
     _ = madvise(base, count, populateWrite)
   }
 
+  /// Takes pages of a shared mapping out of this process's page tables; what is in them stays in
+  /// the file, and comes back with the next access.
+  public static func leave(_ base: UnsafeMutableRawPointer, count: Int) {
+    _ = madvise(base, count, CInt(MADV_DONTNEED))
+  }
+
   deinit { munmap(base, count) }
 }

@@ -74,6 +74,18 @@ public enum MemoryFile {
     }
   }
 
+  /// The first byte from `offset` on that is in memory, or behind that in its page; nil: none is.
+  /// Moves the offset of the open file, which nobody uses.
+  public static func firstByteThere(_ fd: CInt, from offset: Int) throws(SystemError) -> Int? {
+    let seekData: CInt = 3  // SEEK_DATA, which is not imported
+    let there = lseek(fd, off_t(offset), seekData)
+    if there >= 0 { return Int(there) }
+    guard errno == ENXIO else {
+      throw SystemError(code: errno, operation: "look for data in a memory file")
+    }
+    return nil
+  }
+
   /// The file's size in bytes, as it is now.
   public static func count(of fd: CInt) throws(SystemError) -> Int {
     var status = stat()

@@ -48,17 +48,74 @@ extension Channel {
     return Int(status.st_blocks) * 512
   }
 
+  /// Takes this channel's pages out of this process's page tables, from `offset` on, as much as
+  /// takes a few milliseconds; their contents stay. Returns where to go on, nil at the end.
+  public func leavePages(from offset: Int) -> Int? {
+    let end = min(offset + Channel.bytesLeftAtOnce, geometry.totalBytes)
+    Mapping.leave(buffer(cpu: 0).base + offset, count: end - offset)
+    return end < geometry.totalBytes ? end : nil
+  }
+
+  private static var bytesLeftAtOnce: Int { 32 << 20 }
+
   /// Takes the memory of a CPU's buffer now, whether the CPU has that buffer yet or not.
-  /// - Throws: ENOSPC or ENOMEM where there is not so much; what this call took is given back.
+  /// - Throws: ENOSPC or ENOMEM where there is not so much.
   /// - Precondition: this side opened the channel, in memory files.
   public func prefault(cpu: Int) throws(SystemError) {
-    precondition(isOpener && (0..<geometry.slotCount).contains(cpu))
-    guard let descriptors else { preconditionFailure("private memory has no file") }
-    let base = buffer(cpu: cpu).base
-    let start = cpu * geometry.stride
-    for part in geometry.prefaultedParts {
-      try MemoryFile.allocate(descriptors.ring, start + part.lowerBound, count: part.count)
-      Mapping.populate(base + part.lowerBound, count: part.count)
+    var prefaulting = Prefaulting(self, cpus: [cpu])
+    while try prefaulting.step() > 0 {}
+  }
+}
+
+/// Takes the memory of some CPUs' buffers in short steps, on any thread.
+public struct Prefaulting {
+  private static let bytesPerStep = 2 << 20
+
+  private let channel: Channel
+  private let cpus: [Int]
+  private let parts: [Range<Int>]
+  // What comes next.
+  private var cpu = 0
+  private var part = 0
+  private var offset = 0
+
+  /// - Parameter cpus: whether they have that buffer yet or not.
+  /// - Precondition: this side opened the channel, in memory files.
+  public init(_ channel: Channel, cpus: [Int]) {
+    precondition(channel.isOpener && channel.descriptors != nil, "private memory has no file")
+    precondition(cpus.allSatisfy((0..<channel.geometry.slotCount).contains))
+    self.channel = channel
+    self.cpus = cpus
+    parts = channel.geometry.prefaultedParts
+  }
+
+  /// Bytes in all.
+  public var byteCount: Int { cpus.count * channel.geometry.prefaultedBytes }
+
+  /// Takes about a millisecond. Returns the bytes that are taken now; 0: all are.
+  /// - Throws: ENOSPC or ENOMEM where there is not so much.
+  public mutating func step() throws(SystemError) -> Int {
+    var taken = 0
+    while cpu < cpus.count, taken < Prefaulting.bytesPerStep {
+      let range = parts[part]
+      let count = min(range.count - offset, Prefaulting.bytesPerStep - taken)
+      let start = range.lowerBound + offset
+      try MemoryFile.allocate(
+        channel.descriptors!.ring, cpus[cpu] * channel.geometry.stride + start, count: count)
+      Mapping.populate(channel.buffer(cpu: cpus[cpu]).base + start, count: count)
+      taken += count
+      advance(count)
     }
+    return taken
+  }
+
+  private mutating func advance(_ count: Int) {
+    offset += count
+    guard offset == parts[part].count else { return }
+    offset = 0
+    part += 1
+    guard part == parts.count else { return }
+    part = 0
+    cpu += 1
   }
 }

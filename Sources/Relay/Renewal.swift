@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory that producers damaged: how that is found after a reset, and what replaces it.
+// Memory that producers damaged: what is seen of that at once, and what replaces it. What takes
+// longer to find is IndexInspection's.
 
 internal import Glibc
 internal import LinuxIO
@@ -103,78 +104,5 @@ extension Reader {
     // That it is full again is the writers' right.
     if buffer.outlook(1) == .corrupt { return "its words contradict each other" }
     return nil
-  }
-}
-
-extension Channel {
-  /// More than this is not read to find out whether it is right.
-  private static var checkedIndexBytes: Int { 256 << 20 }
-
-  /// What is wrong with the index of a buffer; nil: nothing. Safe while writers run. Reads the
-  /// file, because a look at memory that was never used would take it.
-  /// - Parameter owners: as for `Reader.damage`.
-  public func indexDamage(_ buffer: ChannelBuffer, owners: Set<UInt16>) -> String? {
-    let layout = buffer.layout
-    guard layout.subbufCount * layout.entryCount * 8 <= Channel.checkedIndexBytes else {
-      return "its index is too long to be checked"
-    }
-    let file = descriptors!.ring
-    return withUnsafeTemporaryAllocation(byteCount: 64 << 10, alignment: 8) { chunk in
-      for subbuf in 0..<layout.subbufCount {
-        let start = UnsafeRawPointer(buffer.index(subbuf)) - UnsafeRawPointer(layout.memory)
-        let state = buffer.loadState(subbuf)
-        let check = IndexCheck(buffer: buffer, subbuf: subbuf, state: state, owners: owners)
-        var entry = 0
-        while entry < layout.entryCount {
-          let count = min(layout.entryCount - entry, chunk.count / 8)
-          let bytes = pread(file, chunk.baseAddress!, count * 8, off_t(start + entry * 8))
-          guard bytes == count * 8 else { return "its index cannot be read" }
-          for i in 0..<count {
-            let raw = chunk.load(fromByteOffset: i * 8, as: UInt64.self)
-            // Looked at again: the kernel may have copied half of a word that just changed.
-            if raw != 0, check.isDamaged(Entry(raw: raw), entry + i),
-              check.isDamaged(buffer.loadEntry(buffer.index(subbuf), entry + i), entry + i),
-              buffer.loadState(subbuf) == state
-            {
-              return "its index holds what no writer wrote"
-            }
-          }
-          entry += count
-        }
-      }
-      return nil
-    }
-  }
-
-  /// One sub-buffer's entries, in their order.
-  private struct IndexCheck {
-    let buffer: ChannelBuffer
-    let subbuf: Int
-    let state: SubbufState
-    let owners: Set<UInt16>
-
-    func isDamaged(_ entry: Entry, _ i: Int) -> Bool {
-      switch entry.tag {
-      case nil: return true
-      case .empty: return false
-      case .busy:
-        if state.phase == .free { return true }
-        if owners.contains(entry.owner) || entry.owner == Channel.openerOwner { return isAhead(i) }
-        return true
-      default:
-        let current = buffer.loadCurrent().seq
-        // Laps that came round say nothing.
-        if current <= Entry.lapMask, entry.raw >> 26 & Entry.lapMask > current { return true }
-        return !entry.isEmpty(state.seq) && isAhead(i)
-      }
-    }
-
-    /// Whether the entry before is not used: records are reserved one behind the other. Loaded only
-    /// now: it may have been reserved after it was read.
-    private func isAhead(_ i: Int) -> Bool {
-      guard i > 0, state.seq != 0 else { return false }
-      let before = buffer.loadEntry(buffer.index(subbuf), i - 1)
-      return before.isEmpty(state.seq) || before.isSeal(state.seq)
-    }
   }
 }

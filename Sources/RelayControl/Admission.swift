@@ -35,9 +35,10 @@ extension ControlServer {
     return isLeft ? nil : ControlRefusal.noDescriptorLeft.message
   }
 
-  /// Closes the least useful of those connections; false where all have attached.
+  /// Closes the least useful of those connections; false where all have attached, or wait for the
+  /// end of a request.
   func giveWay(where counts: (Connection) -> Bool) -> Bool {
-    let idle = connections.values.filter { !$0.hasAttached && counts($0) }
+    let idle = connections.values.filter { !$0.hasAttached && !$0.isPending && counts($0) }
     let least = idle.min { ($0.lastUse, $0.id.rawValue) < ($1.lastUse, $1.id.rawValue) }
     guard let least else { return false }
     close(least)

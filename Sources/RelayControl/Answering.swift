@@ -10,6 +10,7 @@ extension ControlServer {
     let raw = connection.socket.raw
     // Asked for anew each time: they never change, and a list of groups can be long.
     guard let client = client(connection) else { return false }
+    var completion = Completion.now
     do throws(ControlRefusal) {
       guard isServing || request.isOfConsumer else { throw isEnding }
       switch request {
@@ -35,9 +36,10 @@ extension ControlServer {
         return send(reader.map { .reader($0) } ?? .end, to: raw)
       case .evict(let serial): try handler.evict(serial: serial, client: client)
       case .flush(let channel): try handler.flush(channel: channel, client: client)
-      case .reset(let channel): try handler.reset(channel: channel, client: client)
+      case .reset(let channel): completion = try handler.reset(channel: channel, client: client)
       case .create(let channel, let options, let keep):
-        try handler.create(channel: channel, options: options, keep: keep, client: client)
+        completion = try handler.create(
+          channel: channel, options: options, keep: keep, client: client)
       case .close(let channel): try handler.close(channel: channel, client: client)
       case .reload: try handler.reload(client: client)
       case .map(let channel, let cpu, let unfinished):
@@ -53,6 +55,10 @@ extension ControlServer {
         try handler.consumed(channel: channel, cpu: cpu, count: count, client: client)
       case .unmap(let channel, let cpu):
         try handler.unmap(channel: channel, cpu: cpu, client: client)
+      }
+      if completion == .later {
+        put(off: request, of: client, connection)
+        return true
       }
       if request.changesChannels { report(.done(request, client.peer)) }
       return send(.done, to: raw)

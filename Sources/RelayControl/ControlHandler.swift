@@ -72,8 +72,10 @@ public enum NextPart: Sendable {
   case end
 }
 
-/// Does what clients ask. Called on the loop's thread, one call at a time; must not wait. Any user
-/// of the machine can connect: who may ask for what is the handler's to decide, by `client.peer`.
+/// Does what clients ask. Called on the loop's thread, one call at a time; must not wait: what
+/// takes long is finished later, where the call can say so, and else costs its user a rest. Any
+/// user of the machine can connect: who may ask for what is the handler's to decide, by
+/// `client.peer`.
 public protocol ControlHandler: AnyObject {
   /// A client wants to write into `channel`. May come repeatedly on one connection, for the same
   /// channel too: what each call costs is the handler's to bound. `process` is the one that
@@ -104,12 +106,12 @@ public protocol ControlHandler: AnyObject {
 
   func flush(channel: String, client: Client) throws(ControlRefusal)
 
-  func reset(channel: String, client: Client) throws(ControlRefusal)
+  func reset(channel: String, client: Client) throws(ControlRefusal) -> Completion
 
   /// A new channel with `options` in text form, which may be nonsense, as `channel` may.
   func create(
     channel: String, options: String, keep: Bool, client: Client
-  ) throws(ControlRefusal)
+  ) throws(ControlRefusal) -> Completion
 
   func close(channel: String, client: Client) throws(ControlRefusal)
 

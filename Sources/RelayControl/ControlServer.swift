@@ -7,7 +7,7 @@ public import LinuxIO
 internal import Relay
 
 /// Serves a control socket on an event loop. Every reply is sent at once or the client dropped,
-/// so nothing is ever queued. All calls on the loop's thread.
+/// so nothing is ever queued; a reply may come later. All calls on the loop's thread.
 public final class ControlServer: EventHandler {
   /// Open connections. One more than each of the limits takes the place of one that counts to it
   /// and has neither attached nor mapped: one that never asked anything, else the one that asked
@@ -48,6 +48,8 @@ public final class ControlServer: EventHandler {
     let isPrivileged: Bool
     // In the order of their latest requests.
     var lastUse: UInt64 = 0
+    // Its request is not finished.
+    var isPending = false
 
     init(id: ConnectionID, uid: UInt32, socket: consuming FileDescriptor, deadline: Int) {
       self.id = id
@@ -63,7 +65,7 @@ public final class ControlServer: EventHandler {
 
   public let path: String
 
-  private let loop: EventLoop
+  let loop: EventLoop
   let handler: any ControlHandler
   public var limits: Limits
   private var listener: UnixListener?
@@ -77,6 +79,9 @@ public final class ControlServer: EventHandler {
   public var report: (ServerReport) -> Void = { _ in }
   // When to accept again after running out of descriptors; nil while accepting.
   private var resumeAccepting: Int?
+  // The users whose connections rest, and until when, milliseconds.
+  var resting: [UInt32: Int] = [:]
+  var pending: [ConnectionID: PendingRequest] = [:]
   // One byte more than a packet may have, so that a longer one shows.
   let packet = UnsafeMutableRawBufferPointer.allocate(
     byteCount: ControlLimits.packetBytes + 1, alignment: 8)
@@ -130,6 +135,7 @@ public final class ControlServer: EventHandler {
       loop.remove(listenerRaw)
       loop.remove(timer.raw)
       listener = nil
+      endRests(by: .max)
     }
     for connection in Array(connections.values) where !isKept(connection.id) { close(connection) }
   }
@@ -140,7 +146,7 @@ public final class ControlServer: EventHandler {
     } else if fd == timer.raw {
       tick()
     } else if let connection = connections[fd] {
-      serve(connection, events)
+      takeTurn(of: connection) { serve(connection, events) }
     }
   }
 
@@ -178,10 +184,11 @@ public final class ControlServer: EventHandler {
       return
     }
     let raw = socket.raw
-    let deadline = Clock.milliseconds() + limits.firstRequestMilliseconds
+    let now = Clock.milliseconds()
+    let deadline = max(now, resting[uid] ?? now) + limits.firstRequestMilliseconds
     let connection = Connection(
       id: ConnectionID(nextID), uid: uid, socket: socket, deadline: deadline)
-    guard (try? loop.add(raw, [.read, .hangup], self)) != nil else { return }
+    guard (try? loop.add(raw, interest(in: connection), self)) != nil else { return }
     nextID += 1
     connections[raw] = connection
     // The timer runs for the earliest deadline, which is never this one if others wait.
@@ -204,6 +211,7 @@ public final class ControlServer: EventHandler {
     for connection in Array(connections.values) {
       if let deadline = connection.deadline, deadline <= now { close(connection) }
     }
+    endRests(by: now)
     if let resume = resumeAccepting, resume <= now {
       resumeAccepting = nil
       try? loop.modify(listenerRaw, .read)
@@ -213,8 +221,8 @@ public final class ControlServer: EventHandler {
 
   /// Arms the timer for what is due next; leaves it off when nothing is, so that an idle daemon
   /// sleeps.
-  private func schedule() {
-    var due = resumeAccepting
+  func schedule() {
+    var due = [resumeAccepting, resting.values.min()].compactMap(\.self).min()
     for connection in connections.values {
       if let deadline = connection.deadline { due = min(due ?? deadline, deadline) }
     }
@@ -230,7 +238,9 @@ public final class ControlServer: EventHandler {
   /// One packet per event: a client that floods takes turns with the others.
   private func serve(_ connection: Connection, _ events: Events) {
     let raw = connection.socket.raw
-    guard events.contains(.read) else { return close(connection) }
+    // Readable when the events were collected: it came to be held since then.
+    if isHeld(connection), events == .read { return }
+    guard events.contains(.read), !isHeld(connection) else { return close(connection) }
     do {
       if let channel = connection.token { return try serveToken(connection, channel) }
       guard

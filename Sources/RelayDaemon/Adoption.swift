@@ -2,6 +2,7 @@
 // Going on with the channels that the relayd before left in the store. What cannot be gone on with
 // is said by name, and its writers are sent to what comes instead.
 
+internal import DeviceHost
 internal import Relay
 internal import RelayControl
 
@@ -10,7 +11,7 @@ extension ChannelTable {
   /// cannot be.
   func adopt(
     _ left: KeptState.Left, _ options: ChannelOptions, _ origin: ServedChannel.Origin,
-    _ identity: Identity, pathPrefix: String
+    _ identity: Identity
   ) -> ServedChannel? {
     let channel = left.channel
     if let reason = left.obstacle ?? obstacle(channel, options) {
@@ -19,7 +20,8 @@ extension ChannelTable {
     }
     do throws(ChannelError) {
       return try ServedChannel(
-        adopting: channel, options, origin, identity, pathPrefix: pathPrefix)
+        adopting: channel, options, origin, identity,
+        pathPrefix: host.pathPrefix + options.name)
     } catch {
       log(.warning, kept.refusal(options.name, "\(error)"))
       return nil

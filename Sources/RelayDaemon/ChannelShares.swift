@@ -9,11 +9,14 @@ internal import Relay
 internal import RelayControl
 
 extension ChannelTable {
-  /// The channels of some users, with those that are closed and still being read.
+  /// All that take memory: also those being created, and those closed that are still being read.
+  private var all: [ServedChannel] { channels + opening + closing }
+
+  /// Those of some users.
   private func channels(
     of isMeant: (UInt32) -> Bool
   ) -> [ServedChannel] {
-    (channels + closing).filter { $0.creator.map(isMeant) ?? false }
+    all.filter { $0.creator.map(isMeant) ?? false }
   }
 
   private func channelsOfOthers() -> [ServedChannel] { channels { !Share.isPrivileged($0) } }
@@ -22,7 +25,7 @@ extension ChannelTable {
     let (share, uid) = (limits.channelShare, origin.creator ?? 0)
     let shortage = share.shortage(
       uid, user: channels { $0 == uid }.count, others: channelsOfOthers().count,
-      all: channels.count)
+      all: channels.count + opening.count)
     switch shortage {
     case nil: return
     case .ofUser:
@@ -50,7 +53,7 @@ extension ChannelTable {
     let limit = MemoryLimit.current(configured: limits.memory)
     let (share, uid) = (Share(of: limit.bytes, perUser: limits.memoryPerUser), origin.creator ?? 0)
     let user = bytes(channels { $0 == uid })
-    let (others, all) = (bytes(channelsOfOthers()), bytes(channels + closing))
+    let (others, all) = (bytes(channelsOfOthers()), bytes(self.all))
     let shortage = share.shortage(
       uid, asksFor: additional, user: user, others: others, all: all)
     let begin = "it can take \(additional) bytes, "

@@ -11,6 +11,8 @@ internal import RelayControl
 final class ChannelTable {
   let host: DeviceHost
   let kept: KeptState
+  let work: BackgroundWork
+  let promised = PromisedMemory()
   let log: (Level, String) -> Void
   /// For what other users can cause.
   let limiter: LogLimiter
@@ -19,6 +21,8 @@ final class ChannelTable {
   private var byName: [String: ServedChannel] = [:]
   private(set) var channels: [ServedChannel] = []
   private var nextSerial = 0
+  /// Being created: they wait for their memory.
+  var opening: [ServedChannel] = []
   /// Closed, and still open at some reader.
   private(set) var closing: [ServedChannel] = []
   /// Whether the host takes devices: with CUSE, only once /dev/cuse is there.
@@ -33,6 +37,8 @@ final class ChannelTable {
   var onEnd: (ServedChannel, _ why: String, _ saysTooBig: Bool) -> Void = { _, _, _ in }
   /// A channel's memory is replaced by another.
   var onRenewed: (_ old: Channel, _ new: Channel) -> Void = { _, _ in }
+  /// Owner ids that living processes write with.
+  var owners: () -> Set<UInt16> = { [] }
   /// For a message: "is …" or "are …".
   var writersOf: (Channel) -> String = { _ in "are processes that are not known" }
 
@@ -41,11 +47,12 @@ final class ChannelTable {
   }
 
   init(
-    host: DeviceHost, kept: KeptState, limits: Limits, limiter: LogLimiter,
+    host: DeviceHost, kept: KeptState, work: BackgroundWork, limits: Limits, limiter: LogLimiter,
     log: @escaping (Level, String) -> Void
   ) {
     self.host = host
     self.kept = kept
+    self.work = work
     self.limits = limits
     self.limiter = limiter
     self.log = log
@@ -79,24 +86,40 @@ final class ChannelTable {
     left: [KeptState.Left]? = nil
   ) throws(ControlRefusal) {
     try checkName(options.name)
-    let pathPrefix = host.pathPrefix + options.name
     let left = left ?? kept.takeChannel(options.name)
-    let adopted = left.first.flatMap {
-      adopt($0, options, origin, identity, pathPrefix: pathPrefix)
-    }
-    let served: ServedChannel
+    let adopted = left.first.flatMap { adopt($0, options, origin, identity) }
     if let adopted {
-      served = adopted
-      prefaultAdopted(served.channel, options)
+      if options.isPrefaulted { prefaultAdopted(adopted.channel) }
+      try begin(adopted, left)
     } else {
-      served = ServedChannel(
-        options, origin, try openNew(options, origin), identity, pathPrefix: pathPrefix)
+      let served = try openNew(options, origin, identity)
+      if options.isPrefaulted { try prefault(served.channel, cpus: served.channel.cpus) }
+      try begin(served, left)
     }
+  }
+
+  /// A channel in memory of its own, which is not in the table yet.
+  func openNew(
+    _ options: ChannelOptions, _ origin: ServedChannel.Origin, _ identity: Identity
+  ) throws(ControlRefusal) -> ServedChannel {
+    try checkCount(options.name, origin)
+    let geometry = try geometry(options)
+    try checkMemory(
+      options.name, origin, additional: geometry.bufferBytes * geometry.initialCPUs.count)
+    return ServedChannel(
+      options, origin, try openShared(options.name, geometry, origin), identity,
+      pathPrefix: host.pathPrefix + options.name)
+  }
+
+  /// Serves a channel from now on, in place of what was left of it.
+  func begin(_ served: ServedChannel, _ left: [KeptState.Left] = []) throws(ControlRefusal) {
     served.channel.setGeneration(kept.life.nextGeneration)
     if isServing { try serve(served) }
-    ChannelNotes(served.channel)?.store(options, origin, kept.kin)
+    ChannelNotes(served.channel)?.store(served.options, served.origin, kept.kin)
     onOpening(served.channel)
-    if adopted == nil { kept.keep(served.channel, for: served.logUser) }
+    if !left.contains(where: { $0.channel === served.channel }) {
+      kept.keep(served.channel, for: served.logUser)
+    }
     // Only now: whenever this process dies, there is one memory that is whole and not given up.
     for left in left where left.channel !== served.channel {
       retire(left.channel, into: served.channel)
@@ -111,21 +134,9 @@ final class ChannelTable {
     }
     served.serial = nextSerial
     nextSerial += 1
-    byName[options.name] = served
+    byName[served.channel.name] = served
     channels.append(served)
     onOpen(served)
-  }
-
-  private func openNew(
-    _ options: ChannelOptions, _ origin: ServedChannel.Origin
-  ) throws(ControlRefusal) -> Channel {
-    try checkCount(options.name, origin)
-    let geometry = try geometry(options)
-    try checkMemory(
-      options.name, origin, additional: geometry.bufferBytes * geometry.initialCPUs.count)
-    let channel = try openShared(options.name, geometry, origin)
-    if options.isPrefaulted { try prefault(channel, cpus: geometry.initialCPUs) }
-    return channel
   }
 
   private func openShared(
@@ -172,11 +183,14 @@ final class ChannelTable {
     return EINVAL
   }
 
-  private func checkName(_ name: String) throws(ControlRefusal) {
+  func checkName(_ name: String) throws(ControlRefusal) {
     guard byName[name] == nil else {
       throw refusal(name, EEXIST, "exists already; close it first, or choose another name")
     }
-    for other in channels.map(\.channel.name) {
+    guard !opening.contains(where: { $0.channel.name == name }) else {
+      throw refusal(name, EEXIST, "is being created by another request; choose another name")
+    }
+    for other in (channels + opening).map(\.channel.name) {
       guard let clash = ChannelOptions.clash(name, other) ?? ChannelOptions.clash(other, name)
       else { continue }
       throw refusal(
@@ -306,6 +320,11 @@ extension ChannelTable {
 
   /// Lets go of closed channels that nobody has open any more.
   func collect() {
+    var gone = takeGone()
+    while let channel = gone.popLast() { release(channel) }
+  }
+
+  private func takeGone() -> [Channel] {
     host.collect()
     let gone = closing.filter { !$0.devices.contains { host.isServed($0.device) } }
     closing.removeAll { served in gone.contains { $0 === served } }
@@ -313,6 +332,9 @@ extension ChannelTable {
       reportLosses(served)
       onGone(served.channel)
     }
+    // The others are looked at.
+    for served in gone where served.resets.isActive { served.resets.isLast = true }
+    return gone.filter { !$0.resets.isLast }.map(\.channel)
   }
 
   /// What nobody read is said before it is lost, and what could not be written.

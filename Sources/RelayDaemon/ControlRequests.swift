@@ -16,6 +16,8 @@ final class ControlRequests: ControlHandler {
   let consumers: Consumers
   /// Reads the configuration again; returns what could not be done.
   private let reloadConfiguration: () -> [String]
+  /// Answers a request that was put off; with why it could not be done, or nil.
+  var finish: (ConnectionID, ControlRefusal?) -> Void = { _, _ in }
   var access: Access
   /// Whether users see only their own processes, as last looked at, and when.
   private var hidesProcesses: (is: Bool, at: Int)?
@@ -170,15 +172,16 @@ final class ControlRequests: ControlHandler {
     }
   }
 
-  func reset(channel: String, client: Client) throws(ControlRefusal) {
+  func reset(channel: String, client: Client) throws(ControlRefusal) -> Completion {
     let served = try find(channel)
     try access.checkOwner(client.peer, served, to: "reset")
-    try table.reset(served, owners: producers.owners)
+    table.reset(served, for: client.peer.uid) { [finish] in finish(client.connection, $0) }
+    return .later
   }
 
   func create(
     channel: String, options text: String, keep: Bool, client: Client
-  ) throws(ControlRefusal) {
+  ) throws(ControlRefusal) -> Completion {
     try access.checkCreate(client.peer, channel)
     var options: ChannelOptions
     let identity: Identity
@@ -193,7 +196,9 @@ final class ControlRequests: ControlHandler {
       throw ControlRefusal(code: EINVAL, message: error.description)
     }
     try access.checkIdentity(client.peer, identity, channel)
-    try table.open(options, .created(uid: client.peer.uid, isKept: keep), identity)
+    return try table.create(
+      options, .created(uid: client.peer.uid, isKept: keep), identity
+    ) { [finish] in finish(client.connection, $0) }
   }
 
   func close(channel: String, client: Client) throws(ControlRefusal) {

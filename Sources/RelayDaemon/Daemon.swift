@@ -27,6 +27,7 @@ public final class Daemon {
   private let lossLog: LossLog
   private let openRecords: OpenRecordWatch
   let kept: KeptState
+  private let work: BackgroundWork
   let start: StartSettings
   private let pace: StartPace
   let ledger: LossLedger
@@ -112,8 +113,9 @@ public final class Daemon {
     ledger = LossLedger(RuntimeFiles.lost(socket: configuration.socketPath)) { [limiter] in
       limiter.log(.kept, by: 0, $0)
     }
+    work = try BackgroundWork(loop: loop)
     table = ChannelTable(
-      host: host, kept: kept, limits: configuration.limits, limiter: limiter, log: log)
+      host: host, kept: kept, work: work, limits: configuration.limits, limiter: limiter, log: log)
     producers = Producers(loop: loop, kept: kept, limits: configuration.limits, limiter: limiter)
     lossLog = try LossLog(
       loop: loop, table: table, written: { [producers] in producers.written }, limiter: limiter)
@@ -137,6 +139,7 @@ public final class Daemon {
       producers.move(from: $0, to: $1)
       openRecords.forget($0)
     }
+    table.owners = { [producers] in producers.owners }
     table.writersOf = { [producers] in producers.names(of: $0) }
     producers.onAttach = { [lossLog, openRecords] in
       lossLog.expect()
@@ -158,6 +161,7 @@ public final class Daemon {
 
   private func serve() throws {
     defer { limiter.sumUp() }
+    defer { work.stop() }
     try openChannels()
     ledger.dropHanded { [kept] in kept.taken.contains($0.incarnation) }
     // The file is that of whoever serves the socket. One that cannot serve it leaves what it was
@@ -181,6 +185,7 @@ public final class Daemon {
     // The socket first: it decides which of two daemons goes on.
     let server = try listen(requests)
     self.server = server
+    requests.finish = { [unowned server] in server.finish($0, $1) }
     defer { server.stop(leavesSocket: isToBeContinued) }
     // Before it answers anybody.
     tellLosses()
@@ -354,6 +359,8 @@ public final class Daemon {
   /// find what is left there.
   private func shutDown(_ server: ControlServer, _ consumers: Consumers) throws {
     ServiceManager.notify("STOPPING=1")
+    // Nothing new comes from here on.
+    work.stop()
     let isEnding = table.closeAll(exceptKept: isToBeContinued)
     if isToBeContinued {
       logger.notice("\(table.unreadCount) unread records are kept for the next relayd")

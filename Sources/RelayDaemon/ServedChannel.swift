@@ -39,6 +39,7 @@ final class ServedChannel {
   let losses = ChannelLosses()
   /// Owner ids of processes that attached to the relayd before and have not asked this one.
   var silent: Set<UInt16> = []
+  var resets = Resets()
 
   private init(
     _ options: ChannelOptions, _ origin: Origin, _ channel: Channel, _ identity: Identity,

@@ -21,7 +21,7 @@ private final class Turns: DeviceKeeper {
   }
 
   func admit(
-    _ device: Device, uid: UInt32, pid: Int32, _ kind: ReaderEntry.Kind
+    _ device: Device, uid: UInt32, pid: Int32, _ kind: ReaderEntry.Kind, replacing old: ReaderEntry?
   ) -> Result<ReaderEntry, ReaderRefusal> {
     .success(ReaderEntry(1, device, uid: uid, pid: pid, kind))
   }
@@ -31,7 +31,7 @@ private final class Turns: DeviceKeeper {
   func startWaking(_ device: Device) {}
   func lossesFound() {}
   func damageFound(_ device: Device) {}
-  func logUse(_ message: String) {}
+  func logUse(_ message: String, by user: UInt32) {}
 }
 
 @Suite struct TurnTests {

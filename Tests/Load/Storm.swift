@@ -15,6 +15,10 @@ struct Storm: ParsableCommand {
 
   enum Kind: String, ExpressibleByArgument, CaseIterable {
     case stat, list, connect, readers
+    /// Of a channel of its own, in which much was written.
+    case reset
+    /// Channels of its own that are closed at once; the latter 36 MiB each.
+    case create, prefault
   }
 
   @Option(help: "What it asks.") var kind: Kind
@@ -26,25 +30,55 @@ struct Storm: ParsableCommand {
     setpgid(0, 0)
     let packet = UnsafeMutableRawBufferPointer.allocate(
       byteCount: ControlLimits.packetBytes, alignment: 8)
-    let request =
-      switch kind {
-      case .stat: try Request.stat(channel: channel, bufferIndex: 0).encoded()
-      case .list, .connect: try Request.list(index: 0).encoded()
-      case .readers: try Request.reader(serial: 0).encoded()
-      }
-    var isFirst = true
+    if kind == .reset { try fillOwnChannel() }
+    var turn = 0
     var sockets = try connect()
     while true {
-      for socket in sockets { try send(request, socket) }
+      for (index, socket) in sockets.enumerated() {
+        try send(try request(index, turn).encoded(), socket)
+      }
       for socket in sockets { try receive(socket, packet) }
-      if isFirst {
+      turn += 1
+      if turn == 1 {
         print("storming")
         fflush(nil)
-        isFirst = false
       }
       guard kind == .connect else { continue }
       for socket in sockets { close(socket) }
       sockets = try connect()
+    }
+  }
+
+  /// What the connection of that index asks.
+  private func request(_ index: Int, _ turn: Int) -> Request {
+    switch kind {
+    case .stat: return .stat(channel: channel, bufferIndex: 0)
+    case .list, .connect: return .list(index: 0)
+    case .readers: return .reader(serial: 0)
+    case .reset: return .reset(channel: Storm.ownChannel)
+    case .create, .prefault:
+      let name = "\(kind)\(index)_"
+      guard turn % 2 == 0 else { return .close(channel: name) }
+      let options =
+        kind == .create
+        ? "subbuf_size=4KiB,n_subbufs=2" : "subbuf_size=4MiB,n_subbufs=8,prefault"
+      return .create(channel: name, options: "global,\(options)", keep: true)
+    }
+  }
+
+  private static let ownChannel = "mine"
+
+  /// Has 64 MiB of index words that a reset looks at.
+  private func fillOwnChannel() throws {
+    let client = try ControlClient()
+    try client.create(
+      Storm.ownChannel, options: "global,subbuf_size=8MiB,n_subbufs=12", keep: true)
+    let writer = try Channel.attach(client.attach(Storm.ownChannel)).writer()
+    let record = [UInt8](repeating: 0x78, count: 8)
+    for _ in 0..<(8 << 20) {
+      guard record.withUnsafeBytes({ writer.write($0) }) == .written else {
+        throw ValidationError("the channel takes no record")
+      }
     }
   }
 
@@ -62,6 +96,10 @@ struct Storm: ParsableCommand {
   private func receive(_ socket: CInt, _ packet: UnsafeMutableRawBufferPointer) throws {
     guard let received = try UnixSocket.receive(socket, into: packet), received.count > 0 else {
       throw ValidationError("relayd closed a connection")
+    }
+    let bytes = UnsafeRawBufferPointer(rebasing: packet[..<received.count]).bytes
+    if case .refused(let refusal) = try Reply(decoding: bytes) {
+      throw ValidationError(refusal.message)
     }
   }
 }

@@ -23,6 +23,10 @@ final class Channels: ControlHandler, Sendable {
   /// What was asked, with who asked.
   let calls = Mutex<[(what: String, client: Client)]>([])
   let disconnected = Mutex<[ConnectionID]>([])
+  /// Whether resets are finished later, by the test.
+  let later = Mutex(false)
+  /// Milliseconds of the processor's time that a flush takes.
+  let flushMilliseconds = Mutex(0)
   /// The process of the last attach.
   let process = Mutex<CInt>(-1)
 
@@ -95,16 +99,20 @@ final class Channels: ControlHandler, Sendable {
 
   func flush(channel: String, client: Client) throws(ControlRefusal) {
     try note("flush", channel, client)
+    work(milliseconds: flushMilliseconds.withLock { $0 })
   }
 
-  func reset(channel: String, client: Client) throws(ControlRefusal) {
+  func reset(channel: String, client: Client) throws(ControlRefusal) -> Completion {
     try note("reset", channel, client)
+    let isLater = later.withLock { $0 }
+    return isLater ? .later : .now
   }
 
   func create(
     channel: String, options: String, keep: Bool, client: Client
-  ) throws(ControlRefusal) {
+  ) throws(ControlRefusal) -> Completion {
     calls.withLock { $0.append(("create \(channel):\(options) \(keep)", client)) }
+    return .now
   }
 
   func close(channel: String, client: Client) throws(ControlRefusal) {
@@ -165,6 +173,18 @@ final class Channels: ControlHandler, Sendable {
       throw ControlRefusal(code: ENOENT, message: "no channel \(channel)")
     }
   }
+}
+
+/// Uses the processor for that long.
+private func work(milliseconds: Int) {
+  let end = ran() + Double(milliseconds) / 1000
+  while ran() < end {}
+}
+
+private func ran() -> Double {
+  var time = timespec()
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+  return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
 }
 
 /// A fresh directory, removed with the files a server may leave.

@@ -52,6 +52,35 @@ import Testing
     #expect(channel.residentBytes == before)
   }
 
+  @Test func stepsAreShortAndComeToTheSame() throws {
+    let geometry = try Geometry(
+      subbufSize: 3 << 20, subbufCount: 3, online: CPUSet([0, 2]), possible: PrefaultTests.cpus)
+    let channel = try Channel.openShared("prefault", geometry)
+    var prefaulting = Prefaulting(channel, cpus: [0, 2])
+    var taken = 0
+    while true {
+      let step = try prefaulting.step()
+      guard step > 0 else { break }
+      #expect(step <= 2 << 20)
+      taken += step
+    }
+    #expect(taken == prefaulting.byteCount && taken == 2 * geometry.prefaultedBytes)
+    #expect(channel.residentBytes == taken)
+    for cpu in [0, 2] { try channel.prefault(cpu: cpu) }
+    #expect(channel.residentBytes == taken)
+  }
+
+  @Test func pagesThatAreLeftKeepTheirContents() throws {
+    let channel = try Channel.openShared("prefault", SharedTests.geometry())
+    let producer = try SharedTests.attach(channel)
+    #expect(producer.write("before") == .written)
+    let resident = channel.residentBytes
+    var offset: Int? = 0
+    while let next = offset { offset = channel.leavePages(from: next) }
+    #expect(channel.residentBytes == resident)
+    #expect(channel.buffers.map { Reader(channel, $0).drain() }.joined() == "before")
+  }
+
   @Test func contentsStay() throws {
     let channel = try Channel.openShared("prefault", SharedTests.geometry())
     let producer = try SharedTests.attach(channel)
