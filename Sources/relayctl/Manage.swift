@@ -67,7 +67,7 @@ struct CreateCommand: ParsableCommand {
       + (write ? ["write"] : [])
     try reporting {
       do {
-        try ControlClient().create(channel, options: options.joined(separator: ","), keep: keep)
+        try patientClient().create(channel, options: options.joined(separator: ","), keep: keep)
       } catch ControlError.refused(let refusal) where refusal.code == EINVAL {
         throw CommandFailure(status: EX_USAGE, message: refusal.message)
       }
@@ -98,16 +98,7 @@ struct ReloadCommand: ParsableCommand {
 
   @Option(help: "The relayd of this process number, whatever socket it serves.") var pid: Int32?
 
-  // Many channels may have to be made before the answer comes.
-  private static let timeoutMilliseconds = 60_000
-
-  func run() throws {
-    try reporting {
-      try ControlClient(
-        path: path(), timeoutMilliseconds: ReloadCommand.timeoutMilliseconds
-      ).reload()
-    }
-  }
+  func run() throws { try reporting { try patientClient(path()).reload() } }
 }
 
 extension ReloadCommand {
@@ -140,5 +131,13 @@ struct ResetCommand: ParsableCommand {
 
   @Argument(help: "The channel.") var channel: String
 
-  func run() throws { try reporting { try ControlClient().reset(channel) } }
+  func run() throws { try reporting { try patientClient().reset(channel) } }
+}
+
+/// For requests that relayd answers only once it has made channels, taken memory or looked through
+/// an index.
+private func patientClient(
+  _ path: String = ControlClient.defaultPath
+) throws(ControlError) -> ControlClient {
+  try ControlClient(path: path, timeoutMilliseconds: 60_000)
 }

@@ -251,6 +251,9 @@ extension OneAtATime {
         relayfs: .init("", left: 1)),
       ClientRow("install, mv", "echo one | cat >$NODE", cuse: nil, relayfs: .init("", left: 1)),
       ClientRow(
+        "install, mv", "f=$(mktemp); seq 40000 >$f; cat $f >$NODE 2>/dev/null; echo $?; rm $f",
+        cuse: nil, relayfs: .init("1", left: 0)),
+      ClientRow(
         "install, mv", "cp /dev/stdin $NODE <<<one", cuse: nil,
         relayfs: .init("", left: 1)),
       ClientRow(
