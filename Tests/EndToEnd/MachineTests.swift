@@ -74,7 +74,10 @@ extension OneAtATime {
           "mount -t tmpfs none /dev; touch /dev/fuse", "RELAYD \(fuse) --socket DIR/s",
           "<4>libfuse: fuse: mount failed: Invalid argument\n<2>mount relayfs on DIR/mount: Invalid"
         ),
-        ("true", "prlimit --nofile=9 RELAYD \(fuse)", "<2>create timerfd: Too many open files"),
+        (
+          "true", "prlimit --nofile=9 RELAYD \(fuse)",
+          ": Too many open files; the limit on open files (ulimit -n, LimitNOFILE=) is 9: raise it"
+        ),
       ])
     func whereItCannotServe(_ setup: String, _ arguments: String, _ reason: String) throws {
       let finished = try refusal(setup, arguments)

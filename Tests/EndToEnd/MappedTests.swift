@@ -199,7 +199,9 @@ extension OneAtATime {
             while True:
                 try: s.send(struct.pack("<BBHIH5sIB", 4, 9, 0, 12, 5, b"relay", 0, 0))
                 except OSError: pass
-                reply = s.recv(4096)
+                # A reset is reported once, before a reply that arrived ahead of it.
+                try: reply = s.recv(4096)
+                except ConnectionResetError: reply = s.recv(4096)
                 if not reply or reply[1] == 133: break
                 if b"descriptor" in reply:
                     print(reply[14:].decode(), flush=True)
