@@ -89,8 +89,8 @@ public struct UnixListener: ~Copyable, Sendable {
     let operation = "listen on \(path)"
     // Clients have none to send.
     clinux_refuse_descriptors(socket)
-    // bind makes the file with the socket's own mode: who connects when its name appears is not
-    // refused for want of permissions that it is about to get.
+    // bind makes the file with the socket's own mode: a client that connects as soon as the name
+    // appears finds the final permissions.
     try system(fchmod(socket, mode), operation)
     try check(clinux_bind_with_own_mode(socket, path), operation)
     do {

@@ -5,7 +5,8 @@
 // 1. Jobs that give memory back come first: what comes after them may need it. Then those of root
 //    and relayd's own user; then the users in turn, a step each.
 // 2. The jobs of one user are done in the order in which they came.
-// 3. Its end is told on the loop. A job that is submitted belongs to the thread until then.
+// 3. The completion closure of a job runs on the loop's thread. Until then the job belongs to the
+//    background thread.
 // 4. Without a job the thread sleeps; before the first one there is no thread.
 
 internal import LinuxIO
@@ -30,9 +31,13 @@ final class BackgroundWork: EventHandler {
     }
   }
 
+  struct JobID {
+    fileprivate let number: UInt64
+  }
+
   private struct Item {
     let id: UInt64
-    let turn: Turn
+    var turn: Turn
     let job: any BackgroundJob
   }
 
@@ -71,9 +76,12 @@ final class BackgroundWork: EventHandler {
   }
 
   /// Has `job` done; calls `then` on the loop's thread once it is, never before this returns. After
-  /// `stop` neither happens.
-  func submit(_ job: any BackgroundJob, _ turn: Turn, then: @escaping () -> Void = {}) {
-    guard !isStopped else { return }
+  /// `stop` neither happens, and this returns nil.
+  @discardableResult
+  func submit(
+    _ job: any BackgroundJob, _ turn: Turn, then: @escaping () -> Void = {}
+  ) -> JobID? {
+    guard !isStopped else { return nil }
     let id = nextID
     nextID += 1
     completions[id] = then
@@ -84,6 +92,15 @@ final class BackgroundWork: EventHandler {
     } catch {
       // The kernel has no thread left for it: others have to wait.
       while BackgroundWork.takeStep(queue) {}
+    }
+    return JobID(number: id)
+  }
+
+  /// Does nothing where the job is done.
+  func setTurn(of job: JobID, _ turn: Turn) {
+    queue.state.withLock { state in
+      guard let index = state.items.firstIndex(where: { $0.id == job.number }) else { return }
+      state.items[index].turn = turn
     }
   }
 
@@ -98,7 +115,7 @@ final class BackgroundWork: EventHandler {
     }
   }
 
-  /// Leaves jobs undone that are not done by now, and untold those that are.
+  /// Drops unfinished jobs, and the completion closures of finished ones.
   func stop() {
     guard !isStopped else { return }
     isStopped = true

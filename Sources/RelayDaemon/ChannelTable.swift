@@ -188,7 +188,9 @@ final class ChannelTable {
       throw refusal(name, EEXIST, "exists already; close it first, or choose another name")
     }
     guard !opening.contains(where: { $0.channel.name == name }) else {
-      throw refusal(name, EEXIST, "is being created by another request; choose another name")
+      throw refusal(
+        name, EEXIST,
+        "is being created by another request; choose another name, or try again once it is closed")
     }
     for other in (channels + opening).map(\.channel.name) {
       guard let clash = ChannelOptions.clash(name, other) ?? ChannelOptions.clash(other, name)

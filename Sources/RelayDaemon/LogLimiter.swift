@@ -191,8 +191,8 @@ final class LogLimiter: EventHandler, Sendable {
     try loop.add(timer.raw, .read, self)
   }
 
-  /// Logs the message, which is made only then, or counts it. Returns whether it was logged: what
-  /// is said only once is tried again until it was.
+  /// Logs the message, which is made only then and so must have no other effect, or counts it.
+  /// Returns whether it was logged: callers repeat a once-only message until it is.
   /// - Parameters:
   ///   - user: whose allowance it takes: the user who causes it, 0 for relayd and its
   ///     administrator, nil where that is not known.

@@ -80,7 +80,7 @@ private final class PrefaultJob: BackgroundJob, @unchecked Sendable {
 private final class ReleaseJob: BackgroundJob, @unchecked Sendable {
   private var channel: Channel?
   private var offset: Int? = 0
-  /// Milliseconds to wait for others to let go of it. Who lets go last gives the memory back.
+  /// Milliseconds to wait for other references to go: the last one frees the memory.
   private var patience = 100
 
   init(_ channel: consuming Channel) { self.channel = channel }
@@ -130,11 +130,12 @@ extension ChannelTable {
 
   /// Takes the memory of a new channel's buffers while the loop goes on; then says why that could
   /// not be, or nil.
+  @discardableResult
   func prefault(
     _ channel: Channel, _ turn: BackgroundWork.Turn, then: @escaping (ControlRefusal?) -> Void
-  ) {
+  ) -> BackgroundWork.JobID? {
     let job = PrefaultJob(channel, promised)
-    work.submit(job, turn) { then(job.refusal) }
+    return work.submit(job, turn) { then(job.refusal) }
   }
 
   /// Gives the memory of a channel back while the loop goes on. Nobody else keeps it.

@@ -37,9 +37,11 @@ private final class InspectionJob: BackgroundJob, @unchecked Sendable {
 struct Resets {
   typealias Then = (ControlRefusal?) -> Void
 
-  /// Those that the look under way is for, or the memory that is being made.
+  /// The resets that the look under way, or the memory that is being made, answers.
   private(set) var current: [Then] = []
   private(set) var turn = BackgroundWork.Turn.privileged
+  /// What is done for them.
+  var job: BackgroundWork.JobID?
   /// The channel is gone, and its memory to be given back once nobody looks at it.
   var isLast = false
   private var next: [Then] = []
@@ -55,6 +57,8 @@ struct Resets {
     let turn = BackgroundWork.Turn(of: user)
     if case .privileged = turn { nextTurn = turn }
     nextTurn = nextTurn ?? turn
+    // What is under way comes before it.
+    if case .privileged = turn { self.turn = turn }
   }
 
   /// Returns the damage that is known already.
@@ -67,7 +71,7 @@ struct Resets {
     return nextDamage
   }
 
-  mutating func endCurrent() { current = [] }
+  mutating func endCurrent() { (current, job) = ([], nil) }
 }
 
 extension ChannelTable {
@@ -86,6 +90,7 @@ extension ChannelTable {
       served.losses.begin(device)
     }
     served.resets.add(then, of: user, damage: damage)
+    if let job = served.resets.job { work.setTurn(of: job, served.resets.turn) }
     if !served.resets.isActive { inspect(served) }
   }
 
@@ -95,7 +100,7 @@ extension ChannelTable {
   }
 
   private func goOn(_ job: InspectionJob, _ served: ServedChannel) {
-    work.submit(job, served.resets.turn) { [unowned self] in
+    served.resets.job = work.submit(job, served.resets.turn) { [unowned self] in
       if job.result == .suspect { job.confirm(owners: owners()) }
       switch job.result {
       case .unfinished, .suspect: goOn(job, served)
@@ -112,7 +117,7 @@ extension ChannelTable {
       new = try openRenewed(served.channel, reason)
     } catch { return finish(served, error) }
     guard served.options.isPrefaulted else { return replace(served, new, reason) }
-    prefault(new, served.resets.turn) { [unowned self] refusal in
+    served.resets.job = prefault(new, served.resets.turn) { [unowned self] refusal in
       if let refusal { logUnprefaulted(refusal) }
       replace(served, new, reason)
     }
@@ -138,8 +143,13 @@ extension ChannelTable {
   }
 
   private func finish(_ served: ServedChannel, _ refusal: ControlRefusal?) {
+    var refusal = refusal
     // Nobody looks at a channel that was closed.
-    if !isOpen(served) { _ = served.resets.beginNext() }
+    if !isOpen(served) {
+      _ = served.resets.beginNext()
+      refusal = self.refusal(
+        served.channel.name, ENOENT, "was closed before its reset came to its end")
+    }
     for then in served.resets.current { then(refusal) }
     served.resets.endCurrent()
     if served.resets.isWaiting { return inspect(served) }
@@ -152,8 +162,7 @@ extension ChannelTable {
     let old = served.channel
     let name = old.name
     let readers = served.devices.map { host.use($0.device) { $0 } }
-    // Of CPUs that came up since it was opened.
-    for (cpu, _) in served.devices { _ = new.addBuffer(cpu: cpu) }
+    addMissingBuffers(to: new, served)
     new.setGeneration(kept.life.nextGeneration)
     ChannelNotes(new)?.store(served.options, served.origin, kept.kin)
     ChannelNotes(new)?.wasAttached = ChannelNotes(old)?.wasAttached ?? false
@@ -176,13 +185,26 @@ extension ChannelTable {
     // A reader may have met the damage again since the reset began.
     served.losses.forget()
     for (_, device) in served.devices { served.losses.begin(device) }
+    // Counted whether the line is logged or not.
+    let losses = countLosses(readers, new)
     limiter.log(
       .damage, by: served.logUser,
       "channel \(name): reset with fresh memory, because in the one it had \(reason); its writers "
-        + "move over with their next records" + countLosses(readers, new))
+        + "move over with their next records" + losses)
   }
 
-  /// Counts what writers did in the old memory after the reset, and says it.
+  /// Those of CPUs that came up since it was opened.
+  private func addMissingBuffers(to new: Channel, _ served: ServedChannel) {
+    let missing = served.devices.map(\.cpu).filter { !new.cpus.contains($0) }
+    if served.options.isPrefaulted, !missing.isEmpty {
+      do throws(ControlRefusal) {
+        try prefault(new, cpus: missing)
+      } catch { logUnprefaulted(error) }
+    }
+    for cpu in missing { _ = new.addBuffer(cpu: cpu) }
+  }
+
+  /// Counts what writers did in the old memory after the reset; returns words for a message.
   private func countLosses(_ readers: [Reader], _ new: Channel) -> String {
     var lost: UInt64 = 0
     var isKnown = true

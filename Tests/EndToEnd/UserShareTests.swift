@@ -158,13 +158,13 @@ extension OneAtATime {
       #expect(try ask("next") == 134)
       try eventually("it is too late") { try readers().map { $0[1] } == ["lost"] }
       let lost = try readers()
-      let other = try Taking("exclusive", daemon, as: 4002)
-      _ = try other.says(1)
+      let other = try Taking("open_all", daemon, as: 4002)
+      #expect(try other.says(2) == [1, Int(EDQUOT)])
       #expect(try ask("map") == Int(EBUSY))
       #expect(try readers() == lost, "it may still ask for its buffer")
       other.end()
       try eventually("the buffer is free") {
-        try !daemon.relayctl("readers").output.contains("exclusive")
+        try !daemon.relayctl("readers").output.contains(" 4002 ")
       }
       #expect(try ask("map") == 133)
       let again = try readers()
