@@ -41,9 +41,11 @@ public final class Device: @unchecked Sendable {
   private let isEnding = Atomic(false)
   let losses = DeviceLosses()
   private let hasLostFile = Atomic(false)
-  /// Its keeper's notes that it looks after this one, and that this one has a turn to come.
+  /// Its keeper's notes that it looks after this one, that this one has a turn to come, and that
+  /// this turn is a `wake`.
   var isKept = false
   var isUnfinished = false
+  var isSignalled = false
 
   /// - Parameter reader: this device becomes the only one to use it for claims.
   public init(name: String, reader: Reader, options: FileOptions = FileOptions()) {

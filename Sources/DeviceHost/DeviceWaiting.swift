@@ -148,7 +148,7 @@ extension Device {
 
   /// The next turn for this device.
   func goOn() {
-    guard lease == nil else { return offerRoom() }
+    guard lease == nil else { return wake() }
     guard isAwaited else { return }
     if turn() { keeper?.goOnLater(self) } else { armIfAwaited() }
   }

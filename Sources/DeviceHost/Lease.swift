@@ -236,12 +236,17 @@ extension Device {
     for _ in 0..<8 where lease.offeredSince == nil {
       if isOffering(lease) {
         lease.offer()
+      } else if reader.hasMoreToWalk {
+        keeper?.startWaking(self)
+        keeper?.goOnLater(self)
+        return
       } else if reader.isArmed(lease.wakeup) {
         break
       }
       // Also for a writer that has stopped, which is passed some time.
       keeper?.startWaking(self)
-      if lease.offeredSince == nil { _ = reader.arm(lease.wakeup, unless: { isOffering(lease) }) }
+      guard lease.offeredSince == nil else { break }
+      _ = reader.arm(lease.wakeup, unless: { isOffering(lease) || reader.hasMoreToWalk })
     }
   }
 

@@ -13,7 +13,8 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
   /// The mount's; nil while there is none.
   private var session: Session?
   private var watch: MountWatch?
-  /// Paths of files that other mounts hide.
+  /// Where other mounts are in this one, and the paths of the files that they hide.
+  private var mounts: Set<String> = []
   private var hidden: Set<String> = []
   private var isCovered = false
   /// Of mounts that are not at their place any more, and whose files somebody still has open.
@@ -65,7 +66,7 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
         try session.start()
         self.session = session
         watch = MountWatch(mountPoint, on: thread!.loop) { [unowned self] in mountChanged($0) }
-        for device in tree.devices { device.noteFile(isThere: true) }
+        noteFiles()
       }
     }
     do throws(SystemError) {
@@ -90,7 +91,12 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
         "device \(device.name): somebody unmounted \(mountPoint), and it cannot be mounted again: "
           + "\(error)", code: error.code)
     }
-    guard thread.run({ tree.add(device) }) else {
+    let isAdded = thread.run {
+      guard tree.add(device) else { return false }
+      noteFile(of: device)
+      return true
+    }
+    guard isAdded else {
       throw HostError(
         """
         device \(device.name): \(pathPrefix)\(device.name) exists already; choose another \
@@ -103,6 +109,7 @@ final class RelayfsFrontEnd: FrontEnd, SessionOwner, @unchecked Sendable {
     thread?.run {
       device.remove()
       unlinked[ObjectIdentifier(device)] = tree.unlink(device)
+      hidden.remove(pathPrefix + device.name)
     }
   }
 
@@ -210,7 +217,7 @@ extension RelayfsFrontEnd {
     case .gone: mountWentAway()
     case .covered:
       isCovered = true
-      for device in tree.devices { device.noteFile(isThere: false) }
+      noteFiles()
       log(
         """
         somebody mounted something over \(mountPoint): nobody can open the files in it until that \
@@ -219,20 +226,26 @@ extension RelayfsFrontEnd {
     case .visible(let places):
       if isCovered { log("the files in \(mountPoint) can be opened again") }
       isCovered = false
-      hideFiles(at: places)
+      mounts = places
+      noteFiles()
     }
   }
 
-  private func hideFiles(at places: Set<String>) {
-    for device in tree.devices {
-      let path = pathPrefix + device.name
-      let isHidden = places.contains { (path + "/").hasPrefix($0 + "/") }
-      device.noteFile(isThere: !isHidden)
-      if isHidden, hidden.insert(path).inserted {
-        log(DeviceText.covered(path))
-      } else if !isHidden, hidden.remove(path) != nil {
-        log(DeviceText.again(path))
-      }
+  private func noteFiles() {
+    for device in tree.devices { noteFile(of: device) }
+  }
+
+  /// Whether the device's file is where it can be opened; the log says what is new of that.
+  private func noteFile(of device: Device) {
+    let path = pathPrefix + device.name
+    let isHidden = mounts.contains { (path + "/").hasPrefix($0 + "/") }
+    device.noteFile(isThere: session != nil && !isCovered && !isHidden)
+    // What hides all of them has a line of its own; a removed one has no path any more.
+    guard !isCovered, !device.isRemoved else { return }
+    if isHidden, hidden.insert(path).inserted {
+      log(DeviceText.covered(path))
+    } else if !isHidden, hidden.remove(path) != nil {
+      log(DeviceText.again(path))
     }
   }
 
@@ -256,9 +269,10 @@ extension RelayfsFrontEnd {
   private func filesWentAway() {
     watch?.stop()
     watch = nil
+    mounts = []
     hidden = []
     isCovered = false
-    for device in tree.devices { device.noteFile(isThere: false) }
+    noteFiles()
     log("somebody unmounted or aborted \(mountPoint): it is mounted again")
     thread?.filesWentAway()
   }

@@ -16,7 +16,7 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
   private let logMessage: DeviceLog
   private let logUseMessage: @Sendable (String, _ user: UInt32) -> Void
   private let tick: TimerFD
-  // Rung for a job, for channels in `signalled`, or for devices in `unfinished`.
+  // Rung for a job, for channels in `signalled`, or for turns in `queue`.
   private let bell: EventFD
   private let jobDone: EventFD
   private let job = Mutex<Job?>(nil)
@@ -28,8 +28,13 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
   // Channels whose signals another thread took for devices here.
   private let signalled = Mutex<[CInt]>([])
   private var awaited: [Device] = []
-  // Those that have more to do than one turn is for, in the order of their turns.
-  private var unfinished: [Device] = []
+  // Those that have something to do, in the order of their turns; each once.
+  private var queue: ArraySlice<Device> = []
+  // The wait for events after which the last turn was taken.
+  private var lastTurn: UInt64 = 0
+  private var isBellRung = false
+  // Of the queue, how many come before the end of the tick at hand; nil: there is no such tick.
+  private var turnsOfTick: Int?
   // For all of its devices.
   private let frames = FrameBuffer()
   // Removed, and not open any more; the owner collects them.
@@ -113,27 +118,43 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
     switch fd {
     case bell.raw:
       bell.drain()
+      isBellRung = false
       runJob()
       for channel in takeSignalled() { wakeDevices(of: channel) }
-      takeTurn()
     case tick.raw:
       tick.drain()
-      wakeAwaited()
-      tickAgain()
+      beginTick()
     default:
       Doorbell.drain(fd)
-      wakeDevices(of: fd)
       for thread in others[fd] ?? [] { thread.signal(fd) }
+      wakeDevices(of: fd)
     }
+    takeTurn()
   }
 
-  /// One device's: then requests come first again.
+  /// One device's, unless one was taken since the last wait for events: then requests come first.
   private func takeTurn() {
-    guard !unfinished.isEmpty else { return }
-    let device = unfinished.removeFirst()
-    device.isUnfinished = false
-    device.goOn()
-    if !unfinished.isEmpty { bell.signal() }
+    if lastTurn != loop.waitCount, let device = queue.popFirst() {
+      lastTurn = loop.waitCount
+      device.isUnfinished = false
+      if device.isSignalled {
+        device.isSignalled = false
+        device.wake()
+      } else {
+        device.goOn()
+      }
+      // Its memory, too.
+      if queue.isEmpty { queue = [] }
+      if let turns = turnsOfTick { turnsOfTick = turns - 1 }
+      if turnsOfTick == 0 { endTick() }
+    }
+    if !queue.isEmpty { ringBell() }
+  }
+
+  private func ringBell() {
+    guard !isBellRung else { return }
+    isBellRung = true
+    bell.signal()
   }
 
   private func takeSignalled() -> [CInt] {
@@ -144,7 +165,12 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
   }
 
   private func wakeDevices(of channel: CInt) {
-    for device in served[channel] ?? [] { device.wake() }
+    for device in served[channel] ?? [] { wakeInTurn(device) }
+  }
+
+  private func wakeInTurn(_ device: Device) {
+    device.isSignalled = true
+    goOnLater(device)
   }
 
   /// From any thread: that channel's signal is for devices here, too.
@@ -218,14 +244,6 @@ extension ServingThread {
     loop.remove(channel)
     others[channel] = nil
   }
-
-  func wakeAwaited() {
-    for device in awaited { device.wake() }
-    awaited.removeAll {
-      $0.isKept = $0.isAwaited
-      return !$0.isKept
-    }
-  }
 }
 
 extension ServingThread {
@@ -282,11 +300,23 @@ extension ServingThread {
   func goOnLater(_ device: Device) {
     guard !device.isUnfinished else { return }
     device.isUnfinished = true
-    unfinished.append(device)
-    bell.signal()
+    queue.append(device)
+    ringBell()
   }
 
-  private func tickAgain() {
+  /// Gives a turn to all that are awaited. The next tick is set once all of them had it.
+  private func beginTick() {
+    guard turnsOfTick == nil else { return }
+    for device in awaited { wakeInTurn(device) }
+    if queue.isEmpty { endTick() } else { turnsOfTick = queue.count }
+  }
+
+  private func endTick() {
+    turnsOfTick = nil
+    awaited.removeAll {
+      $0.isKept = $0.isAwaited
+      return !$0.isKept
+    }
     isTicking = !awaited.isEmpty
     guard isTicking else { return }
     tickMilliseconds = min(2 * tickMilliseconds, ServingThread.lastTickMilliseconds)

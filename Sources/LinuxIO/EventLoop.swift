@@ -58,6 +58,8 @@ public final class EventLoop {
   // Indexed by descriptor number: numbers are small and reused.
   private var registrations: [Registration] = []
   private var isStopped = false
+  /// How often it has waited for events.
+  public private(set) var waitCount: UInt64 = 0
 
   public init() throws(SystemError) {
     epoll = FileDescriptor(owning: try check(clinux_epoll(), "create epoll"))
@@ -113,6 +115,7 @@ public final class EventLoop {
   /// Returns how many events that were, the dropped ones included.
   @discardableResult
   public func runOnce(timeoutMilliseconds: Int) throws(SystemError) -> Int {
+    waitCount &+= 1
     let count = clinux_epoll_wait(
       epoll.raw, ready, CInt(EventLoop.batch), CInt(clamping: timeoutMilliseconds))
     if count == -EINTR { return 0 }

@@ -88,20 +88,9 @@ extension Reader {
   /// - Precondition: `mayLend`.
   public func lend(unfinished: Bool) -> LentSubbuf? {
     precondition(mayLend)
-    var lent: LentSubbuf?
-    if loans.isEmpty {
-      claimInRounds {
-        beginClaim()
-        lent = planLoan(unfinished)
-        if lent == nil { passNothing() }
-        return lent != nil
-      }
-    } else {
-      beginClaimBehindLoans()
-      lent = planLoan(unfinished)
-      if lent == nil { giveBack() }
-    }
-    guard lent != nil else { return nil }
+    // More than there is: no record is cut.
+    guard let lent = claimLoan({ planLoan(unfinished, 1 << 40) }) else { return nil }
+    lookedBehindLoans = nil
     plan.gap = Gap()
     loans.append(Loan(plan: plan, pin: pinCount > 0 ? pinned[0] : nil))
     pinCount = 0
@@ -109,17 +98,38 @@ extension Reader {
     return lent
   }
 
-  /// Whether `lend` would hand out something.
+  /// Whether `lend` would hand out something. Looks as far as the first byte, and not beyond the
+  /// walk's limit: see `hasMoreToWalk`.
   public func canLend(unfinished: Bool) -> Bool {
-    guard mayLend, lend(unfinished: unfinished) != nil else { return false }
-    resume(loans.removeLast())
+    guard mayLend, claimLoan({ lookForLoan(unfinished) }) != nil else { return false }
     giveBack()
     return true
   }
 
+  /// Claims as `once` plans it; nil, and no claim, where that is nothing.
+  private func claimLoan(_ once: () -> LentSubbuf?) -> LentSubbuf? {
+    var lent: LentSubbuf?
+    if loans.isEmpty {
+      claimInRounds {
+        beginClaim()
+        lent = once()
+        if lent == nil { passNothing() }
+        return lent != nil
+      }
+    } else {
+      beginClaimBehindLoans()
+      lent = once()
+      hasMoreToWalk = lent == nil && walkLeft <= 0
+      if lent == nil { giveBack() }
+    }
+    return lent
+  }
+
   /// Whether a consumer that asks would learn something: there is more, or there will be no more.
+  /// False, too, while `hasMoreToWalk`.
   public func hasForConsumer(unfinished: Bool) -> Bool {
-    canLend(unfinished: unfinished) || loanCount == 0 && (isCorrupt || isDrained)
+    if canLend(unfinished: unfinished) { return true }
+    return loanCount == 0 && !hasMoreToWalk && (isCorrupt || isDrained)
   }
 
   /// The first `count` of what was lent were consumed.
@@ -161,6 +171,8 @@ extension Reader {
   }
 
   private func beginClaimBehindLoans() {
+    searchesLeft = Reader.searchLimit
+    walkLeft = walkLimit
     beginClaim()
     plan.position = loans[loans.count - 1].plan.position
     let told = loans.reduce(0) { $0 &+ $1.plan.totals.restart }
@@ -169,12 +181,32 @@ extension Reader {
     plan.gap.restart = plan.totals.restart
   }
 
-  private func planLoan(_ unfinished: Bool) -> LentSubbuf? {
-    if loans.isEmpty, !rest.isEmpty { return planRest() }
-    // More than there is: no record is cut.
-    var room = 1 << 40
-    // What is passed behind a loan would be passed again each time.
+  /// Without a limit of what is passed: a part is described with all that is in it.
+  private func planLoan(_ unfinished: Bool, _ limit: Int) -> LentSubbuf? {
     walkLeft = Int.max
+    return planWithinLimit(unfinished, limit)
+  }
+
+  /// Behind loans nothing is passed for good: the next look goes on where this one stops.
+  private func lookForLoan(_ unfinished: Bool) -> LentSubbuf? {
+    guard !loans.isEmpty else { return planWithinLimit(unfinished, 1) }
+    var isSure = true
+    if let looked = lookedBehindLoans {
+      plan.position = looked.position
+      isSure = looked.isSure
+    }
+    let lent = planWithinLimit(unfinished, 1)
+    if lent == nil {
+      isSure = isSure && plan.passed.isEmpty
+      lookedBehindLoans =
+        isSure || walkLeft <= 0 ? Looked(position: plan.position, isSure: isSure) : nil
+    }
+    return lent
+  }
+
+  private func planWithinLimit(_ unfinished: Bool, _ limit: Int) -> LentSubbuf? {
+    if loans.isEmpty, !rest.isEmpty { return planRest() }
+    var room = limit
     for _ in 0..<Reader.vectorLimit {
       guard !isCorrupt, enterSubbuf(), unfinished || isLeft(plan.position.seq) else { return nil }
       plan.firstRecord = nil

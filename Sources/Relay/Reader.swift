@@ -88,6 +88,8 @@ public final class Reader {
   public internal(set) var hasMoreToWalk = false
   /// Where a look that passes nothing came to.
   var looked: Looked?
+  /// The same for a look behind what is lent.
+  var lookedBehindLoans: Looked?
   package internal(set) var hasClaim = false
   /// Lent and not taken back, in the order of the stream.
   var loans: [Loan] = []

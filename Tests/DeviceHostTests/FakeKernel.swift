@@ -46,9 +46,14 @@ final class FakeKernel: SessionOwner {
   private var session: Session?
   private(set) var lastUnique: UInt64 = 0
 
-  init(subbufSize: Int = 16 << 10, options: FileOptions = FileOptions()) throws {
-    channel = try makeChannel(subbufSize: subbufSize)
-    device = Device(name: "test0", reader: Reader(channel, channel.buffers[0]), options: options)
+  convenience init(subbufSize: Int = 16 << 10, options: FileOptions = FileOptions()) throws {
+    try self.init(try makeChannel(subbufSize: subbufSize), options: options)
+  }
+
+  init(_ channel: Channel, buffer: Int = 0, options: FileOptions = FileOptions()) throws {
+    self.channel = channel
+    device = Device(
+      name: "test0", reader: Reader(channel, channel.buffers[buffer]), options: options)
     let pair = try UnixSocket.pair()
     socket = try pair.first.duplicate()
     let server = try pair.second.duplicate()

@@ -227,6 +227,21 @@ private final class Turns: DeviceKeeper {
     #expect(Set(reads).subtracting([interrupted]).isSubset(of: told))
   }
 
+  @Test func mappedConsumerBehindEmptyRecordsIsToldOfData() throws {
+    let lease = try Lease(kernel.device, unfinished: true, timeout: nil, uid: 1, pid: 1)
+    func isTold() -> Bool {
+      Readiness.wait(lease.listenerDescriptor, .read, timeoutMilliseconds: 0) != []
+    }
+    kernel.device.lease = lease
+    defer { kernel.device.lease = nil }
+    putEmpty()
+    kernel.channel.write("x")
+    kernel.device.wake()
+    #expect(!isTold())
+    #expect(try finish().count + 1 >= TurnTests.passed / Effort.whole)
+    #expect(isTold())
+  }
+
   @Test func waitingReadsOfAUserAreBounded() throws {
     var waiters = Waiters()
     let file = Device.OpenFile(

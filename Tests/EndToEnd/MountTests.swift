@@ -66,6 +66,37 @@ extension OneAtATime {
       #expect(try run("cat", path).output == "kept\n")
     }
 
+    @Test func channelCreatedBelowAnotherMountIsNotListed() throws {
+      let daemon = try Daemon("net/rx:global")
+      let path = daemon.device("net/tx0")
+      func isListed(_ path: String) throws -> Bool {
+        try daemon.relayctl("list", "--json").output.contains("\"\(path)\"")
+      }
+      func create() throws {
+        #expect(try daemon.relayctl("create", "--global", "net/tx").status == 0)
+      }
+      func covered(_ times: Int) throws {
+        let said = "somebody mounted something over \(path): nobody"
+        try eventually("it is said: \(daemon.logText)") {
+          daemon.logText.components(separatedBy: said).count == times + 1
+        }
+      }
+      #expect(try run("mount", "-t", "tmpfs", "none", "\(daemon.mount)/net").status == 0)
+      try eventually("the mount is seen") { try !isListed(daemon.device("net/rx0")) }
+      try create()
+      #expect(try !isListed(path))
+      try covered(1)
+      // Another file at a path that was hidden before.
+      #expect(try daemon.relayctl("close", "net/tx").status == 0)
+      try create()
+      try covered(2)
+      #expect(try run("umount", "\(daemon.mount)/net").status == 0)
+      try eventually("\(daemon.logText)") {
+        daemon.logText.contains("\(path) leads to its channel again")
+      }
+      #expect(try isListed(path))
+    }
+
     @Test func nobodyMakesOrRemovesFilesThere() throws {
       let daemon = try Daemon("relay:global")
       let file = daemon.device("relay0")

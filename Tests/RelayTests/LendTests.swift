@@ -2,6 +2,7 @@
 // Sub-buffers lent as they lie in the ring: what is lent, what that holds, and what taking it back
 // does.
 
+import Synchronization
 import Testing
 
 @testable import Relay
@@ -38,6 +39,37 @@ extension Channel {
     #expect(reader.statistics().recordsRead == 2)
     #expect(reader.statistics().subbufsConsumed == 1)
     #expect(reader.drain() == "next")
+  }
+
+  @Test func lookForALoanEndsAtTheFirstByte() throws {
+    let channel = try makeChannel(subbufSize: 64)
+    let reader = Reader(channel)
+    for _ in 0..<8 { channel.write("12345678") }
+    // What no writer writes: who comes there notices.
+    let far = channel.buffer.index(0) + 5
+    let known = Entry(.committed, seq: 1, end: 48).raw & (1 << 61 - 1)
+    far.pointee.store(7 << 61 | known, ordering: .relaxed)
+    #expect(reader.canLend(unfinished: true) && !reader.isCorrupt)
+    #expect(reader.lend(unfinished: true)?.recordCount == 5)
+    #expect(reader.isCorrupt)
+  }
+
+  @Test func looksLeaveWhatIsLentAsItIs() throws {
+    let channel = try makeChannel(subbufSize: 16)
+    let reader = Reader(channel)
+    for text in ["01234567", "89", "abcdefghijkl", "mn"] { channel.write(text) }
+    for (text, records) in [("0123456789", UInt64(2)), ("abcdefghijklmn", 2)] {
+      #expect(reader.canLend(unfinished: true) && reader.canLend(unfinished: true))
+      let lent = try #require(reader.lend(unfinished: true))
+      #expect(channel.text(lent) == text && lent.recordCount == records)
+    }
+    #expect(!reader.canLend(unfinished: true))
+    // What was looked past comes again.
+    reader.takeBackUnread()
+    #expect(reader.lend(unfinished: true).map(channel.text) == "0123456789")
+    #expect(reader.canLend(unfinished: true))
+    reader.takeBackUnread()
+    #expect(reader.drain() == "0123456789abcdefghijklmn")
   }
 
   @Test func anUnfinishedSubbufferIsLentInParts() throws {

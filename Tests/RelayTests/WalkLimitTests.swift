@@ -78,6 +78,40 @@ import Testing
     #expect(reader.read() == "x")
   }
 
+  @Test(arguments: Kind.allCases, [false, true])
+  func lookForALoanGoesOnWhereTheLastOneStopped(_ kind: Kind, _ isBehindLoan: Bool) throws {
+    if isBehindLoan {
+      channel.write("a")
+      #expect(reader.lend(unfinished: true)?.byteCount == 1)
+    }
+    put(kind)
+    #expect(rounds(reader) { reader.canLend(unfinished: true) || !reader.hasMoreToWalk } > 0)
+    #expect(!reader.canLend(unfinished: true) && !reader.hasMoreToWalk)
+    put(kind)
+    channel.write("x")
+    let rounds = rounds(reader) { reader.canLend(unfinished: true) }
+    #expect(WalkLimitTests.expected.contains(rounds), "\(rounds)")
+    #expect(reader.lend(unfinished: true)?.byteCount == 1)
+    reader.takeBackUnread()
+    reader.walkLimit = Int.max
+    #expect(reader.drain() == (isBehindLoan ? "ax" : "x"))
+  }
+
+  @Test func lookBehindPartsThatCameBackFindsThemAgain() {
+    for text in ["a", "b"] {
+      channel.write(text)
+      channel.flush()
+      #expect(reader.lend(unfinished: true)?.byteCount == 1)
+    }
+    put(.empty)
+    while !reader.canLend(unfinished: true), reader.hasMoreToWalk {}
+    reader.takeBackUnread()
+    for _ in 0..<2 {
+      #expect(reader.canLend(unfinished: true))
+      #expect(reader.lend(unfinished: true)?.byteCount == 1)
+    }
+  }
+
   @Test(arguments: Kind.allCases) func lookEndsWhereThereIsNothing(_ kind: Kind) {
     put(kind)
     var rounds = 0
