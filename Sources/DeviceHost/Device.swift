@@ -55,7 +55,7 @@ public final class Device: @unchecked Sendable {
     reader.walkLimit = Effort.whole
   }
 
-  /// How many open files do what to the buffer.
+  /// Numbers of open files, by how they use the buffer.
   struct Uses {
     fileprivate(set) var reading = 0
     /// At the shared cursor.
@@ -286,11 +286,13 @@ extension Device {
     let ifNothing: CInt? =
       isContinuation || !blocks(file) ? 0 : flags & O_NONBLOCK != 0 ? EAGAIN : nil
     if let ifNothing, isDecided || isContinuation { return reply(request, ifNothing: ifNothing) }
-    // It waits for data, or for the end of the walk.
-    guard waiters.mayTakeRead(of: file.uid) else { return cfuse_reply_error(request, ENOMEM) }
+    // It waits for data, or for the end of the walk. Only reads that wait for data are limited: to
+    // refuse one whose walk goes on would hide the data behind.
+    guard ifNothing != nil || waiters.mayTakeRead(of: file.uid) else {
+      return cfuse_reply_error(request, ENOMEM)
+    }
     guard cfuse_park(request, file.handle) == 0 else { return cfuse_reply_error(request, EINTR) }
-    waiters.add(
-      Waiter(file, request, size: size, ifNothing: ifNothing), isSeen: isDecided)
+    waiters.add(Waiter(file, request, size: size, ifNothing: ifNothing), isSeen: isDecided)
     noteStall(of: file)
     if isDecided { armIfAwaited() } else { goOnLater() }
   }
@@ -305,12 +307,9 @@ extension Device {
   }
 
   /// False, and no answer given, when there is nothing to read.
+  /// - Precondition: `mayRead(file)`.
   func deliver(_ request: OpaquePointer, _ file: OpenFile, _ size: Int) -> Bool {
     defer { offerRoom() }
-    guard mayRead(file) else {
-      cfuse_reply_error(request, EBUSY)
-      return true
-    }
     guard !file.isFramed || size >= Reader.smallestFrames else {
       cfuse_reply_error(request, EINVAL)
       return true

@@ -119,7 +119,7 @@ extension Device {
     guard value == 0 || value == 1 || value == -1 && command == crelay_ioc_block else {
       return EINVAL
     }
-    let waiting = waiters.remove(file)
+    let before = (file.kind, file.isFramed, blocks(file))
     switch command {
     case crelay_ioc_block: file.blocks = value < 0 ? nil : value == 1
     case crelay_ioc_frames: file.isFramed = value == 1
@@ -129,13 +129,10 @@ extension Device {
     file.peeker?.keepsEmptyRecords = file.isFramed
     file.noteKind()
     noteUse(of: file)
-    // What it waits for in another thread may be another thing now, or nothing.
-    for waiter in waiting {
-      let ifNothing = blocks(file) ? waiter.ifNothing : 0
-      waiters.add(
-        Waiter(file, waiter.request, size: waiter.size, ifNothing: ifNothing), isSeen: false)
-    }
-    if !waiting.isEmpty {
+    guard before != (file.kind, file.isFramed, blocks(file)) else { return 0 }
+    // What it waits for in another thread is another thing now, or nothing.
+    if file.waiterCount > 0 {
+      waiters.renew(file)
       var effort = Effort()
       answerParked(&effort)
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who waits for a device: polls and reads that are put aside, and when they are told. However many
+// Polls and reads that a device cannot answer yet, and when it looks at them again. However many
 // there are, and however much there is to look at, one turn of the thread does a bounded part of
 // it; others are served before the next one.
 
@@ -60,7 +60,7 @@ extension Device {
     var known: InlineArray<2, UInt32?> = [nil, nil]
     /// Where nothing was found, a look came to its limit.
     var isUnfinished = false
-    /// As of an `Effort`.
+    /// What the looks cost so far, in the units of `Effort`.
     var cost = 0
   }
 
@@ -114,9 +114,10 @@ extension Device {
   func armIfAwaited() {
     // Bounded: in hostile memory data may come and go with each look. The tick looks again.
     for _ in 0..<8 where isAwaited {
-      keeper?.startWaking(self)
       // Looking first saves the barrier.
       let before = countUnready()
+      // After the look, which begins to wait for a stopped writer.
+      keeper?.startWaking(self)
       guard !before.isUnfinished else { return goOnLater() }
       // No writer has taken the wish: what comes after the look tells.
       guard !reader.isArmed(options.wakeup) else { return }
@@ -171,26 +172,33 @@ extension Device {
       waiters.beginRound()
     }
     var effort = Effort()
+    var ownLook = Look()
+    while effort.isLeft, waiters.isNextOwn { tellNext(&ownLook, &effort) }
     var look = Look()
-    if areReadsDue(&look) {
-      answerParked(&effort)
-      look = Look()
-    } else if !look.isUnfinished {
-      waiters.noteNothing()
-    }
-    while effort.isLeft, let waiter = waiters.next {
-      let isDone = tell(waiter, &look, &effort)
-      waiters.passNext(isDone: isDone)
+    if effort.isLeft, !waiters.isNextOwn {
+      if areReadsDue(&look) {
+        answerParked(&effort)
+        look = Look()
+      }
+      while effort.isLeft, waiters.next != nil { tellNext(&look, &effort) }
+      waiters.endRoundIfAllSeen()
     }
     offerRoom()
-    if look.isUnfinished { waiters.wantsRound = true }
+    if look.isUnfinished || ownLook.isUnfinished { waiters.wantsRound = true }
     return waiters.isInRound || waiters.wantsRound || hasUndecided
+  }
+
+  private func tellNext(_ look: inout Look, _ effort: inout Effort) {
+    guard let waiter = waiters.next else { return }
+    let finding = tell(waiter, &look, &effort)
+    waiters.passNext(finding)
   }
 
   private func areReadsDue(_ look: inout Look) -> Bool {
     guard !waiters.reads.isEmpty else { return false }
-    // Who may not read any more need not wait to be told so.
-    if soleReader != nil || waiters.impatientReads > 0 { return true }
+    // Reads that may not read any more are answered at once, and those whose walk went on get what
+    // a new read would get.
+    if soleReader != nil || waiters.impatientReads > 0 || hasUndecided { return true }
     var areDue = false
     for kind in Waiter.Kind.shared where waiters.readCount(kind) > 0 {
       if events(kind, &look) != 0 { areDue = true }
@@ -202,21 +210,23 @@ extension Device {
   func answerParked(_ effort: inout Effort) {
     guard !waiters.reads.isEmpty else { return }
     var trial = Waiters.Trial()
-    // Who may not read any more is behind nobody.
-    while effort.isLeft, trial.next < waiters.reads.count,
-      soleReader != nil || !waiters.isOver(trial)
-    {
+    // A read that RELAY_IOC_EXCL locks out fails at once; it waits behind no other read.
+    var isWhole: Bool {
+      trial.next == waiters.reads.count || soleReader == nil && waiters.isOver(trial)
+    }
+    while effort.isLeft, !isWhole {
       let read = waiters.reads[trial.next]
       var finding = mayRead(read.file) ? trial.finding(read.kind) : nil
       if finding == nil {
         finding = answer(read, &effort)
       } else if finding == .nothing, let request = read.request, let ifNothing = read.ifNothing {
         reply(request, ifNothing: ifNothing)
+        effort.noteAnswer()
         finding = nil
       }
       trial.note(read, finding)
     }
-    waiters.end(trial)
+    waiters.end(trial, isWhole: isWhole)
     if hasUndecided { keeper?.goOnLater(self) }
   }
 
@@ -224,27 +234,36 @@ extension Device {
     Waiter.Kind.shared.contains { waiters.isUndecided($0) }
   }
 
-  /// Looks at one poll, or at one read with a cursor of its own; true when it waits no more.
-  private func tell(_ waiter: Waiter, _ look: inout Look, _ effort: inout Effort) -> Bool {
+  /// Looks at one poll, or at one read with a cursor of its own; nil: it waits no more.
+  private func tell(
+    _ waiter: Waiter, _ look: inout Look, _ effort: inout Effort
+  ) -> Waiters.Finding? {
     let file = waiter.file
+    if waiter.request != nil, waiter.isUndecided || waiter.ifNothing != nil {
+      let finding = answer(waiter, &effort)
+      noteStall(of: file)
+      if finding == .notKnown { look.isUnfinished = true }
+      return finding
+    }
     let events = events(for: file, &look)
     effort.spend(look.cost)
     look.cost = 0
     noteStall(of: file)
-    guard waiter.request == nil else {
-      let isOver = waiter.ifNothing != nil && !file.reader.hasMoreToWalk
-      guard events != 0 || isOver else { return false }
-      return answer(waiter, &effort) == nil
-    }
-    guard events != 0 else { return false }
+    guard events != 0 else { return .nothing }
+    guard waiter.request == nil else { return answer(waiter, &effort) }
     effort.noteAnswer()
     file.isAwaited = false
     if let poll = file.poll { cfuse_poll_notify(poll) }
-    return true
+    return nil
   }
 
   /// Answers a waiting read, or says why not.
   private func answer(_ read: Waiter, _ effort: inout Effort) -> Waiters.Finding? {
+    guard mayRead(read.file) else {
+      if let request = read.request { cfuse_reply_error(request, EBUSY) }
+      effort.noteAnswer()
+      return nil
+    }
     defer { effort.spend(Effort.look(read.file.reader)) }
     if let request = read.request, !deliver(request, read.file, read.size) {
       guard !read.file.reader.hasMoreToWalk else { return .notKnown }
@@ -267,6 +286,9 @@ extension Device {
   /// Has a cursor that waits for a stopped writer looked at in time.
   func noteStall(of file: OpenFile) {
     guard let left = file.peeker?.stallTimeLeft else { return }
-    ownStallEnd = min(ownStallEnd ?? Int.max, Clock.milliseconds() + left)
+    let end = Clock.milliseconds() + left
+    guard end < ownStallEnd ?? Int.max else { return }
+    ownStallEnd = end
+    keeper?.startWaking(self)
   }
 }

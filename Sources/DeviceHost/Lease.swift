@@ -264,7 +264,13 @@ extension Device {
   var timeLeft: Int? {
     let end = waiters.count(.own) > 0 ? ownStallEnd : nil
     let ownLeft = end.map { max(0, $0 - Clock.milliseconds()) }
-    return [reader.stallTimeLeft, ownLeft, lease?.timeLeft, waitLeft].compactMap(\.self).min()
+    return [sharedStallLeft, ownLeft, lease?.timeLeft, waitLeft].compactMap(\.self).min()
+  }
+
+  /// nil, too, where no look at the shared cursor would follow.
+  private var sharedStallLeft: Int? {
+    if waiters.count(.bytes) > 0 || awaitsRoom { return reader.stallTimeLeftForBytes }
+    return waiters.count(.frames) > 0 || lease != nil ? reader.stallTimeLeft : nil
   }
 
   private func isOffering(_ lease: Lease) -> Bool {

@@ -23,6 +23,9 @@ struct Waiter {
   let size: Int
   /// What the read is answered when there is nothing, 0 or an errno value; nil: it waits.
   let ifNothing: CInt?
+  /// A read with a cursor of its own whose walk goes on. It gets what a new read would get, not
+  /// only what a poll would be told of.
+  var isUndecided = false
 
   /// A poll.
   init(_ file: Device.OpenFile) { self.init(file, nil, size: 0, ifNothing: nil) }
@@ -34,15 +37,23 @@ struct Waiter {
     self.size = size
     self.ifNothing = ifNothing
   }
+
+  fileprivate var isSharedRead: Bool { request != nil && kind != .own }
+  /// It waits for records, not only for the end of the walk.
+  fileprivate var isPatientRead: Bool { request != nil && ifNothing == nil }
 }
 
 /// All of one device. Reads at the shared cursor are answered in their order. Of all others each is
-/// looked at by itself, in rounds, of which one turn of the thread makes a part.
+/// looked at by itself, in rounds, of which one turn of the thread makes a part: first those with
+/// cursors of their own, since what the shared reads consume is gone for them. A round is for those
+/// that wait when it begins, so that the shared reads come in each.
 struct Waiters {
   /// What is known of a kind since its reads were tried.
   enum Finding {
+    /// A look found nothing for these reads; with wakeup = subbuffer, no finished sub-buffer.
     case nothing
-    /// Not all of them could be tried, or what is there was not walked to its end.
+    /// Not all of them could be tried, or what is there was not walked to its end. They get what a
+    /// new read would get.
     case notKnown
   }
 
@@ -53,6 +64,7 @@ struct Waiters {
   private var unseen: ArraySlice<Waiter> = []
   /// Another round is to follow.
   var wantsRound = false
+  private(set) var isInRound = false
   private var findings: InlineArray<3, Finding> = [.nothing, .nothing, .nothing]
   private var counts: InlineArray<3, Int> = [0, 0, 0]
   private var readCounts: InlineArray<3, Int> = [0, 0, 0]
@@ -60,7 +72,7 @@ struct Waiters {
   private(set) var impatientReads = 0
   private var use = ShareUse()
 
-  /// Reads that may wait for one buffer.
+  /// Reads that may wait for records of one buffer.
   private static let limit = Share(of: 4096, perUser: nil)
 
   /// Whether a read of that user may wait, too.
@@ -73,14 +85,52 @@ struct Waiters {
 
   /// - Parameter isSeen: it was found to have nothing just now.
   mutating func add(_ waiter: Waiter, isSeen: Bool) {
-    note(waiter, 1)
-    if waiter.request != nil, waiter.kind != .own {
+    if waiter.isSharedRead {
+      if !isSeen {
+        findings[waiter.kind.rawValue] = .notKnown
+      } else if readCount(waiter.kind) == 0 {
+        findings[waiter.kind.rawValue] = .nothing
+      }
       reads.append(waiter)
-    } else if isSeen {
-      seen.append(waiter)
     } else {
-      unseen.append(waiter)
+      var waiter = waiter
+      waiter.isUndecided = !isSeen
+      seen.append(waiter)
+      if !isSeen { wantsRound = true }
     }
+    note(waiter, 1)
+  }
+
+  /// After its file's cursor or form of reading changed: all that wait through it are looked at
+  /// again. A shared read that stays one keeps its place.
+  mutating func renew(_ file: Device.OpenFile) {
+    guard file.waiterCount > 0 else { return }
+    let blocks = file.device.blocks(file)
+    var renewed: [(old: Waiter, new: Waiter)] = []
+    var moved: [Waiter] = []
+    func renewal(_ old: Waiter) -> Waiter? {
+      guard old.file === file else { return old }
+      var new = Waiter(
+        file, old.request, size: old.size, ifNothing: blocks ? old.ifNothing : 0)
+      new.isUndecided = true
+      renewed.append((old, new))
+      if old.isSharedRead == new.isSharedRead { return new }
+      moved.append(new)
+      return nil
+    }
+    reads = reads.compactMap(renewal)
+    seen = seen.compactMap(renewal)
+    unseen = unseen.compactMap(renewal)[...]
+    for (old, new) in renewed {
+      note(old, -1)
+      note(new, 1)
+      if new.isSharedRead { findings[new.kind.rawValue] = .notKnown }
+    }
+    for waiter in moved {
+      note(waiter, -1)
+      add(waiter, isSeen: false)
+    }
+    wantsRound = true
   }
 
   private mutating func note(_ waiter: Waiter, _ count: Int) {
@@ -89,10 +139,10 @@ struct Waiters {
     guard waiter.request != nil else { return }
     readCounts[waiter.kind.rawValue] += count
     if waiter.kind != .own, waiter.ifNothing != nil { impatientReads += count }
-    use.change(waiter.file.uid, by: count)
+    if waiter.isPatientRead { use.change(waiter.file.uid, by: count) }
   }
 
-  /// Takes those out of which it is so.
+  /// Removes and returns the waiters for which `isMeant` is true.
   mutating func remove(where isMeant: (Waiter) -> Bool) -> [Waiter] {
     var removed: [Waiter] = []
     func isKept(_ waiter: Waiter) -> Bool {
@@ -128,23 +178,29 @@ struct Waiters {
 
 // One round.
 extension Waiters {
-  var isInRound: Bool { !unseen.isEmpty }
-
   mutating func beginRound() {
     wantsRound = false
-    unseen += seen
+    isInRound = true
+    unseen = (seen.filter { $0.kind == .own } + seen.filter { $0.kind != .own })[...]
     seen = []
   }
 
-  /// Whose turn it is; nil: the round is over.
+  /// Once the shared reads were tried, too.
+  mutating func endRoundIfAllSeen() { if unseen.isEmpty { isInRound = false } }
+
+  /// The one to look at next; nil: all were looked at.
   var next: Waiter? { unseen.first }
+  var isNextOwn: Bool { next?.kind == .own }
 
   /// It was looked at.
-  mutating func passNext(isDone: Bool) {
-    let waiter = unseen.removeFirst()
-    // Its memory, too.
+  /// - Parameter finding: what was found instead of an answer; nil: it was answered.
+  mutating func passNext(_ finding: Finding?) {
+    var waiter = unseen.removeFirst()
+    // Releases the array that the empty slice still keeps.
     if unseen.isEmpty { unseen = [] }
-    if isDone { note(waiter, -1) } else { seen.append(waiter) }
+    guard let finding else { return note(waiter, -1) }
+    waiter.isUndecided = finding == .notKnown
+    seen.append(waiter)
   }
 }
 
@@ -179,18 +235,17 @@ extension Waiters {
       && Waiter.Kind.shared.allSatisfy { trial.finding($0) != nil || readCount($0) == 0 }
   }
 
-  mutating func end(_ trial: Trial) {
+  /// - Parameter isWhole: it did not end for lack of effort.
+  mutating func end(_ trial: Trial, isWhole: Bool) {
     if !trial.answered.isEmpty {
       reads = trial.kept + reads[trial.next...]
       for read in trial.answered { note(read, -1) }
     }
+    // Some of those not tried may be answered whatever the others of their kind found.
     for kind in Waiter.Kind.shared {
-      findings[kind.rawValue] = trial.finding(kind) ?? .notKnown
+      findings[kind.rawValue] = isWhole ? trial.finding(kind) ?? .nothing : .notKnown
     }
   }
-
-  /// There is nothing for those that wait now, or not in the way in which they wait.
-  mutating func noteNothing() { findings = [.nothing, .nothing, .nothing] }
 
   /// Whether reads of a kind have to be tried again, though nothing new may come.
   func isUndecided(_ kind: Waiter.Kind) -> Bool {

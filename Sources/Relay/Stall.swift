@@ -101,6 +101,13 @@ extension Reader {
     stall.timeLeft(at: Stall.Place(seq: position.seq, entry: position.entry))
   }
 
+  /// The same for a reader that waits for bytes: its last look may have come further than the
+  /// position.
+  public var stallTimeLeftForBytes: Int? {
+    guard let end = looked?.position, end.isBehind(position) else { return stallTimeLeft }
+    return stall.timeLeft(at: Stall.Place(seq: end.seq, entry: end.entry))
+  }
+
   /// Whether to go past the BUSY entry at the plan's position. Where nothing is behind it, nobody
   /// waits for it.
   func mayPassBusy(_ subbuf: Int) -> Bool {

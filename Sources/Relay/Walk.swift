@@ -234,29 +234,39 @@ extension Reader {
     defer { giveBack() }
     var room = 1
     guard rest.isEmpty else { return true }
-    var isSure = true
-    if let looked, looked.position.isBehind(position) {
+    var passed: [Stall.Passed] = []
+    if let looked, looked.position.isBehind(position), looked.passed.allSatisfy(isStillBusy) {
       plan.position = looked.position
-      isSure = looked.isSure
+      passed = looked.passed
     }
-    // Bytes behind as many sub-buffers without any wait for that reader, too.
-    for _ in 0..<Reader.vectorLimit where !isCorrupt && enterSubbuf() {
-      let isAtNext = walk(&room)
-      guard plan.bytes == 0, isAtNext else { break }
-      letGo()
+    let checked = passed.count
+    var subbufsLeft = Reader.vectorLimit
+    var isAtNext = true
+    while isAtNext, subbufsLeft > 0, !isCorrupt, enterSubbuf() {
+      isAtNext = walk(&room) && plan.bytes == 0
+      if isAtNext { letGo() }
+      subbufsLeft -= 1
     }
     guard plan.bytes == 0 else { return true }
-    hasMoreToWalk = walkLeft <= 0
-    isSure = isSure && plan.passed.isEmpty
-    looked = isSure || hasMoreToWalk ? Looked(position: plan.position, isSure: isSure) : nil
+    hasMoreToWalk = walkLeft <= 0 || isAtNext && subbufsLeft == 0
+    passed += plan.passed.prefix(Stall.passedLimit - checked)
+    looked = Looked(position: plan.position, passed: passed)
+    // After the decision: the next look checks them again, however far it comes.
+    walkLeft -= checked
     return false
+  }
+
+  private func isStillBusy(_ passed: Stall.Passed) -> Bool {
+    buffer.loadState(passed.subbuf).seq == passed.place.seq
+      && buffer.loadEntry(buffer.index(passed.subbuf), passed.place.entry).isBusy
   }
 
   /// How far there are no bytes.
   struct Looked {
     var position: Position
-    /// False: a record was passed whose writer had stopped, and may go on.
-    var isSure: Bool
+    /// Records before it whose writers had stopped. Once one of them is finished, its bytes are
+    /// there, and the next look has to begin at the reader's position.
+    var passed: [Stall.Passed]
   }
 
   /// Whether the channel takes no more records.

@@ -11,7 +11,7 @@ import Testing
 @testable import DeviceHost
 
 /// A thread that notes what its device asks for.
-private final class Turns: DeviceKeeper {
+final class Turns: DeviceKeeper {
   private(set) var isAsked = false
   func goOnLater(_ device: Device) { isAsked = true }
 
@@ -28,28 +28,33 @@ private final class Turns: DeviceKeeper {
   func release(_ entry: ReaderEntry) {}
   func delivered() {}
   func lastFileClosed(of device: Device) {}
-  func startWaking(_ device: Device) {}
+  /// When the device last wanted to be woken, in milliseconds from then.
+  private(set) var timeLeft: Int?
+  func startWaking(_ device: Device) { timeLeft = device.timeLeft }
   func lossesFound() {}
   func damageFound(_ device: Device) {}
   func logUse(_ message: String, by user: UInt32) {}
 }
 
-@Suite struct TurnTests {
-  private static let passed = 3 * Effort.whole
-  private let kernel: FakeKernel
-  private let turns = Turns()
+/// A device whose thread the test plays.
+struct TurnRig {
+  static let passed = 3 * Effort.whole
+  let kernel: FakeKernel
+  let turns = Turns()
 
-  init() throws {
+  init(wakeup: Wakeup = .data) throws {
+    var options = FileOptions()
+    options.wakeup = wakeup
     // Room for the entries: one for 8 bytes.
-    kernel = try FakeKernel(subbufSize: 1 << 20)
+    kernel = try FakeKernel(subbufSize: 1 << 20, options: options)
     kernel.device.keeper = turns
   }
 
-  private func putEmpty() {
-    for _ in 0..<TurnTests.passed { kernel.channel.write("") }
+  func putEmpty(_ count: Int = passed) {
+    for _ in 0..<count { kernel.channel.write("") }
   }
 
-  private func file(
+  func file(
     blocks: Bool = false, peeks: Bool = false, frames: Bool = false
   ) throws -> UInt64 {
     let file = try kernel.open()
@@ -60,10 +65,10 @@ private final class Turns: DeviceKeeper {
   }
 
   /// What the server writes until its device asks for no other turn, by turns.
-  private func finish() throws -> [[Message]] {
+  func finish() throws -> [[Message]] {
     var all: [[Message]] = []
     while turns.take() {
-      guard all.count < 10_000 else { throw Failure("it never ends") }
+      guard all.count < 1000 else { throw Failure("it never ends") }
       kernel.device.goOn()
       all.append(try kernel.messages())
     }
@@ -76,9 +81,29 @@ private final class Turns: DeviceKeeper {
   }
 
   /// Sends a read that is not answered at once.
-  private func wait(_ file: UInt64, flags: CInt = 0) throws -> UInt64 {
+  func wait(_ file: UInt64, flags: CInt = 0) throws -> UInt64 {
     #expect(try kernel.exchange(.read, FakeKernel.read(file, 100, flags: flags)) == [])
     return kernel.lastUnique
+  }
+}
+
+@Suite struct TurnTests {
+  private static let passed = TurnRig.passed
+  private let rig: TurnRig
+  private var kernel: FakeKernel { rig.kernel }
+  private var turns: Turns { rig.turns }
+
+  init() throws { rig = try TurnRig() }
+
+  private func putEmpty() { rig.putEmpty() }
+  private func file(
+    blocks: Bool = false, peeks: Bool = false, frames: Bool = false
+  ) throws -> UInt64 {
+    try rig.file(blocks: blocks, peeks: peeks, frames: frames)
+  }
+  private func finish() throws -> [[Message]] { try rig.finish() }
+  private func wait(_ file: UInt64, flags: CInt = 0) throws -> UInt64 {
+    try rig.wait(file, flags: flags)
   }
 
   @Test(arguments: [false, true], [false, true])

@@ -174,6 +174,38 @@ import Testing
     #expect(reader.hasData)
   }
 
+  @Test func lookBehindAStoppedWriterNeedNotBeginAnew() throws {
+    reader.keepsEmptyRecords = true
+    reader.stallTimeout = 0
+    guard case .reserved(let reservation) = channel.writer().reserve(1) else {
+      Issue.record("the channel is full")
+      return
+    }
+    put(.empty)
+    #expect(!reader.hasData)
+    var rounds = 0
+    while !reader.hasData, reader.hasMoreToWalk, rounds < WalkLimitTests.passed { rounds += 1 }
+    #expect(WalkLimitTests.expected.contains(rounds), "\(rounds)")
+    #expect(!reader.hasData && !reader.hasMoreToWalk && reader.walked < 10)
+    // It is found though the last look came further.
+    reservation.commit()
+    #expect(reader.hasData)
+  }
+
+  @Test func lookOverManySubbuffersSaysThatThereAreMore() throws {
+    let channel = try makeChannel(subbufSize: 4096, subbufCount: 256)
+    let reader = Reader(channel)
+    reader.walkLimit = 1 << 14
+    reader.keepsEmptyRecords = true
+    for _ in 0..<200 {
+      #expect(channel.write("") == .written && reader.flush() == .flushed)
+    }
+    channel.write("x")
+    var rounds = 0
+    while !reader.hasData, reader.hasMoreToWalk, rounds < 200 { rounds += 1 }
+    #expect(reader.hasData && rounds > 0)
+  }
+
   @Test func whatWasFoundIsDeliveredBeforeTheWalkGoesOn() {
     channel.write("x")
     put(.empty)
