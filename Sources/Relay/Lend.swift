@@ -190,16 +190,15 @@ extension Reader {
   /// Behind loans nothing is passed for good: the next look goes on where this one stops.
   private func lookForLoan(_ unfinished: Bool) -> LentSubbuf? {
     guard !loans.isEmpty else { return planWithinLimit(unfinished, 1) }
-    var isSure = true
-    if let looked = lookedBehindLoans {
+    var passed: [Stall.Passed] = []
+    if let looked = lookedBehindLoans, looked.passed.allSatisfy(isStillBusy) {
       plan.position = looked.position
-      isSure = looked.isSure
+      passed = looked.passed
     }
     let lent = planWithinLimit(unfinished, 1)
     if lent == nil {
-      isSure = isSure && plan.passed.isEmpty
-      lookedBehindLoans =
-        isSure || walkLeft <= 0 ? Looked(position: plan.position, isSure: isSure) : nil
+      passed += plan.passed.prefix(Stall.passedLimit - passed.count)
+      lookedBehindLoans = Looked(position: plan.position, passed: passed)
     }
     return lent
   }

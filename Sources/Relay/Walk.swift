@@ -256,7 +256,7 @@ extension Reader {
     return false
   }
 
-  private func isStillBusy(_ passed: Stall.Passed) -> Bool {
+  func isStillBusy(_ passed: Stall.Passed) -> Bool {
     buffer.loadState(passed.subbuf).seq == passed.place.seq
       && buffer.loadEntry(buffer.index(passed.subbuf), passed.place.entry).isBusy
   }
