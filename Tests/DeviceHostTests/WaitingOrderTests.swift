@@ -56,9 +56,9 @@ import Testing
   @Test func readsWhoseWalkIsOverSaySoWhateverTheWalkCost() throws {
     let rig = try TurnRig()
     _ = try rig.wait(try rig.file(blocks: true))
-    // Each read's coming is for one part of the walk; the last part takes nearly all of a turn.
-    rig.putEmpty(6 * Effort.whole - 50)
     let file = try rig.file(blocks: true)
+    // Each read that comes walks one part; the last part takes nearly all of a turn.
+    rig.putEmpty(6 * Effort.whole - 50)
     let reads = try (0..<5).map { _ in try rig.wait(file, flags: O_NONBLOCK) }
     let answers = try rig.finish().flatMap(\.self)
     #expect(answers == reads.map { Message(unique: $0, code: -EAGAIN, body: []) })
