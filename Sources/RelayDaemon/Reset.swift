@@ -44,27 +44,22 @@ struct Resets {
   var isLast = false
   private var next: [Then] = []
   private var nextTurn: BackgroundWork.Turn?
-  private var nextDamage: String?
 
   var isActive: Bool { !current.isEmpty }
   var isWaiting: Bool { !next.isEmpty }
 
-  mutating func add(_ then: @escaping Then, of user: UInt32, damage: String?) {
+  mutating func add(_ then: @escaping Then, of user: UInt32) {
     next.append(then)
-    nextDamage = nextDamage ?? damage
     let turn = BackgroundWork.Turn(of: user)
     if case .privileged = turn { nextTurn = turn }
     nextTurn = nextTurn ?? turn
   }
 
-  /// Returns the damage that is known already.
-  mutating func beginNext() -> String? {
+  mutating func beginNext() {
     current += next
     next = []
     turn = nextTurn ?? .privileged
     nextTurn = nil
-    defer { nextDamage = nil }
-    return nextDamage
   }
 
   mutating func endCurrent() { current = [] }
@@ -74,6 +69,19 @@ extension ChannelTable {
   /// Forgets all data and counts of a channel; once `then` is called its memory is in order, or
   /// there is a refusal: why it cannot go on, and why there is no other.
   func reset(_ served: ServedChannel, for user: UInt32, then: @escaping Resets.Then) {
+    served.resets.add(then, of: user)
+    if !served.resets.isActive { inspect(served) }
+  }
+
+  /// For all who have asked by now: what it costs, it costs once.
+  private func inspect(_ served: ServedChannel) {
+    served.resets.beginNext()
+    let damage = forgetData(of: served)
+    goOn(InspectionJob(IndexInspection(served.channel, owners: owners()), damage), served)
+  }
+
+  /// Returns the damage that was met.
+  private func forgetData(of served: ServedChannel) -> String? {
     onEnd(served, "the channel was reset", true)
     var damage: String?
     for (_, device) in served.devices {
@@ -85,13 +93,7 @@ extension ChannelTable {
       damage = damage ?? found ?? (damagesBefore > 0 ? "damage was found in it" : nil)
       served.losses.begin(device)
     }
-    served.resets.add(then, of: user, damage: damage)
-    if !served.resets.isActive { inspect(served) }
-  }
-
-  private func inspect(_ served: ServedChannel) {
-    let damage = served.resets.beginNext()
-    goOn(InspectionJob(IndexInspection(served.channel, owners: owners()), damage), served)
+    return damage
   }
 
   private func goOn(_ job: InspectionJob, _ served: ServedChannel) {
@@ -130,7 +132,7 @@ extension ChannelTable {
         try replaceMemory(of: served, by: new, reason)
         unused = old
         // It is in order for those that came since, too.
-        _ = served.resets.beginNext()
+        served.resets.beginNext()
       } catch { refusal = error }
     }
     release(unused)
@@ -139,7 +141,7 @@ extension ChannelTable {
 
   private func finish(_ served: ServedChannel, _ refusal: ControlRefusal?) {
     // Nobody looks at a channel that was closed.
-    if !isOpen(served) { _ = served.resets.beginNext() }
+    if !isOpen(served) { served.resets.beginNext() }
     for then in served.resets.current { then(refusal) }
     served.resets.endCurrent()
     if served.resets.isWaiting { return inspect(served) }
