@@ -38,6 +38,8 @@ final class ControlRequests: ControlHandler {
     reloadConfiguration = reload
   }
 
+  var nanosecondsElsewhere: Int { host.jobNanoseconds }
+
   func attach(
     channel: String, client: Client, process: consuming ProcessHandle
   ) throws(ControlRefusal) -> Attachment {
