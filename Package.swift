@@ -105,7 +105,8 @@ let package = Package(
       name: "DeviceHostTests", dependencies: ["CRelayIoctl", "DeviceHost", "Relay", "LinuxIO"],
       swiftSettings: swift),
     .testTarget(
-      name: "RelayDaemonTests", dependencies: ["RelayDaemon", "RelayControl", "Relay", "LinuxIO"],
+      name: "RelayDaemonTests",
+      dependencies: ["RelayDaemon", "DeviceHost", "RelayControl", "Relay", "LinuxIO"],
       swiftSettings: swift),
     .testTarget(
       name: "EndToEnd", dependencies: ["CRelayIoctl", "LinuxIO"], path: "Tests/EndToEnd",

@@ -241,6 +241,9 @@ public final class DeviceHost {
     places[ObjectIdentifier(device)] != nil && !device.isAbandoned
   }
 
+  /// That the threads have run for the owner while it waited, in all.
+  public var jobNanoseconds: Int { threads.reduce(0) { $0 + $1.jobNanoseconds } }
+
   /// Uses a device's reader where it is served, between two requests; who waits is told after it.
   public func use<R>(_ device: Device, _ body: (Reader) -> R) -> R {
     run(device) { device in

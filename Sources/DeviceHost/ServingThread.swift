@@ -46,6 +46,8 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
 
   /// Devices given to it, as the owner counts them.
   var load = 0
+  /// That it has run for the owner, who waited.
+  private(set) var jobNanoseconds = 0
 
   // Bounds what a signal costs that a writer was stopped before sending: while nothing comes the
   // pause doubles, so that a reader waits at most about twice as long as it had to, and an idle
@@ -103,7 +105,11 @@ final class ServingThread: EventHandler, DeviceKeeper, @unchecked Sendable {
   func run<R>(_ body: () -> R) -> R {
     guard thread != nil else { return body() }
     var result: R?
-    let store = { result = body() }
+    let store = { [self] in
+      let beginning = Clock.threadNanoseconds()
+      result = body()
+      jobNanoseconds += Clock.threadNanoseconds() - beginning
+    }
     withoutActuallyEscaping(store) { escapable in
       let job = Job(body: escapable)
       self.job.withLock { $0 = job }

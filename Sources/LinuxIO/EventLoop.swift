@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A level-triggered epoll loop for one thread. Not an executor: no timers, no tasks, no queue;
-// other threads reach it by signalling an EventFD that was added to it.
+// A level-triggered epoll loop for one thread. Not an executor: no timers, no tasks, no queue
+// but of what handlers put off until the events at hand are served; other threads reach it by
+// signalling an EventFD that was added to it.
 
 import CLinux
 import Glibc
@@ -51,7 +52,9 @@ public final class EventLoop {
     var handler: (any EventHandler)?
   }
 
-  private static let batch = 64
+  // More than there are connections to a server with the usual limits: one wait finds all that is
+  // ready, whatever number that is.
+  private static let batch = 8192
 
   private let epoll: FileDescriptor
   private let ready: UnsafeMutablePointer<epoll_event>
@@ -60,6 +63,7 @@ public final class EventLoop {
   private var isStopped = false
   /// How often it has waited for events.
   public private(set) var waitCount: UInt64 = 0
+  private var deferred: [() -> Void] = []
 
   public init() throws(SystemError) {
     epoll = FileDescriptor(owning: try check(clinux_epoll(), "create epoll"))
@@ -123,8 +127,16 @@ public final class EventLoop {
     for isLast in [false, true] {
       for index in 0..<Int(count) { serve(ready[index], ifLast: isLast) }
     }
+    while !deferred.isEmpty {
+      let bodies = deferred
+      deferred = []
+      for body in bodies { body() }
+    }
     return Int(count)
   }
+
+  /// Has `body` run once after the events at hand. Only while a handler runs.
+  public func afterEvents(_ body: @escaping () -> Void) { deferred.append(body) }
 
   private func serve(_ event: epoll_event, ifLast isLast: Bool) {
     let fd = CInt(truncatingIfNeeded: event.data.u64 & 0xffff_ffff)

@@ -78,6 +78,12 @@ package enum Clock {
     return ran.tv_sec * 1_000_000_000 + ran.tv_nsec
   }
 
+  package static func nanoseconds() -> Int {
+    var now = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec * 1_000_000_000 + now.tv_nsec
+  }
+
   private static func milliseconds(_ clock: clockid_t) -> Int {
     var now = timespec()
     clock_gettime(clock, &now)

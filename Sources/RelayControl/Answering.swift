@@ -11,6 +11,7 @@ extension ControlServer {
     // Asked for anew each time: they never change, and a list of groups can be long.
     guard let client = client(connection) else { return false }
     var completion = Completion.now
+    noteUse(of: connection, for: request)
     do throws(ControlRefusal) {
       guard isServing || request.isOfConsumer else { throw isEnding }
       switch request {
@@ -45,8 +46,10 @@ extension ControlServer {
       case .map(let channel, let cpu, let unfinished):
         let files = try handler.map(
           channel: channel, cpu: cpu, unfinished: unfinished,
-          descriptorLimit: connection.isPrivileged ? .max : limits.descriptors, client: client)
+          descriptorLimit: connection.account.isPrivileged ? .max : limits.descriptors,
+          client: client)
         connection.hasAttached = true
+        connection.isConsumer = true
         return send(.mapped, to: raw, descriptors: [files.geometry, files.ring.raw, files.bell])
       case .next(let channel, let cpu):
         return send(
@@ -66,6 +69,14 @@ extension ControlServer {
       report(.refused(request, client.peer, error))
       return send(.refused(error), to: raw)
     }
+  }
+
+  /// A mapped consumer's connection that is used for anything else is one as all others are.
+  private func noteUse(of connection: Connection, for request: Request) {
+    if case .map = request { return }
+    guard connection.isConsumer, !request.isOfConsumer else { return }
+    connection.isConsumer = false
+    watch(connection)
   }
 
   private func reply(_ part: NextPart) -> Reply {

@@ -77,6 +77,10 @@ public enum NextPart: Sendable {
 /// user of the machine can connect: who may ask for what is the handler's to decide, by
 /// `client.peer`.
 public protocol ControlHandler: AnyObject {
+  /// That other threads have run while calls of the loop's waited for them, in all: whose request
+  /// it was pays for it.
+  var nanosecondsElsewhere: Int { get }
+
   /// A client wants to write into `channel`. May come repeatedly on one connection, for the same
   /// channel too: what each call costs is the handler's to bound. `process` is the one that
   /// connected; its exit, not the end of the connection, proves that it no longer writes.

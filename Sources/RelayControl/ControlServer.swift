@@ -33,7 +33,8 @@ public final class ControlServer: EventHandler {
 
   final class Connection {
     let id: ConnectionID
-    let uid: UInt32
+    // Whose it is: of who connected, or of the child that redeemed its token.
+    var account: Account
     let socket: FileDescriptor
     // When it must have made its first request, milliseconds; nil once it has.
     var deadline: Int?
@@ -44,23 +45,28 @@ public final class ControlServer: EventHandler {
     var connectedBy: Int32 = 0
     // The process that redeemed it: from then on the connection is that one's, with its rights.
     var child: PeerCredentials?
-    // Known once: admission looks at all connections.
-    let isPrivileged: Bool
     // In the order of their latest requests.
     var lastUse: UInt64 = 0
     // Its request is not finished.
     var isPending = false
+    // It has mapped a buffer, and asked for nothing else since then.
+    var isConsumer = false
+    // What the loop reported last.
+    var events: Events = []
+    // It is among `turns`.
+    var isWaiting = false
 
-    init(id: ConnectionID, uid: UInt32, socket: consuming FileDescriptor, deadline: Int) {
+    init(
+      id: ConnectionID, account: Account, socket: consuming FileDescriptor, deadline: Int
+    ) {
       self.id = id
-      self.uid = uid
-      isPrivileged = RelayControl.isPrivileged(uid)
+      self.account = account
       self.socket = socket
       self.deadline = deadline
     }
   }
 
-  // Connections taken per wake, so that a storm of them doesn't starve those that are open.
+  // Connections taken per round, so that a storm of them doesn't starve those that are open.
   private static let acceptsPerEvent = 16
 
   public let path: String
@@ -82,6 +88,9 @@ public final class ControlServer: EventHandler {
   // The users whose connections rest, and until when, milliseconds.
   var resting: [UInt32: Int] = [:]
   var pending: [ConnectionID: PendingRequest] = [:]
+  var turns = Turns()
+  var isRoundExpected = false
+  private var isListenerReady = false
   // One byte more than a packet may have, so that a longer one shows.
   let packet = UnsafeMutableRawBufferPointer.allocate(
     byteCount: ControlLimits.packetBytes + 1, alignment: 8)
@@ -142,15 +151,25 @@ public final class ControlServer: EventHandler {
 
   public func handle(_ events: Events, from fd: CInt) {
     if fd == listenerRaw {
-      accept()
+      isListenerReady = true
+      expectRound()
     } else if fd == timer.raw {
       tick()
     } else if let connection = connections[fd] {
-      takeTurn(of: connection) { serve(connection, events) }
+      connection.events = events
+      turns.add(connection)
+      expectRound()
     }
   }
 
   // MARK: Connections
+
+  /// After those that are open: who has just asked does not give way.
+  func acceptWaiting() {
+    guard isListenerReady else { return }
+    isListenerReady = false
+    if isServing { accept() }
+  }
 
   private func accept() {
     for _ in 0..<ControlServer.acceptsPerEvent {
@@ -176,8 +195,8 @@ public final class ControlServer: EventHandler {
   private func admit(_ accepted: consuming FileDescriptor) {
     var socket = accepted
     guard let peer = try? PeerCredentials.of(socket: socket.raw) else { return }
-    let uid = peer.uid
-    if let limit = limitReached(by: uid) ?? descriptorsTaken(&socket, uid) {
+    let account = Account(peer.uid)
+    if let limit = limitReached(by: account) ?? descriptorsTaken(&socket, account) {
       let refusal = ControlRefusal(code: EMFILE, message: limit)
       report(.refused(nil, peer, refusal))
       _ = send(.refused(refusal), to: socket.raw)
@@ -185,9 +204,9 @@ public final class ControlServer: EventHandler {
     }
     let raw = socket.raw
     let now = Clock.milliseconds()
-    let deadline = max(now, resting[uid] ?? now) + limits.firstRequestMilliseconds
+    let deadline = max(now, resting[account.uid] ?? now) + limits.firstRequestMilliseconds
     let connection = Connection(
-      id: ConnectionID(nextID), uid: uid, socket: socket, deadline: deadline)
+      id: ConnectionID(nextID), account: account, socket: socket, deadline: deadline)
     guard (try? loop.add(raw, interest(in: connection), self)) != nil else { return }
     nextID += 1
     connections[raw] = connection
@@ -200,6 +219,7 @@ public final class ControlServer: EventHandler {
   func close(_ connection: Connection) {
     loop.remove(connection.socket.raw)
     connections[connection.socket.raw] = nil
+    pending[connection.id]?.isOfClosed = true
     if connection.hasAttached { handler.disconnected(connection.id) }
   }
 
@@ -235,12 +255,11 @@ public final class ControlServer: EventHandler {
 
   // MARK: Requests
 
-  /// One packet per event: a client that floods takes turns with the others.
-  private func serve(_ connection: Connection, _ events: Events) {
+  /// One packet per turn: a client that floods takes turns with the others.
+  func serve(_ connection: Connection) {
     let raw = connection.socket.raw
-    // Readable when the events were collected: it came to be held since then.
-    if isHeld(connection), events == .read { return }
-    guard events.contains(.read), !isHeld(connection) else { return close(connection) }
+    // Of one that is held nothing is reported but its end.
+    guard connection.events.contains(.read), !isHeld(connection) else { return close(connection) }
     do {
       if let channel = connection.token { return try serveToken(connection, channel) }
       guard
@@ -296,7 +315,7 @@ public final class ControlServer: EventHandler {
   ) throws(ControlRefusal) -> Attachment {
     // The socket names the process that connected, and only that one.
     guard connection.child == nil else { throw isAChilds }
-    let process = try watched(connection) { () throws(SystemError) in
+    let process = try watched(connection.account) { () throws(SystemError) in
       try ProcessHandle.peer(of: connection.socket.raw)
     }
     let attachment = try handler.attach(channel: channel, client: client, process: process)
@@ -306,7 +325,7 @@ public final class ControlServer: EventHandler {
 
   /// A process's handle, if it may have the descriptor.
   func watched(
-    _ connection: Connection, _ open: () throws(SystemError) -> ProcessHandle
+    _ account: Account, _ open: () throws(SystemError) -> ProcessHandle
   ) throws(ControlRefusal) -> ProcessHandle {
     let process: ProcessHandle
     do {
@@ -314,7 +333,7 @@ public final class ControlServer: EventHandler {
     } catch {
       throw ControlRefusal(code: error.code, message: "cannot watch the client: \(error)")
     }
-    guard process.raw < limits.descriptors || connection.isPrivileged else {
+    guard process.raw < limits.descriptors || account.isPrivileged else {
       throw .noDescriptorLeft
     }
     return process

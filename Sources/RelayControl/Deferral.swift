@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Requests whose effect takes longer than the loop can wait. The connection is asked for nothing
-// else until the handler has finished; the request is finished also for a client that went away.
+// else until the handler has finished; the request is finished also for a client that went away,
+// and until then takes the place of that client's connection.
 
 internal import LinuxIO
 
@@ -16,13 +17,16 @@ extension ControlServer {
   struct PendingRequest {
     let request: Request
     let peer: PeerCredentials
-    /// The connection's socket, unless that is closed and the number another one's.
+    let account: Account
+    /// The connection's, until that is closed.
     let socket: CInt
+    var isOfClosed = false
   }
 
   func put(off request: Request, of client: Client, _ connection: Connection) {
     pending[connection.id] = PendingRequest(
-      request: request, peer: client.peer, socket: connection.socket.raw)
+      request: request, peer: client.peer, account: connection.account,
+      socket: connection.socket.raw)
     connection.isPending = true
     watch(connection)
   }
@@ -34,7 +38,7 @@ extension ControlServer {
     report(
       refusal.map { .refused(pending.request, pending.peer, $0) }
         ?? .done(pending.request, pending.peer))
-    guard let connection = connections[pending.socket], connection.id == id else { return }
+    guard !pending.isOfClosed, let connection = connections[pending.socket] else { return }
     connection.isPending = false
     watch(connection)
     if !send(refusal.map { .refused($0) } ?? .done, to: pending.socket) { close(connection) }

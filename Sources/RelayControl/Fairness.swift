@@ -5,12 +5,14 @@
 //
 // 1. Nothing is queued: what comes through a connection that rests stays in its socket.
 // 2. A connection that rests is watched for the end of the other side, and then closed at once;
-//    what it asked last is not done.
+//    what it asked last is not done. Who only ends its requests (SHUT_WR) is answered after the
+//    rest.
 // 3. The deadline of a first request moves by the time that its connection rests.
-// 4. What counts is the time that the thread ran: on a busy machine the shortest turn may have to
-//    wait for a processor in the midst.
+// 4. What counts is the time that threads ran, the loop's and those that it waited for: on a busy
+//    machine the shortest turn may have to wait for a processor in the midst.
 // 5. Root and the daemon's own user never rest, and nobody does once the server ends: mapped
-//    consumers drain their buffers then.
+//    consumers drain their buffers then. Nor does a connection that is a mapped consumer's and
+//    nothing else: its requests are short, and it would lose its buffer.
 
 internal import LinuxIO
 internal import Relay
@@ -20,17 +22,19 @@ extension ControlServer {
   /// consumers ask for while they read.
   static let lightTurnNanoseconds = 1_000_000
   private static let restPerTurn = 3
-  /// Short of the time in which a mapped consumer has to report.
   private static let longestRestMilliseconds = 1_000
 
-  /// Has `body` serve a connection, and the connection's user pay for it.
-  func takeTurn(of connection: Connection, _ body: () -> Void) {
-    guard !connection.isPrivileged else { return body() }
-    let beginning = Clock.threadNanoseconds()
-    body()
-    let nanoseconds = Clock.threadNanoseconds() - beginning
-    if isServing, nanoseconds > ControlServer.lightTurnNanoseconds {
-      rest(connection.uid, after: nanoseconds)
+  /// Serves a connection, and has its user pay for it.
+  func takeTurn(_ connection: Connection) {
+    // It may have been closed since the loop reported it.
+    guard connections[connection.socket.raw] === connection else { return }
+    let beginning = Clock.threadNanoseconds() + handler.nanosecondsElsewhere
+    serve(connection)
+    let nanoseconds = Clock.threadNanoseconds() + handler.nanosecondsElsewhere - beginning
+    // The child's, where that has just redeemed its token.
+    let user = connection.account
+    if isServing, !user.isPrivileged, nanoseconds > ControlServer.lightTurnNanoseconds {
+      rest(user.uid, after: nanoseconds)
     }
   }
 
@@ -38,9 +42,17 @@ extension ControlServer {
     let milliseconds = min(
       (ControlServer.restPerTurn * nanoseconds + 999_999) / 1_000_000,
       ControlServer.longestRestMilliseconds)
-    resting[uid] = Clock.milliseconds() + milliseconds
-    for connection in connections.values where connection.uid == uid {
-      connection.deadline? += milliseconds
+    rest(uid, until: Clock.milliseconds() + milliseconds)
+  }
+
+  /// A rest that is to be longer stays so.
+  func rest(_ uid: UInt32, until end: Int) {
+    let before = resting[uid] ?? Clock.milliseconds()
+    guard end > before else { return }
+    resting[uid] = end
+    turns.remove(uid)
+    for connection in connections.values where connection.account.uid == uid {
+      connection.deadline? += end - before
       watch(connection)
     }
     schedule()
@@ -51,18 +63,20 @@ extension ControlServer {
     let users = resting.filter { $0.value <= now }.keys
     guard !users.isEmpty else { return }
     for uid in users { resting[uid] = nil }
-    for connection in connections.values where users.contains(connection.uid) {
+    for connection in connections.values where users.contains(connection.account.uid) {
       watch(connection)
     }
   }
 
   /// Whether nothing is received from a connection now.
   func isHeld(_ connection: Connection) -> Bool {
-    connection.isPending || resting[connection.uid] != nil
+    connection.isPending || (!connection.isConsumer && resting[connection.account.uid] != nil)
   }
 
+  /// Of one that is held only the complete end is reported, as always: one that has ended its
+  /// requests still takes its reply.
   func interest(in connection: Connection) -> Events {
-    isHeld(connection) ? .hangup : [.read, .hangup]
+    isHeld(connection) ? [] : [.read, .hangup]
   }
 
   /// Has the loop report what the connection may bring now.

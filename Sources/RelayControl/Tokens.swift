@@ -8,7 +8,8 @@
 //    asks: its credentials (SCM_CREDENTIALS), and a handle of it that the kernel makes
 //    (SCM_PIDFD). A handle made by the child would need descriptors to be accepted from anybody who
 //    connects, and a proof that it names its sender.
-// 3. Whatever comes through the connection afterwards has the child's rights.
+// 3. Whatever comes through the connection afterwards has the child's rights, and counts as the
+//    child's.
 // 4. A token ends with its connection: with the last process that holds it, or with relayd.
 
 internal import Glibc
@@ -54,13 +55,16 @@ extension ControlServer {
       }
       guard isServing else { throw isEnding }
       let child = received.sender.credentials
-      let process = try watched(connection) { () throws(SystemError) in
+      let account = Account(child.uid)
+      let process = try watched(account) { () throws(SystemError) in
         try received.sender.takeProcess()
       }
       let attachment = try handler.redeem(
         channel: channel, parent: parent, child: child, process: process)
       connection.token = nil
       connection.child = child
+      connection.account = account
+      watch(connection)
       try? UnixSocket.askSenders(raw, false)
       isSent = send(attachment, to: raw)
     } catch {

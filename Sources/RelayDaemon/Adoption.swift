@@ -97,7 +97,7 @@ extension ChannelTable {
   /// A process that attached to the relayd before, and not to this one, has ended.
   func forget(owner: UInt16) {
     for served in channels where served.silent.remove(owner) != nil {
-      if served.isAbandoned { closeAbandoned(served) }
+      if served.isAbandoned { onAbandoned(served) }
     }
   }
 }

@@ -31,6 +31,8 @@ final class ChannelTable {
   var onOpening: (Channel) -> Void = { _ in }
   /// A channel is there, with all that was left of it.
   var onOpen: (ServedChannel) -> Void = { _ in }
+  /// Nobody is left for whom a channel was there.
+  var onAbandoned: (ServedChannel) -> Void = { _ in }
   /// A closed channel is gone for good.
   var onGone: (Channel) -> Void = { _ in }
   /// A channel's counts end, for that reason.
@@ -281,8 +283,9 @@ extension ChannelTable {
     collect()
   }
 
-  /// Closes a channel that was there for as long as somebody wrote.
+  /// Closes a channel that was there for as long as somebody wrote, if nobody does.
   func closeAbandoned(_ served: ServedChannel) {
+    guard byName[served.channel.name] === served, served.isAbandoned else { return }
     limiter.log(
       .channel, by: served.logUser,
       "channel \(served.channel.name): closed, as its last writer has ended")

@@ -38,6 +38,8 @@ final class ControlRequests: ControlHandler {
     reloadConfiguration = reload
   }
 
+  var nanosecondsElsewhere: Int { host.jobNanoseconds }
+
   func attach(
     channel: String, client: Client, process: consuming ProcessHandle
   ) throws(ControlRefusal) -> Attachment {
@@ -84,7 +86,7 @@ final class ControlRequests: ControlHandler {
     consumers.forget(connection)
     for served in table.channels where served.attached.remove(connection) != nil {
       // The last detach. Who wrote may live on, with memory that nobody reads any more.
-      if served.isAbandoned { table.closeAbandoned(served) }
+      if served.isAbandoned { table.onAbandoned(served) }
     }
   }
 

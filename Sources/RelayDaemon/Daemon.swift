@@ -42,6 +42,7 @@ public final class Daemon {
   /// Channels for as long as somebody writes, whose last writers ended while there was no relayd.
   private var abandoned: [ServedChannel] = []
   private let abandonment: TimerFD
+  private let closing: Closing
   /// The next relayd is to go on where this one stops.
   private var isToBeContinued = false
   /// Why this one cannot go on.
@@ -116,6 +117,7 @@ public final class Daemon {
     work = try BackgroundWork(loop: loop)
     table = ChannelTable(
       host: host, kept: kept, work: work, limits: configuration.limits, limiter: limiter, log: log)
+    closing = try Closing(loop: loop, table: table)
     producers = Producers(loop: loop, kept: kept, limits: configuration.limits, limiter: limiter)
     lossLog = try LossLog(
       loop: loop, table: table, written: { [producers] in producers.written }, limiter: limiter)
@@ -130,6 +132,7 @@ public final class Daemon {
     table.onOpening = { [ledger, kept] in
       ledger.count(in: $0) { kept.taken.contains($0.incarnation) }
     }
+    table.onAbandoned = { [closing] in closing.expect($0) }
     table.onGone = { [producers, openRecords] in
       producers.forget($0)
       openRecords.forget($0)
@@ -201,7 +204,7 @@ public final class Daemon {
     try loop.add(limiter.room.raw, .read, sayer)
     let closer = ClosureHandler { [unowned self] in
       abandonment.drain()
-      for served in abandoned where served.isAbandoned { table.closeAbandoned(served) }
+      for served in abandoned { closing.expect(served) }
       abandoned = []
     }
     try loop.add(abandonment.raw, .read, closer)

@@ -46,14 +46,12 @@ struct Resets {
   var isLast = false
   private var next: [Then] = []
   private var nextTurn: BackgroundWork.Turn?
-  private var nextDamage: String?
 
   var isActive: Bool { !current.isEmpty }
   var isWaiting: Bool { !next.isEmpty }
 
-  mutating func add(_ then: @escaping Then, of user: UInt32, damage: String?) {
+  mutating func add(_ then: @escaping Then, of user: UInt32) {
     next.append(then)
-    nextDamage = nextDamage ?? damage
     let turn = BackgroundWork.Turn(of: user)
     if case .privileged = turn { nextTurn = turn }
     nextTurn = nextTurn ?? turn
@@ -61,14 +59,11 @@ struct Resets {
     if case .privileged = turn { self.turn = turn }
   }
 
-  /// Returns the damage that is known already.
-  mutating func beginNext() -> String? {
+  mutating func beginNext() {
     current += next
     next = []
     turn = nextTurn ?? .privileged
     nextTurn = nil
-    defer { nextDamage = nil }
-    return nextDamage
   }
 
   mutating func endCurrent() { (current, job) = ([], nil) }
@@ -78,6 +73,20 @@ extension ChannelTable {
   /// Forgets all data and counts of a channel; once `then` is called its memory is in order, or
   /// there is a refusal: why it cannot go on, and why there is no other.
   func reset(_ served: ServedChannel, for user: UInt32, then: @escaping Resets.Then) {
+    served.resets.add(then, of: user)
+    if let job = served.resets.job { work.setTurn(of: job, served.resets.turn) }
+    if !served.resets.isActive { inspect(served) }
+  }
+
+  /// For all who have asked by now: what it costs, it costs once.
+  private func inspect(_ served: ServedChannel) {
+    served.resets.beginNext()
+    let damage = forgetData(of: served)
+    goOn(InspectionJob(IndexInspection(served.channel, owners: owners()), damage), served)
+  }
+
+  /// Returns the damage that was met.
+  private func forgetData(of served: ServedChannel) -> String? {
     onEnd(served, "the channel was reset", true)
     var damage: String?
     for (_, device) in served.devices {
@@ -89,14 +98,7 @@ extension ChannelTable {
       damage = damage ?? found ?? (damagesBefore > 0 ? "damage was found in it" : nil)
       served.losses.begin(device)
     }
-    served.resets.add(then, of: user, damage: damage)
-    if let job = served.resets.job { work.setTurn(of: job, served.resets.turn) }
-    if !served.resets.isActive { inspect(served) }
-  }
-
-  private func inspect(_ served: ServedChannel) {
-    let damage = served.resets.beginNext()
-    goOn(InspectionJob(IndexInspection(served.channel, owners: owners()), damage), served)
+    return damage
   }
 
   private func goOn(_ job: InspectionJob, _ served: ServedChannel) {
@@ -135,7 +137,7 @@ extension ChannelTable {
         try replaceMemory(of: served, by: new, reason)
         unused = old
         // It is in order for those that came since, too.
-        _ = served.resets.beginNext()
+        served.resets.beginNext()
       } catch { refusal = error }
     }
     release(unused)
@@ -146,7 +148,7 @@ extension ChannelTable {
     var refusal = refusal
     // Nobody looks at a channel that was closed.
     if !isOpen(served) {
-      _ = served.resets.beginNext()
+      served.resets.beginNext()
       refusal = self.refusal(
         served.channel.name, ENOENT, "was closed before its reset came to its end")
     }

@@ -148,4 +148,21 @@ private final class Recorder: EventHandler {
     #expect(signals.next() == SIGUSR2)
     #expect(signals.next() == nil)
   }
+
+  @Test func whatIsPutOffComesOnceAfterTheEventsAtHand() throws {
+    let first = try EventFD()
+    let second = try EventFD()
+    for fd in [first.raw, second.raw] { try loop.add(fd, .read, recorder) }
+    first.signal()
+    second.signal()
+    var seen: [Int] = []
+    recorder.onEvent = { [loop, recorder] _ in
+      if seen.isEmpty, recorder.seen.count == 1 {
+        loop.afterEvents { seen.append(recorder.seen.count) }
+      }
+    }
+    try loop.runOnce(timeoutMilliseconds: 0)
+    try loop.runOnce(timeoutMilliseconds: 0)
+    #expect(seen == [2])
+  }
 }

@@ -114,4 +114,35 @@ import Testing
     server.finish(id, nil)
     #expect(try client.reply() == nil)
   }
+
+  @Test func clientThatEndsItsRequestsGetsItsReply() throws {
+    let (client, id) = try pending()
+    #expect(shutdown(client.socket.raw, CInt(SHUT_WR)) == 0)
+    #expect(try loop.runOnce(timeoutMilliseconds: 0) == 0, "no wake for what waits")
+    server.finish(id, nil)
+    #expect(try client.reply() == .done)
+    try serve()
+    #expect(server.connectionCount == 0)
+  }
+
+  /// Else a user could have any number of requests under way.
+  @Test func clientThatGoesAwayKeepsItsPlaceUntilItsRequestIsFinished() throws {
+    server.limits.connections = 2
+    var requests: [ConnectionID] = []
+    for _ in 0..<2 {
+      let (client, id) = try pending()
+      #expect(shutdown(client.socket.raw, CInt(SHUT_RDWR)) == 0)
+      try serve()
+      requests.append(id)
+    }
+    #expect(server.connectionCount == 0)
+    let third = try RawClient(directory.socket)
+    try serve()
+    let message =
+      "2 connections are open already, or closed before their requests were finished (2)"
+    #expect(try third.reply() == .refused(ControlRefusal(code: EMFILE, message: message)))
+    #expect(server.pending.count == 2)
+    server.finish(requests[0], nil)
+    _ = try pending()
+  }
 }

@@ -172,4 +172,125 @@ extension Crowd {
       #expect(try consumer.reply() == .done)
     }
   }
+
+  @Test func consumerIsServedWhileItsUserRests() async {
+    await #expect(processExitsWith: .success) {
+      let crowd = try Crowd()
+      let consumer = try crowd.client(65_534)
+      try consumer.send(.map(channel: "relay", cpu: 1, unfinished: false))
+      try crowd.serve()
+      #expect(try consumer.reply() == .mapped)
+      let (_, end) = try crowd.tire(65_534)
+      for _ in 0..<2 {
+        try consumer.send(.next(channel: "relay", cpu: 1))
+        try crowd.serve()
+        #expect(try consumer.reply() == .done)
+      }
+      // Once it asks for anything else, it is as the others are.
+      try consumer.send(.list(index: 0))
+      try crowd.serve()
+      #expect(try consumer.reply() == .channel(someChannels[0]))
+      try crowd.expectAnswer(to: consumer, after: end)
+    }
+  }
+
+  @Test func timeOfThreadsThatTheLoopWaitsForCounts() async {
+    await #expect(processExitsWith: .success) {
+      let crowd = try Crowd()
+      let client = try crowd.client(65_534, asking: true)
+      crowd.channels.flushMillisecondsElsewhere.withLock { $0 = 200_000 }
+      try client.send(.flush(channel: "relay"))
+      try crowd.serve()
+      #expect(crowd.server.resting.keys.contains(65_534))
+    }
+  }
+
+  @Test func shorterRestEndsNoLongerOne() async {
+    await #expect(processExitsWith: .success) {
+      let crowd = try Crowd(firstRequestMilliseconds: 600_000)
+      _ = try crowd.client(65_534)
+      func deadline() throws -> Int {
+        try #require(crowd.server.connections.values.compactMap(\.deadline).max())
+      }
+      let end = Clock.milliseconds() + 500_000
+      crowd.server.rest(65_534, until: end)
+      let before = try deadline()
+      crowd.server.rest(65_534, until: end - 100_000)
+      #expect(crowd.server.resting[65_534] == end)
+      #expect(try deadline() == before)
+      crowd.server.rest(65_534, until: end + 1000)
+      #expect(crowd.server.resting[65_534] == end + 1000)
+      #expect(try deadline() == before + 1000)
+    }
+  }
+
+  @Test func clientThatEndsItsRequestsIsAnsweredAfterTheRest() async {
+    await #expect(processExitsWith: .success) {
+      let crowd = try Crowd()
+      let other = try crowd.client(65_534, asking: true)
+      let (_, end) = try crowd.tire(65_534)
+      try other.send(.list(index: 0))
+      #expect(shutdown(other.socket.raw, CInt(SHUT_WR)) == 0)
+      var wakes = 0
+      var reply: Reply?
+      while reply == nil, wakes < 10 {
+        wakes += try crowd.loop.runOnce(timeoutMilliseconds: 10_000)
+        reply = try other.reply()
+      }
+      // The end of the rest, and the request: what rests wakes nobody.
+      #expect(wakes <= 2)
+      #expect(reply == .channel(someChannels[0]))
+      #expect(ContinuousClock.now >= end - .milliseconds(20))
+    }
+  }
+
+  @Test func usersTakeTurnsHoweverManyConnectionsTheyHaveAndRootIsFirst() async {
+    await #expect(processExitsWith: .success) {
+      let crowd = try Crowd()
+      let many = try (0..<100).map { _ in try crowd.client(65_534) }
+      let one = try crowd.client(65_533)
+      let root = try crowd.client(0)
+      for client in many + [one, root] { try client.send(.list(index: 0)) }
+      try crowd.serve()
+      let users = crowd.channels.calls("describe").map(\.peer.uid)
+      #expect(users.prefix(4) == [0, 65_534, 65_533, 65_534])
+      #expect(users.count == 102)
+    }
+  }
+
+  @Test func roundsAreShort() async {
+    await #expect(processExitsWith: .success) {
+      let crowd = try Crowd()
+      crowd.channels.flushMilliseconds.withLock { $0 = 1 }
+      let users = try (0..<10).map { try crowd.client(UInt32(65_500 + $0)) }
+      let root = try crowd.client(0)
+      for client in users { try client.send(.flush(channel: "relay")) }
+      try crowd.loop.runOnce(timeoutMilliseconds: 0)
+      #expect(crowd.channels.calls("flush").count == 1)
+      try root.send(.list(index: 0))
+      try crowd.loop.runOnce(timeoutMilliseconds: 0)
+      #expect(try root.reply() == .channel(someChannels[0]))
+      #expect(crowd.channels.calls("flush").count == 2)
+    }
+  }
+
+  @Test func redeemedTokenOfRootCountsAsItsChilds() async {
+    await #expect(processExitsWith: .success) {
+      let crowd = try Crowd()
+      let token = try crowd.client(0)
+      try token.send(.token(channel: "relay"))
+      try crowd.serve()
+      #expect(try token.reply() == .done)
+      // The sender of a packet is the real user.
+      #expect(setreuid(65_534, 0) == 0)
+      try token.send(.redeem)
+      #expect(setreuid(0, 0) == 0)
+      try crowd.serve()
+      guard case .attached = try token.reply() else { throw ControlError.disconnected }
+      let account = try #require(crowd.server.connections.values.first).account
+      #expect(account.uid == 65_534 && !account.isPrivileged)
+      let (_, end) = try crowd.tire(65_534)
+      try crowd.expectAnswer(to: token, after: end)
+    }
+  }
 }

@@ -27,6 +27,9 @@ final class Channels: ControlHandler, Sendable {
   let later = Mutex(false)
   /// Milliseconds of the processor's time that a flush takes.
   let flushMilliseconds = Mutex(0)
+  /// What it takes of other threads' time.
+  let flushMillisecondsElsewhere = Mutex(0)
+  private let elsewhere = Mutex(0)
   /// The process of the last attach.
   let process = Mutex<CInt>(-1)
 
@@ -39,6 +42,8 @@ final class Channels: ControlHandler, Sendable {
   }
 
   deinit { process.withLock { if $0 >= 0 { Glibc.close($0) } } }
+
+  var nanosecondsElsewhere: Int { elsewhere.withLock { $0 } }
 
   func attach(
     channel: String, client: Client, process: consuming ProcessHandle
@@ -100,6 +105,8 @@ final class Channels: ControlHandler, Sendable {
   func flush(channel: String, client: Client) throws(ControlRefusal) {
     try note("flush", channel, client)
     work(milliseconds: flushMilliseconds.withLock { $0 })
+    let nanoseconds = flushMillisecondsElsewhere.withLock { $0 } * 1_000_000
+    elsewhere.withLock { $0 += nanoseconds }
   }
 
   func reset(channel: String, client: Client) throws(ControlRefusal) -> Completion {
