@@ -87,7 +87,7 @@ extension OneAtATime {
     /// What it cannot do is refused by name; the rest goes on.
     @Test(arguments: [
       ("-f 500", 2, "ulimit -f"), ("-f 5000", 2, "ulimit -f"), ("-v 400000", 1, "ulimit -v"),
-      ("-n 80", 0, "ulimit -n"),
+      ("-n 80", 1, "ulimit -n"), ("-n 100", 0, "ulimit -n"),
     ])
     func whatALimitForbidsIsRefused(_ limit: String, _ count: Int, _ name: String) throws {
       let limited = try run(under: limit)
