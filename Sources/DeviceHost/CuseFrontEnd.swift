@@ -109,7 +109,7 @@ final class CuseFrontEnd: FrontEnd {
   }
 
   func sayOverdue() {
-    // Relaxed: the node's thread looks again before anything is said.
+    // Relaxed: the node's thread looks again before it logs anything.
     for node in nodes where node.hasOverdueNews.load(ordering: .relaxed) {
       node.thread.run { node.look() }
     }

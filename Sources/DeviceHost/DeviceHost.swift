@@ -166,7 +166,7 @@ public final class DeviceHost {
   }
 
   /// Before the channels of these devices are closed, because the daemon ends and for no other
-  /// reason: who has one open and comes to its end may ask which of the two it was.
+  /// reason: a reader that comes to the end of one may ask which of the two reasons it was.
   public func noteEndOfDaemon(_ devices: [Device]) {
     for device in devices { device.noteEndOfDaemon() }
   }

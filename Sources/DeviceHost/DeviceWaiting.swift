@@ -24,7 +24,7 @@ struct Effort {
 }
 
 extension Device {
-  /// Answers a poll, and remembers who wants to be told.
+  /// Answers a poll, and remembers its file where the kernel wants a notice later.
   /// - Parameter asked: the events that are waited for; the others would not wake anybody.
   func poll(
     _ request: OpaquePointer, _ file: OpenFile, _ poll: OpaquePointer?, asked: UInt32
@@ -109,8 +109,8 @@ extension Device {
     return (count, look.isUnfinished)
   }
 
-  /// Makes sure that who waits will be told. Where there is data, who waits for it has seen it, and
-  /// the read that drains it comes here again.
+  /// Makes sure that waiting reads and polls are looked at in time. Where there is data, those that
+  /// wait for it have seen it, and the read that drains it comes here again.
   func armIfAwaited() {
     // Bounded: in hostile memory data may come and go with each look. The tick looks again.
     for _ in 0..<8 where isAwaited {
@@ -154,14 +154,13 @@ extension Device {
     if turn() { keeper?.goOnLater(self) } else { armIfAwaited() }
   }
 
-  /// Whoever waits is looked at again, once others were served.
+  /// Waiting reads and polls are looked at again once other devices were served.
   func goOnLater() {
     waiters.wantsRound = true
     keeper?.goOnLater(self)
   }
 
-  /// Answers reads that wait and wakes polls, as far as one turn goes; who has to go on waiting
-  /// will be told again. True: there is more to do.
+  /// Answers waiting reads and wakes polls, as far as one turn goes. True: there is more to do.
   private func turn() -> Bool {
     if waiters.wantsRound, !waiters.isInRound {
       // First: what comes while they are looked at one by one tells again.

@@ -115,8 +115,8 @@ final class ReaderCount: Sendable {
     var share: Share
     var nextSerial: UInt64
     var all = ReaderList()
-    // The same ones by their users, and by the owners of their devices: who may see few of them
-    // finds those as fast.
+    // The same entries by their users, and by the owners of their devices: a user who may see few
+    // entries finds them without a scan of the others.
     var byUser: [UInt32: ReaderList] = [:]
     var byOwner: [UInt32: ReaderList] = [:]
     var use = ShareUse()

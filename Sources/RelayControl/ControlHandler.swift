@@ -74,8 +74,8 @@ public enum NextPart: Sendable {
 
 /// Does what clients ask. Called on the loop's thread, one call at a time; must not wait: what
 /// takes long is finished later, where the call can say so, and else costs its user a rest. Any
-/// user of the machine can connect: who may ask for what is the handler's to decide, by
-/// `client.peer`.
+/// user of the machine can connect: the handler decides by `client.peer` which user may ask for
+/// what.
 public protocol ControlHandler: AnyObject {
   /// That other threads have run while calls of the loop's waited for them, in all: whose request
   /// it was pays for it.
